@@ -1,0 +1,120 @@
+"""One tree of errors: each knows its HTTP status and the one sentence that the ``go`` command prints.
+
+::
+
+    GoproxyError
+    ├── RequestError              the client asked for something it cannot have
+    │   ├── MalformedPath  404    no valid module path, version or route (PROTOCOL §1)
+    │   ├── MalformedSumdb 400    a malformed checksum-database lookup or tile (cases 86, 91)
+    │   ├── Absent         404    definite absence, and nothing else (case 3)
+    │   ├── Refused        403    an upstream's refusal (case 5a)
+    │   └── Denied         403    this server's own policy (case 79)
+    ├── UpstreamError      502    an upstream failed: connection, status, framing
+    │   ├── UpstreamTimeout 504   it stalled or took too long
+    │   └── ContentError   502    its bytes failed a check; never stored
+    ├── NoRoom             503    this host's disk or budget has no room; carries Retry-After
+    ├── Overloaded         503    no miss slot came free in time; carries Retry-After
+    └── OperatorError             start-up problems, one line on stderr
+        ├── ConfigError  exit 2   a bad key or value
+        └── StartError   exit 1   port in use, directory unwritable, second server
+"""
+
+from __future__ import annotations
+
+
+class GoproxyError(Exception):
+    """Base of all errors this package raises on purpose.
+
+    ``sentence`` is one line of plain text for people; ``status`` the HTTP status it becomes;
+    ``result`` the value of the ``result`` label in ``goproxy_vm_requests_total``;
+    ``retry_after`` seconds to send as Retry-After, or None.
+    """
+
+    status: int = 500
+    result: str = "error"
+    retry_after: int | None = None
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+class RequestError(GoproxyError):
+    """The client asked for something it cannot have."""
+
+    status = 404
+    result = "refused"
+
+
+class MalformedPath(RequestError):
+    """Not a valid route, module path or version: 404, never an upstream request (PROTOCOL §1)."""
+
+
+class MalformedSumdb(RequestError):
+    """A malformed lookup or tile under a known database name: 400 (PROTOCOL cases 86, 91)."""
+
+    status = 400
+
+
+class Absent(RequestError):
+    """Definite absence: every source that could know says 404 or 410."""
+
+    result = "negative"
+
+
+class Refused(RequestError):
+    """An upstream answered 401, 403 or 451: neither absence nor trouble (PROTOCOL §2, case 5a)."""
+
+    status = 403
+
+
+class Denied(RequestError):
+    """This server's own policy says no (PROTOCOL case 79)."""
+
+    status = 403
+
+
+class UpstreamError(GoproxyError):
+    """An upstream failed to answer: connection, TLS, status or framing."""
+
+    status = 502
+
+
+class UpstreamTimeout(UpstreamError):
+    """An upstream sent no byte for ``stall_timeout``, or the file's deadline passed."""
+
+    status = 504
+
+
+class ContentError(UpstreamError):
+    """Bytes from an upstream failed a check. They are never stored and never served."""
+
+
+class NoRoom(GoproxyError):
+    """This host has no room for the file, by budget or by disk."""
+
+    status = 503
+    retry_after = 30
+
+
+class Overloaded(GoproxyError):
+    """No slot for a miss came free in time."""
+
+    status = 503
+    retry_after = 5
+
+
+class OperatorError(GoproxyError):
+    """The server cannot start; ``exit_status`` is the command's exit status."""
+
+    exit_status: int = 1
+
+
+class ConfigError(OperatorError):
+    """A bad key or value: the sentence names the key, the value as typed and what is allowed."""
+
+    exit_status = 2
+
+
+class StartError(OperatorError):
+    """A port in use, an unwritable directory, a second server on the same directory."""
