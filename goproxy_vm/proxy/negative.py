@@ -1,0 +1,45 @@
+"""Definite absence, remembered for a short while in memory.
+
+Prefix probes make 404s normal traffic (PROTOCOL §1 "latest"), and VMs must not be able to cause disk
+writes at will: so the memory is a bounded dict, and a failure of an upstream never enters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from goproxy_vm.errors import Absent
+
+MOST = 10_000
+"""How many absent paths are remembered; the oldest goes first."""
+
+
+class Negatives:
+    """Remembers absent paths for ``seconds`` by the clock ``monotonic``."""
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._now = monotonic
+        self._known: dict[str, tuple[float, str]] = {}
+
+    def add(self, path: str, sentence: str) -> None:
+        """Remember that ``path`` is absent, and the sentence that said so."""
+        self._known.pop(path, None)
+        self._known[path] = (self._now() + self._seconds, sentence)
+        if len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+
+    def has(self, path: str) -> bool:
+        """Whether ``path`` is remembered as absent now."""
+        known = self._known.get(path)
+        if known is None:
+            return False
+        if known[0] <= self._now():
+            del self._known[path]
+            return False
+        return True
+
+    def check(self, path: str) -> None:
+        """Raise Absent with the remembered sentence if ``path`` is remembered as absent now."""
+        if self.has(path):
+            raise Absent(self._known[path][1])

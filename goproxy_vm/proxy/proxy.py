@@ -1,0 +1,308 @@
+"""The decision: hit, miss, stale, negative or refused; one flight per key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.errors import (
+    Absent,
+    ContentError,
+    Denied,
+    GoproxyError,
+    Overloaded,
+    Refused,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+from goproxy_vm.protocol.dirhash import h1_mod
+from goproxy_vm.protocol.names import match_prefix_patterns
+from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.proxy.answer import (
+    CACHE_STATUS,
+    CONTENT_TYPES,
+    IMMUTABLE,
+    STABLE,
+    Answer,
+    Result,
+    max_age,
+)
+from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.proxy.slots import FairSlots
+from goproxy_vm.upstream.sink import Memory
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.prover import ZipProver
+    from goproxy_vm.proxy.proof import Proof, Proofs
+    from goproxy_vm.upstream.chain import Upstreams
+
+SMALL_LIMIT = 16 << 20
+"""Bytes allowed for a ``.mod`` (Go's own bound), and for an ``.info`` or a list."""
+
+log = get_logger("proxy")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, as far as the decision needs to know.
+
+    ``client`` is its address, by which miss slots are shared; ``fetch`` is False where the request
+    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``).
+    """
+
+    client: str
+    fetch: bool = True
+
+
+class Proxy:
+    """Answers module requests from the store, or through at most one upstream fetch each."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        upstreams: Upstreams,
+        prover: ZipProver,
+        proofs: Proofs,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._upstreams = upstreams
+        self._prover = prover
+        self._proofs = proofs
+        self._wall = wall
+        self._negatives = Negatives(settings.negative, monotonic)
+        self._slots = FairSlots(settings.max_misses)
+        self._files: Flights[StoredFile] = Flights(StoredFile.dup, StoredFile.close)
+        self._documents: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+
+    async def close(self) -> None:
+        """Cancel the flights under way."""
+        await self._files.close()
+        await self._documents.close()
+
+    @property
+    def fetches_in_flight(self) -> int:
+        """How many fetches are under way."""
+        return len(self._files) + len(self._documents)
+
+    async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
+        """Answer one request; raises the error tree's RequestError, UpstreamError, NoRoom, Overloaded."""
+        if match_prefix_patterns(self._settings.deny, resource.module):
+            raise Denied(f"module {resource.module} is denied by this server's policy (setting deny)")
+        if resource.immutable:
+            return await self._file(resource, asker)
+        return await self._document(resource, asker)
+
+    def _may_fetch(self, asker: Asker) -> bool:
+        return asker.fetch and not self._settings.offline
+
+    # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
+
+    async def _file(self, resource: ModuleResource, asker: Asker) -> Answer:
+        stored = await self._store.get(resource.path)
+        if stored is not None:
+            return _file_answer(resource, stored, Result.HIT)
+        if not self._may_fetch(asker):
+            raise Absent("not stored here, and this request may not fetch it")
+        self._negatives.check(resource.path)
+        if resource.endpoint is not Endpoint.MOD:
+            self._start_mod(resource, asker)
+        stored, collapsed = await self._files.join(resource.path, lambda: self._fetch_file(resource, asker))
+        return _file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
+
+    def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
+        """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
+        mod = ModuleResource(resource.module, Endpoint.MOD, resource.version)
+
+        async def fetch() -> StoredFile:
+            stored = await self._store.get(mod.path)
+            return stored if stored is not None else await self._fetch_file(mod, asker)
+
+        if not self._negatives.has(mod.path):
+            self._files.start(mod.path, fetch)
+
+    async def _fetch_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
+        fetch = {
+            Endpoint.INFO: self._fetch_info,
+            Endpoint.MOD: self._fetch_mod,
+            Endpoint.ZIP: self._fetch_zip,
+        }[resource.endpoint]
+        return await self._guarded(resource, asker, lambda: fetch(resource))
+
+    async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
+        sink = Memory()
+
+        async def check() -> None:
+            check_info(sink.data, resource.module, resource.version)
+
+        await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
+        return await self._store.put(
+            resource.path, sink.data, h1=None, module=resource.module, version=resource.version
+        )
+
+    async def _fetch_mod(self, resource: ModuleResource) -> StoredFile:
+        sink = Memory()
+        proof = self._proofs.begin(resource.module, resource.version)
+
+        async def check() -> str:
+            h1 = h1_mod(sink.data)
+            await proof.verdict("mod", h1)
+            return h1
+
+        with _cancelling(proof):
+            h1 = await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
+        return await self._store.put(
+            resource.path, sink.data, h1=h1, module=resource.module, version=resource.version
+        )
+
+    async def _fetch_zip(self, resource: ModuleResource) -> StoredFile:
+        download = self._store.download()
+        proof = self._proofs.begin(resource.module, resource.version)
+
+        async def check() -> str:
+            await download.finish()
+            report = await self._prover.prove(download.path, resource.module, resource.version)
+            await proof.verdict("zip", report.h1)
+            return report.h1
+
+        try:
+            with _cancelling(proof):
+                h1 = await self._upstreams.fetch(
+                    resource.path, download, limit=self._settings.max_zip_size, check=check
+                )
+            return await self._store.adopt(
+                resource.path, download, h1=h1, module=resource.module, version=resource.version
+            )
+        finally:
+            await download.discard()
+
+    # Documents: list, @latest and query .info, fresh for a while and then revalidated.
+
+    async def _document(self, resource: ModuleResource, asker: Asker) -> Answer:
+        cached = await self._store.answers.get(resource.path)
+        if cached is not None:
+            age = self._wall() - cached.stored
+            if 0 <= age < self._settings.fresh:
+                return _document_answer(resource, cached.data, Result.HIT, self._settings.fresh - age)
+        if not self._may_fetch(asker):
+            return await self._stored_document(resource, cached.data if cached else None)
+        self._negatives.check(resource.path)
+        try:
+            data, collapsed = await self._documents.join(
+                resource.path, lambda: self._fetch_document(resource, asker)
+            )
+        except (UpstreamError, Refused) as error:
+            if cached is not None and self._wall() - cached.stored < self._settings.stale:
+                log.warning("serving stale", path=resource.path, reason=error.sentence)
+                return _document_answer(resource, cached.data, Result.STALE, 0)
+            if isinstance(error, Refused) and resource.endpoint is Endpoint.LIST:
+                return await self._built_list(resource, error)
+            raise
+        result = Result.COLLAPSED if collapsed else Result.MISS
+        return _document_answer(resource, data, result, self._settings.fresh)
+
+    async def _stored_document(self, resource: ModuleResource, cached: bytes | None) -> Answer:
+        if cached is not None:
+            return _document_answer(resource, cached, Result.STALE, 0)
+        absent = Absent("not stored here, and this request may not fetch it")
+        if resource.endpoint is Endpoint.LIST:
+            return await self._built_list(resource, absent)
+        raise absent
+
+    async def _built_list(self, resource: ModuleResource, otherwise: GoproxyError) -> Answer:
+        """A list of the versions stored whole, for when no upstream may or will tell (case 5a)."""
+        versions = await self._store.complete_versions(resource.module)
+        if not versions:
+            raise otherwise
+        data = render_list(parse_list("\n".join(versions).encode(), resource.module))
+        answer = _document_answer(resource, data, Result.STALE, 0)
+        answer.cache_status = "hit; detail=built-from-stored-versions"
+        return answer
+
+    async def _fetch_document(self, resource: ModuleResource, asker: Asker) -> bytes:
+        return await self._guarded(resource, asker, lambda: self._fetch_document_now(resource))
+
+    async def _fetch_document_now(self, resource: ModuleResource) -> bytes:
+        sink = Memory()
+
+        async def check() -> bytes:
+            if resource.endpoint is Endpoint.LIST:
+                return render_list(parse_list(sink.data, resource.module))
+            if resource.endpoint is Endpoint.LATEST:
+                check_latest(sink.data, resource.module)
+            else:
+                check_info(sink.data, resource.module, resource.version)
+            return sink.data
+
+        try:
+            data = await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
+        except Absent:
+            await self._store.answers.delete(resource.path)
+            raise
+        await self._store.answers.set(
+            resource.path, data, tag=resource.module, keep=max(self._settings.stale, self._settings.fresh)
+        )
+        return data
+
+    # What every fetch has in common: a slot, a deadline, a memory for absence.
+
+    async def _guarded(
+        self, resource: ModuleResource, asker: Asker, fetch: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        limit = self._settings.total_timeout
+        started = False
+        try:
+            async with asyncio.timeout(limit), self._slots.hold(asker.client):
+                started = True
+                return await fetch()
+        except TimeoutError:
+            if not started:
+                raise Overloaded(f"no slot for a fetch came free within {limit:g} s") from None
+            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
+        except Absent as error:
+            self._negatives.add(resource.path, error.sentence)
+            raise
+        except (UpstreamError, Refused) as error:
+            event = "content refused" if isinstance(error, ContentError) else "fetch failed"
+            log.warning(event, path=resource.path, client=asker.client, reason=error.sentence)
+            raise
+
+
+@contextmanager
+def _cancelling(proof: Proof) -> Iterator[None]:
+    """Give up the proof when the download beside it fails."""
+    try:
+        yield
+    except BaseException:
+        proof.cancel()
+        raise
+
+
+def _file_answer(resource: ModuleResource, stored: StoredFile, result: Result) -> Answer:
+    return Answer(
+        stored,
+        CONTENT_TYPES[resource.endpoint],
+        STABLE if resource.endpoint is Endpoint.INFO else IMMUTABLE,
+        CACHE_STATUS[result],
+        result,
+        stored.etag,
+    )
+
+
+def _document_answer(resource: ModuleResource, data: bytes, result: Result, fresh_for: float) -> Answer:
+    return Answer(data, CONTENT_TYPES[resource.endpoint], max_age(fresh_for), CACHE_STATUS[result], result)

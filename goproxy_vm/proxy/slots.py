@@ -1,0 +1,75 @@
+"""Slots for misses, shared fairly by client address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class FairSlots:
+    """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest.
+
+    One client alone may hold three quarters of the slots: the last quarter stays open for whoever
+    comes next, so that a newcomer never waits behind one greedy VM. As soon as others wait, whoever
+    holds more waits its turn. VMs behind one NAT share an address, hence a share.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._most = total - total // 4
+        self._held: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many misses wait for a slot."""
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def hold(self, client: str) -> AsyncIterator[None]:
+        """Hold one slot on behalf of ``client`` (its address), waiting for a turn if need be."""
+        await self._acquire(client)
+        try:
+            yield
+        finally:
+            self._release(client)
+
+    async def _acquire(self, client: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (client, turn)
+        self._waiting.append(waiter)
+        self._grant()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._grant()
+            elif not turn.cancelled():
+                self._release(client)  # granted in the same turn of the loop: pass it on
+            raise
+
+    def _take(self, client: str) -> None:
+        self._free -= 1
+        self._held[client] += 1
+
+    def _release(self, client: str) -> None:
+        self._free += 1
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._free and self._waiting:
+            index = min(range(len(self._waiting)), key=lambda i: (self._held[self._waiting[i][0]], i))
+            client, turn = self._waiting[index]
+            if self._held[client] >= self._most:
+                return
+            del self._waiting[index]
+            if turn.cancelled():  # its clean-up has not run yet
+                continue
+            self._take(client)
+            turn.set_result(None)

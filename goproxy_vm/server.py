@@ -1,0 +1,149 @@
+"""The server's life: open the store, start both listeners, stop them cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from goproxy_vm import __version__
+from goproxy_vm.cache.store import Store
+from goproxy_vm.hostos import listen_fds
+from goproxy_vm.observe import logs
+from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.prover import ZipProver
+from goproxy_vm.proxy.proof import HeldToKnown
+from goproxy_vm.proxy.proxy import Proxy
+from goproxy_vm.proxy.sumdb import SumdbRelay
+from goproxy_vm.upstream.chain import Limits, Upstreams
+from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.web.admin import admin_app
+from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.handler import Handler
+from goproxy_vm.web.listener import Listener, bind, url_of
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from goproxy_vm.config import Settings
+
+READERS = 4
+"""Threads that read stored files for answers."""
+
+log = logs.get_logger("server")
+
+
+class Server:
+    """A running server: ``start`` to its listeners, ``stop`` to a clean end.
+
+    ``url`` and ``admin_url`` are the real addresses, with the port that port 0 became.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self.url = ""
+        self.urls: list[str] = []
+        self.admin_url = ""
+        self.metrics = Metrics(__version__)
+
+    async def start(self) -> None:
+        """Open the store, then listen. Raises StartError; what was opened is closed again."""
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Stop listening, let answers under way finish within ``shutdown_timeout``, close the store."""
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        main, admin = self._sockets(stack)
+        store = await Store.open(settings.cache_dir)
+        stack.push_async_callback(store.close)
+        prover = ZipProver()
+        await prover.start()
+        stack.push_async_callback(prover.close)
+        reader = ThreadPoolExecutor(READERS, "answer-reader")
+        stack.callback(reader.shutdown)
+        upstreams = Upstreams(
+            parse_upstreams(settings.upstream),
+            Limits(settings.connect_timeout, settings.stall_timeout, settings.total_timeout),
+            self.metrics,
+            ca_file=settings.upstream_ca_file,
+        )
+        if not settings.offline:
+            await upstreams.start()
+        stack.push_async_callback(upstreams.close)
+        proxy = Proxy(settings, store, upstreams, prover, HeldToKnown(store))
+        stack.push_async_callback(proxy.close)
+        relay = SumdbRelay(settings, upstreams)
+        handler = Handler(settings, store, proxy, relay, self.metrics, upstreams.names, reader)
+        server = web.Server(handler, access_log=None)
+        connections = Connections(
+            server, most=settings.max_client_connections, send_timeout=settings.send_timeout
+        )
+        listener = Listener(server, connections, main)
+        runner = web.AppRunner(admin_app(store, self.metrics), access_log=None, shutdown_timeout=2)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        for sock in admin:
+            await web.SockSite(runner, sock).start()
+        await listener.start()
+        stack.push_async_callback(listener.stop, settings.shutdown_timeout)
+        self.urls = listener.urls
+        self.url = listener.urls[0]
+        self.admin_url = url_of(admin[0])
+
+    def _sockets(self, stack: AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+        """What to listen on: sockets handed over by systemd first, else what the settings name."""
+        handed = listen_fds()
+        main = [sock for name, sock in handed if name != "admin"]
+        admin = [sock for name, sock in handed if name == "admin"]
+        for _, sock in handed:
+            stack.callback(sock.close)
+        for address in () if main else self._settings.listen:
+            main.append(bind(address, "listen"))
+            stack.callback(main[-1].close)
+        if not admin:
+            admin.append(bind(self._settings.admin_listen, "admin_listen"))
+            stack.callback(admin[-1].close)
+        return main, admin
+
+
+async def _serve(settings: Settings, warnings: Sequence[str]) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    for warning in warnings:
+        log.warning("configuration", reason=warning)
+    server = Server(settings)
+    await server.start()
+    log.info(
+        "serving",
+        url=server.url,
+        urls=server.urls,
+        admin_url=server.admin_url,
+        cache_dir=str(settings.cache_dir),
+        version=__version__,
+        pid=os.getpid(),
+    )
+    await stopped.wait()
+    log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+    await server.stop()
+    log.info("stopped")
+
+
+def run(settings: Settings, warnings: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start."""
+    with logs.setup(settings.log_format, settings.log_level):
+        asyncio.run(_serve(settings, warnings))
+    return 0

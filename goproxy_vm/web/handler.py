@@ -1,0 +1,190 @@
+"""The main listener's requests: module files, the checksum database, pages and probes."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from goproxy_vm.errors import Denied, GoproxyError, RequestError
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
+from goproxy_vm.proxy.proxy import Asker
+from goproxy_vm.web import pages
+from goproxy_vm.web.connection import Connection, client_address
+from goproxy_vm.web.problem import error_response
+from goproxy_vm.web.send import send
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.proxy.sumdb import SumdbRelay
+
+log = get_logger("web")
+
+_TEXT = "text/plain; charset=utf-8"
+_PAGES = frozenset({"/", "/robots.txt", "/healthz", "/readyz"})
+
+
+class _MethodNotAllowed(RequestError):
+    status = 405
+
+
+class Handler:
+    """Answers every request on the main listener; one metric, one request id, one error text each."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        proxy: Proxy,
+        sumdb: SumdbRelay,
+        metrics: Metrics,
+        upstreams: list[str],
+        reader: Executor,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._proxy = proxy
+        self._sumdb = sumdb
+        self._metrics = metrics
+        self._upstreams = upstreams
+        self._reader = reader
+        self._sumdb_name = settings.sumdb.name if settings.sumdb else None
+        self._networks = tuple(ipaddress.ip_network(network) for network in settings.allow_clients)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The handler for ``aiohttp.web.Server``."""
+        transport = request.transport
+        connection = transport.get_protocol() if transport is not None else None
+        if not isinstance(connection, Connection):
+            return await self._handle(request, client_address(transport))
+        connection.answering += 1
+        try:
+            return await self._handle(request, connection.client)
+        finally:
+            connection.answering -= 1
+
+    async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
+        request_id = secrets.token_hex(6)
+        started = time.monotonic()
+        asked = _Asked()
+        try:
+            answer = await self._answer(request, client, asked)
+        except GoproxyError as error:
+            self._metrics.request(asked.endpoint, error.result)
+            level = log.warning if error.status >= 500 else log.debug
+            level(
+                "request failed",
+                request_id=request_id,
+                client=client,
+                path=request.path_qs,
+                status=error.status,
+                reason=error.sentence,
+                seconds=round(time.monotonic() - started, 3),
+            )
+            response = error_response(
+                error, asked.about, request_id, self._settings.negative, forwarded=asked.endpoint != "other"
+            )
+            if isinstance(error, _MethodNotAllowed):
+                response.headers[hdrs.ALLOW] = "GET, HEAD"
+            return response
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("request crashed", request_id=request_id, client=client, path=request.path_qs)
+            self._metrics.request(asked.endpoint, Result.ERROR)
+            error = GoproxyError("internal error; the server's log has the cause")
+            return error_response(error, asked.about, request_id, 0, forwarded=False)
+        self._metrics.request(asked.endpoint, answer.result)
+        return await send(request, answer, {}, self._reader)
+
+    async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
+        path = _raw_path(request)
+        if path in _PAGES:
+            self._check_method(request)
+            return await self._page(path, request)
+        asked.guess(path)
+        self._check_client(client)
+        self._check_method(request)
+        wanted = parse(path, self._sumdb_name)
+        forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
+        asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
+        resource = wanted.resource
+        if isinstance(resource, ModuleResource):
+            asked.module(resource)
+            return await self._proxy.get(resource, asker)
+        return await self._sumdb.get(resource, asker)
+
+    def _check_client(self, client: str) -> None:
+        if not self._networks or client == "unix":
+            return
+        address = ipaddress.ip_address(client)
+        if not any(address in network for network in self._networks):
+            raise Denied(f"clients at {client} are not allowed (setting allow_clients)")
+
+    def _check_method(self, request: web.BaseRequest) -> None:
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            raise _MethodNotAllowed(f"method {request.method} is not allowed; GET and HEAD are")
+
+    async def _page(self, path: str, request: web.BaseRequest) -> Answer:
+        if path == "/":
+            host = pages.valid_host(request.headers.get("Host"), self._own_host(request))
+            page = await pages.landing(self._store, self._settings, self._upstreams, host)
+            return Answer(page, "text/html; charset=utf-8", UNCACHEABLE, "detail=page", Result.HIT)
+        text = {
+            "/robots.txt": pages.ROBOTS,
+            "/healthz": b"ok\n",
+            "/readyz": pages.readiness(self._store).encode() + b"\n",
+        }[path]
+        return Answer(text, _TEXT, UNCACHEABLE, "detail=page", Result.HIT)
+
+    def _own_host(self, request: web.BaseRequest) -> str:
+        name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        if not isinstance(name, tuple):
+            return "localhost"
+        return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+
+
+class _Asked:
+    """What a request was about, as far as it is known when it fails."""
+
+    def __init__(self) -> None:
+        self.endpoint = "other"
+        self.about = ""
+
+    def guess(self, path: str) -> None:
+        """The metric's endpoint by the look of the path: malformed ones are counted too."""
+        if "/@" not in path:
+            self.endpoint = "sumdb" if "/sumdb/" in path else "other"
+            return
+        last = path.rpartition("/")[2]
+        extension = last.rpartition(".")[2]
+        if last in ("list", "@latest"):
+            self.endpoint = last.lstrip("@")
+        elif extension in ("info", "mod", "zip"):
+            self.endpoint = extension
+
+    def module(self, resource: ModuleResource) -> None:
+        """A well-formed module request."""
+        self.endpoint = resource.endpoint
+        version = f"@{resource.version}" if resource.version else ""
+        self.about = f"{resource.module}{version} {resource.endpoint}"
+
+
+def _raw_path(request: web.BaseRequest) -> str:
+    """The path as it came on the wire, without its query (case 49), of an absolute-form target too."""
+    path = request.raw_path.partition("?")[0].partition("#")[0]
+    if path.startswith(("http://", "https://")):
+        _, _, path = path.partition("://")[2].partition("/")
+        path = f"/{path}"
+    return path

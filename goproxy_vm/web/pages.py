@@ -1,0 +1,66 @@
+"""Pages for people and probes: the landing page, ``robots.txt``, health."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+from goproxy_vm import __version__
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+
+ROBOTS = b"User-agent: *\nDisallow: /\n"
+
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII
+)
+
+_LANDING = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>goproxy_vm on {host}</title>
+<style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#222}}
+pre{{background:#f3f4f6;padding:.8rem 1rem;border-radius:.4rem;overflow-x:auto}}td{{padding:.1rem 1rem .1rem 0}}
+@media(prefers-color-scheme:dark){{body{{background:#111;color:#ddd}}pre{{background:#222}}}}</style></head>
+<body><h1>goproxy_vm</h1>
+<p>A Go module proxy for every VM on this host: each module is fetched once, checked, and kept here.</p>
+<p>On a VM, run</p>
+<pre>go env -w GOPROXY=http://{host}</pre>
+<table>
+<tr><td>Module versions stored</td><td>{versions}</td></tr>
+<tr><td>Files, bytes</td><td>{files}, {bytes}</td></tr>
+<tr><td>Upstreams</td><td>{upstreams}</td></tr>
+<tr><td>Checksum database</td><td>{sumdb}</td></tr>
+<tr><td>State</td><td>{state}</td></tr>
+</table>
+<p>goproxy_vm {version}</p></body></html>
+"""
+
+
+def valid_host(host: str | None, fallback: str) -> str:
+    """The Host header if it is a host name or address with an optional port, else ``fallback``."""
+    return host if host is not None and _HOST.fullmatch(host) else fallback
+
+
+def readiness(store: Store) -> str:
+    """``ready``, or ``degraded`` with the reason; both mean that hits are served (status 200)."""
+    return "ready" if store.writable else "degraded: the store cannot be written; stored files are served"
+
+
+async def landing(store: Store, settings: Settings, upstreams: list[str], host: str) -> bytes:
+    """The landing page for a validated ``host``."""
+    statistics = await store.statistics()
+    values = {
+        "host": host,
+        "versions": f"{statistics.versions:,}",
+        "files": f"{statistics.files:,}",
+        "bytes": f"{statistics.bytes:,}",
+        "upstreams": "none (offline)" if settings.offline else ", ".join(upstreams),
+        "sumdb": settings.sumdb.name if settings.sumdb else "off",
+        "state": readiness(store),
+        "version": __version__,
+    }
+    return _LANDING.format_map({key: html.escape(value) for key, value in values.items()}).encode()

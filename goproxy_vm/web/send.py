@@ -1,0 +1,151 @@
+"""Writes an Answer through aiohttp: whole, HEAD, a range, or not modified."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.proxy.answer import UNCACHEABLE
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from goproxy_vm.proxy.answer import Answer
+
+CACHE_NAME = "goproxy-vm"
+"""This cache's name in Cache-Status (RFC 9211)."""
+SMALL = 64 << 10
+"""Stored files up to this many bytes are read at once and sent in one write with their head."""
+CHUNK = 256 << 10
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+
+
+class Unsatisfiable(ValueError):
+    """A range that begins past the end: 416 (PROTOCOL case 54)."""
+
+
+def parse_range(value: str, length: int) -> tuple[int, int] | None:
+    """Offset and length of a single byte range, or None to send the whole (RFC 9110 §14.2).
+
+    Several ranges, other units and malformed ones are ignored, as the RFC allows.
+    """
+    match = _RANGE.fullmatch(value.strip())
+    if match is None or match[0] == "bytes=-":
+        return None
+    first, last = match[1], match[2]
+    if max(len(first), len(last)) > 18:  # no file is that long, and int() has a limit of its own
+        return None
+    if not first:
+        count = min(int(last), length)
+        if count == 0:
+            raise Unsatisfiable
+        return length - count, count
+    start = int(first)
+    end = min(int(last), length - 1) if last else length - 1
+    if last and int(last) < start:
+        return None
+    if start >= length:
+        raise Unsatisfiable
+    return start, end - start + 1
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    """Whether an If-None-Match names this ETag, weakly compared (RFC 9110 §13.1.2)."""
+    value = if_none_match.strip()
+    return value == "*" or etag in (part.strip().removeprefix("W/") for part in value.split(","))
+
+
+async def send(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], reader: Executor
+) -> web.StreamResponse:
+    """Send ``answer`` to the client that made ``request`` and close it; returns the response.
+
+    ``headers`` are added to the answer's own. ``reader`` does the blocking reads. A connection that
+    breaks in the middle raises what aiohttp raises; a stored file that turns out to be shorter than
+    it was aborts the connection, so that the client never takes it for whole.
+    """
+    try:
+        return await _send(request, answer, headers, reader)
+    finally:
+        answer.close()
+
+
+async def _send(
+    request: web.BaseRequest, answer: Answer, headers: dict[str, str], reader: Executor
+) -> web.StreamResponse:
+    headers = {
+        "Content-Type": answer.content_type,
+        "Cache-Control": answer.cache_control,
+        "Cache-Status": f"{CACHE_NAME}; {answer.cache_status}",
+        **headers,
+    }
+    offset, count, status = 0, answer.length, 200
+    if answer.etag is not None:
+        headers |= {"ETag": answer.etag, "Accept-Ranges": "bytes"}
+        if matches(request.headers.get("If-None-Match", ""), answer.etag):
+            del headers["Content-Type"]
+            return web.Response(status=304, headers=headers)
+        wanted = request.headers.get("Range")
+        if wanted is not None and request.headers.get("If-Range", answer.etag) == answer.etag:
+            try:
+                part = parse_range(wanted, answer.length)
+            except Unsatisfiable:
+                headers |= {"Content-Range": f"bytes */{answer.length}", "Cache-Control": UNCACHEABLE}
+                headers["Content-Type"] = "text/plain; charset=utf-8"
+                text = b"goproxy-vm: the range begins past the end of the file\n"
+                return web.Response(status=416, headers=headers, body=text)
+            if part is not None:
+                offset, count = part
+                status = 206
+                headers["Content-Range"] = f"bytes {offset}-{offset + count - 1}/{answer.length}"
+    body = answer.body
+    if isinstance(body, StoredFile):
+        if request.method == "HEAD":
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_length = count
+            return response
+        if body.data is not None:
+            body = body.data
+        elif count > SMALL:
+            return await _stream(request, body, offset, count, status, headers, reader)
+        else:
+            body = await asyncio.get_running_loop().run_in_executor(reader, body.pread, offset, count)
+            if len(body) != count:
+                return _cut(request)
+            offset = 0
+    return web.Response(status=status, headers=headers, body=body[offset : offset + count])
+
+
+async def _stream(
+    request: web.BaseRequest,
+    file: StoredFile,
+    offset: int,
+    count: int,
+    status: int,
+    headers: dict[str, str],
+    reader: Executor,
+) -> web.StreamResponse:
+    loop = asyncio.get_running_loop()
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = count
+    await response.prepare(request)
+    end = offset + count
+    while offset < end:
+        chunk = await loop.run_in_executor(reader, file.pread, offset, min(CHUNK, end - offset))
+        if not chunk:
+            return _cut(request)
+        await response.write(chunk)
+        offset += len(chunk)
+    return response
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    """Abort the connection of an answer that cannot be whole."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

@@ -1,0 +1,120 @@
+"""One flight per key: joined, outliving its clients, failing for all, leaving nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from goproxy_vm.proxy.flight import Flights
+
+
+@dataclass
+class Source:
+    """A fetch that waits for its gate and counts its calls."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    error: Exception | None = None
+
+    async def fetch(self) -> str:
+        self.calls += 1
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return "bytes"
+
+
+@dataclass
+class Ledger:
+    shared: int = 0
+    released: list[str] = field(default_factory=list)
+
+    def flights(self) -> Flights[str]:
+        def share(value: str) -> str:
+            self.shared += 1
+            return f"{value}-{self.shared}"
+
+        return Flights(share, self.released.append)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_concurrent_joins_share_one_fetch_and_each_gets_a_copy() -> None:
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    joins = [asyncio.create_task(flights.join("k", source.fetch)) for _ in range(50)]
+    await settle()
+    assert "k" in flights
+    assert len(flights) == 1
+    source.gate.set()
+    results = await asyncio.gather(*joins)
+    assert source.calls == 1
+    assert sorted(collapsed for _, collapsed in results) == [False] + [True] * 49
+    assert len({value for value, _ in results}) == 50
+    assert ledger.released == ["bytes"]
+    assert len(flights) == 0
+
+
+async def test_flight_outlives_the_client_that_began_it() -> None:
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    first = asyncio.create_task(flights.join("k", source.fetch))
+    await settle()
+    second = asyncio.create_task(flights.join("k", source.fetch))
+    await settle()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    source.gate.set()
+    assert await second == ("bytes-1", True)
+    assert source.calls == 1
+    assert ledger.released == ["bytes"]
+
+
+async def test_flight_without_any_waiter_releases_its_result() -> None:
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    assert flights.start("k", source.fetch)
+    assert not flights.start("k", source.fetch)
+    source.gate.set()
+    await settle()
+    assert ledger.released == ["bytes"]
+    assert ledger.shared == 0
+
+
+async def test_failure_reaches_all_and_is_not_remembered() -> None:
+    ledger, source = Ledger(), Source(error=OSError("broken"))
+    flights = ledger.flights()
+    joins = [asyncio.create_task(flights.join("k", source.fetch)) for _ in range(3)]
+    await settle()
+    source.gate.set()
+    assert [str(error) for error in await asyncio.gather(*joins, return_exceptions=True)] == ["broken"] * 3
+    source.error = None
+    assert await flights.join("k", source.fetch) == ("bytes-1", False)
+    assert source.calls == 2
+
+
+async def test_failure_nobody_waits_for_is_no_unretrieved_exception() -> None:
+    ledger, source = Ledger(), Source(error=OSError("broken"))
+    flights = ledger.flights()
+    flights.start("k", source.fetch)
+    source.gate.set()
+    await settle()
+    assert len(flights) == 0
+
+
+async def test_close_cancels_what_is_under_way() -> None:
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    join = asyncio.create_task(flights.join("k", source.fetch))
+    await settle()
+    await flights.close()
+    with pytest.raises(asyncio.CancelledError):
+        await join
+    assert ledger.released == []
+    assert len(flights) == 0

@@ -1,0 +1,145 @@
+"""Miss slots: bounded, fair, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goproxy_vm.proxy.slots import FairSlots
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Club:
+    """Clients that hold slots until told to leave."""
+
+    def __init__(self, total: int) -> None:
+        self.slots = FairSlots(total)
+        self.inside: list[str] = []
+        self.leave: dict[asyncio.Task[None], asyncio.Event] = {}
+
+    def ask(self, client: str) -> asyncio.Task[None]:
+        event = asyncio.Event()
+
+        async def hold() -> None:
+            async with self.slots.hold(client):
+                self.inside.append(client)
+                try:
+                    await event.wait()
+                finally:
+                    self.inside.remove(client)
+
+        task = asyncio.create_task(hold())
+        self.leave[task] = event
+        return task
+
+    async def empty(self) -> None:
+        for event in self.leave.values():
+            event.set()
+        await asyncio.gather(*self.leave, return_exceptions=True)
+
+
+async def test_one_client_alone_leaves_the_last_quarter_open() -> None:
+    club = Club(8)
+    for _ in range(20):
+        club.ask("greedy")
+    await settle()
+    assert Counter(club.inside) == {"greedy": 6}
+    assert club.slots.waiting == 14
+    club.ask("newcomer")
+    await settle()
+    assert Counter(club.inside) == {"greedy": 6, "newcomer": 1}
+    await club.empty()
+    assert club.slots.waiting == 0
+
+
+async def test_freed_slots_go_to_whoever_holds_fewest() -> None:
+    club = Club(4)
+    greedy = [club.ask("greedy") for _ in range(10)]
+    await settle()
+    for name in ("a", "b", "c"):
+        for _ in range(3):
+            club.ask(name)
+    await settle()
+    assert Counter(club.inside) == {"greedy": 3, "a": 1}
+    for task in greedy[:2]:
+        club.leave[task].set()
+    await settle()
+    assert Counter(club.inside) == {"greedy": 1, "a": 1, "b": 1, "c": 1}
+    await club.empty()
+
+
+async def test_a_single_slot_serves_everyone_in_turn() -> None:
+    club = Club(1)
+    tasks = [club.ask(name) for name in "abc"]
+    await settle()
+    assert club.inside == ["a"]
+    club.leave[tasks[0]].set()
+    await settle()
+    assert club.inside == ["b"]
+    await club.empty()
+
+
+async def test_cancelled_waiter_gives_up_its_turn() -> None:
+    club = Club(1)
+    first, second, third = (club.ask(name) for name in "abc")
+    await settle()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    club.leave[first].set()
+    await settle()
+    assert club.inside == ["c"]
+    club.leave[third].set()
+    await third
+    assert club.inside == []
+
+
+async def test_slot_granted_to_a_waiter_cancelled_in_the_same_turn_is_passed_on() -> None:
+    club = Club(1)
+    first, second, third = (club.ask(name) for name in "abc")
+    await settle()
+    club.leave[first].set()
+    await asyncio.sleep(0)  # first leaves: the slot is granted to second, which has not run yet
+    second.cancel()
+    await settle()
+    assert second.cancelled()
+    assert club.inside == ["c"]
+    await club.empty()
+    assert third.done()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    total=st.integers(1, 9),
+    steps=st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["ask", "leave", "cancel"])), max_size=60
+    ),
+)
+def test_never_more_than_total_and_never_idle(total: int, steps: list[tuple[str, str]]) -> None:
+    async def play() -> None:
+        club = Club(total)
+        asked: list[asyncio.Task[None]] = []
+        for client, step in steps:
+            if step == "ask":
+                asked.append(club.ask(client))
+            elif asked and step == "leave":
+                club.leave[asked[len(steps) % len(asked)]].set()
+            elif asked:
+                asked[0].cancel()
+            await settle()
+            assert len(club.inside) <= total
+            if len(club.inside) < total - total // 4:
+                assert club.slots.waiting == 0
+        await club.empty()
+        assert club.inside == []
+        assert club.slots.waiting == 0
+
+    asyncio.run(play())
