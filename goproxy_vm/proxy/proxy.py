@@ -87,7 +87,7 @@ class Proxy:
         self._wall = wall
         self._negatives = Negatives(settings.negative, monotonic)
         self._slots = FairSlots(settings.max_misses)
-        self._files: Flights[StoredFile] = Flights(StoredFile.dup, StoredFile.close)
+        self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._documents: Flights[bytes] = Flights(lambda data: data, lambda _: None)
 
     async def close(self) -> None:

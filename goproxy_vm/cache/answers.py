@@ -1,0 +1,174 @@
+"""Answers with a time to live: lists, ``@latest``, queries, checksum-database records and tiles.
+
+diskcache holds them; blobs never go in (it neither renames nor syncs its value files). Every value
+stays in its database row, so that an answer is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import sqlite3
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import diskcache
+
+from goproxy_vm.cache.health import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.threads import Threads
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SETTINGS: dict[str, Any] = {
+    # "none" and no statistics: a read is one SELECT and not a transaction.
+    "eviction_policy": "none",
+    "statistics": 0,
+    "cull_limit": 0,
+    "tag_index": 1,
+    # No value is ever long enough for a file of its own.
+    "disk_min_file_size": 1 << 40,
+    # An I/O error under a memory map would be a SIGBUS.
+    "sqlite_mmap_size": 0,
+}
+RAW = 1
+"""diskcache's mode for a value kept as it is in its row."""
+PLAIN = (str, bytes, int, float)
+STORED = struct.Struct(">d")
+"""Each value begins with the time it was stored, epoch seconds."""
+
+
+class UnsafeRow(Exception):
+    """A row that this program cannot have written: its value was not looked at."""
+
+
+class PlainDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Keys and values are str, bytes, int or float in the row itself, and nothing else.
+
+    diskcache unpickles rows whose mode says so: a planted row would run code (CVE-2025-69872).
+    Nor is any file named by a row ever opened or removed.
+    """
+
+    def put(self, key: object) -> tuple[object, bool]:
+        """The key as it is stored. TypeError unless plain."""
+        if type(key) not in PLAIN:
+            raise TypeError(f"a key must be str, bytes, int or float, not {type(key).__name__}")
+        stored: tuple[object, bool] = super().put(key)
+        return stored
+
+    def get(self, key: object, raw: bool) -> object:
+        """The key of a row. UnsafeRow unless plain."""
+        if not raw:
+            raise UnsafeRow("its key is not plain")
+        return super().get(key, raw)
+
+    def store(self, value: object, read: bool, key: object = diskcache.UNKNOWN) -> tuple[object, ...]:
+        """The value as it is stored. TypeError unless plain."""
+        if read or type(value) not in PLAIN:
+            raise TypeError(f"a value must be str, bytes, int or float, not {type(value).__name__}")
+        stored: tuple[object, ...] = super().store(value, read, key=key)
+        return stored
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> object:
+        """The value of a row. UnsafeRow unless plain and in the row."""
+        if mode != RAW or filename is not None or read or type(value) not in PLAIN:
+            raise UnsafeRow(f"its mode is {mode!r}")
+        return value
+
+    def remove(self, file_path: object) -> None:
+        """Nothing: no row of this program's has a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """An answer's bytes, and when they were stored: epoch seconds. How long that is fresh is not known here."""
+
+    data: bytes
+    stored: float
+
+
+class Answers:
+    """The answers on disk. No method raises for the disk's sake: what cannot be read is missing,
+    what cannot be written is not kept; both are logged."""
+
+    def __init__(self, cache: diskcache.Cache, thread: Threads, health: Health) -> None:
+        self._cache = cache
+        self._thread = thread
+        self._health = health
+
+    @classmethod
+    async def open(cls, directory: Path, thread: Threads, health: Health) -> Answers:
+        """Open the answers with the database thread; what is there is deleted if it cannot be opened.
+
+        OSError, sqlite3.Error: the directory cannot be used at all.
+        """
+        return cls(await thread.run(_open_cache, directory), thread, health)
+
+    async def close(self) -> None:
+        """Close the database, in the thread that opened it."""
+        await self._thread.run(self._cache.close)
+
+    async def get(self, key: str) -> CachedAnswer | None:
+        """The answer stored under that key, however old, unless it was past its ``keep``."""
+        return await self._attempt(None, self._get, key)
+
+    async def set(self, key: str, data: bytes, *, tag: str, keep: float | None) -> None:
+        """Store an answer, to be forgotten after ``keep`` seconds (None: never), with ``tag`` for :meth:`drop`."""
+        value = STORED.pack(time.time()) + data
+        if await self._attempt(False, functools.partial(self._cache.set, key, value, expire=keep, tag=tag)):
+            self._health.succeeded()
+
+    async def delete(self, key: str) -> None:
+        """Forget one answer."""
+        await self._attempt(False, self._cache.delete, key)
+
+    async def drop(self, tag: str) -> int:
+        """Forget all answers stored with that tag; their number."""
+        return await self._attempt(0, self._cache.evict, tag)
+
+    def _get(self, key: str) -> CachedAnswer | None:
+        try:
+            value = self._cache.get(key)
+            if value is None:
+                return None
+            if type(value) is not bytes:
+                raise UnsafeRow("its value is not bytes")
+            return CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
+        except (UnsafeRow, struct.error, sqlite3.Error) as error:
+            log.warning("cached answer %r: %s; deleted", key, error)
+            self._cache.delete(key)
+            return None
+
+    async def _attempt(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
+        try:
+            return await self._thread.run(function, *args)
+        except (sqlite3.Error, diskcache.Timeout) as error:
+            log.warning("cached answers: %s", error or "the database is locked")
+            if isinstance(error, sqlite3.Error):
+                self._health.failed(error)
+            return otherwise
+
+
+def _open_cache(directory: Path) -> diskcache.Cache:
+    def attempt() -> diskcache.Cache:
+        return diskcache.Cache(str(directory), timeout=1, disk=PlainDisk, **SETTINGS)
+
+    try:
+        return attempt()
+    except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
+        # diskcache obeys settings found in the database; nothing in it is precious.
+        why = reason(error) if isinstance(error, OSError) else error
+        log.warning("cached answers in %s: %s; deleted and begun anew", directory, why)
+    shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    return attempt()

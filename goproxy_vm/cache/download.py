@@ -1,0 +1,150 @@
+"""One download under way: a sink that writes to ``tmp/``."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+
+import aiofiles
+
+from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.layout import private_opener
+from goproxy_vm.errors import NoRoom
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiofiles.threadpool.binary import AsyncBufferedIOBase
+
+    from goproxy_vm.cache.admission import Admission, Reservation
+    from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.threads import Threads
+
+log = logging.getLogger(__name__)
+
+BATCH = 1 << 20
+"""Bytes collected before they are written: one thread hop each."""
+
+
+class Download:
+    """Bytes of unknown worth, on their way from an upstream into a temporary file.
+
+    ``begin`` for each attempt, ``write``, then :meth:`finish`; after the proof the store adopts it.
+    :meth:`discard` in a ``finally``: it does nothing to a download that was adopted.
+    """
+
+    def __init__(self, path: Path, admission: Admission, threads: Threads, health: Health) -> None:
+        self.path = path
+        """The temporary file; complete after :meth:`finish`."""
+        self.length = 0
+        """Bytes received in this attempt."""
+        self._admission = admission
+        self._threads = threads
+        self._health = health
+        self._reservation: Reservation | None = None
+        self._opening: asyncio.Future[AsyncBufferedIOBase] | None = None
+        self._batch: list[bytes] = []
+        self._batched = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes written, in hex; of the whole content after :meth:`finish`."""
+        return self._hash.hexdigest()
+
+    async def begin(self, length: int | None) -> None:
+        """Forget what an earlier attempt wrote, and reserve room for ``length`` bytes (None: not declared).
+
+        NoRoom: neither the budget nor the disk has it.
+        """
+        self._batch.clear()
+        self._batched = self.length = 0
+        self._hash = hashlib.sha256()
+        try:
+            if self._opening is not None:
+                file = await self._writer()
+                await file.seek(0)
+                await file.truncate()
+            # Whoever waits for room holds none.
+            self._release()
+            self._reservation = await self._admission.reserve(length)
+            await self._writer()
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes. NoRoom where the disk, or the budget for an undeclared length, is exhausted."""
+        if self._reservation is None:
+            raise RuntimeError("write before begin")
+        self.length += len(chunk)
+        if self.length > self._reservation.size:
+            self._reservation.grow(self.length - self._reservation.size)
+        self._batch.append(chunk)
+        self._batched += len(chunk)
+        if self._batched >= BATCH:
+            await self._flush()
+
+    async def finish(self) -> None:
+        """Write what is still held back: from here on a reader of :attr:`path` sees every byte. NoRoom as write."""
+        await self._flush()
+        try:
+            await (await self._writer()).flush()
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    async def hand_over(self) -> Reservation:
+        """Finish, close the file and give away both it and its room; the download is spent."""
+        await self.finish()
+        await (await self._writer()).close()
+        reservation = self._reservation
+        if reservation is None:
+            raise RuntimeError("hand-over before begin")
+        self._opening = self._reservation = None
+        return reservation
+
+    async def discard(self) -> None:
+        """Remove the temporary file and give its room back; a second call does nothing."""
+        opening, self._opening = self._opening, None
+        try:
+            if opening is not None:
+                await self._threads.run(self.path.unlink, missing_ok=True)
+                # Waits for a write that a cancelled caller left in its thread.
+                await (await opening).close()
+        except OSError as error:
+            log.warning("temporary file %s: %s", self.path, reason(error))
+        finally:
+            self._release()
+
+    async def _writer(self) -> AsyncBufferedIOBase:
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        # Shielded: a caller cancelled meanwhile would leave a file that nobody closes.
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> AsyncBufferedIOBase:
+        return await aiofiles.open(self.path, "xb", opener=private_opener, executor=self._threads.executor)
+
+    async def _flush(self) -> None:
+        batch = b"".join(self._batch)
+        self._batch.clear()
+        self._batched = 0
+        if not batch:
+            return
+        try:
+            await (await self._writer()).write(batch)
+            await self._threads.run(self._hash.update, batch)
+        except OSError as error:
+            raise self._no_room(error) from error
+        self._health.succeeded()
+
+    def _release(self) -> None:
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+
+    def _no_room(self, error: OSError) -> NoRoom:
+        self._health.failed(error)
+        log.error("temporary file %s: %s", self.path, reason(error))
+        return NoRoom(f"this host cannot store the file: {reason(error)}")

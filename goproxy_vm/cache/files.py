@@ -1,0 +1,111 @@
+"""What the store hands out: facts about a stored file, and the file itself, open for reading."""
+
+from __future__ import annotations
+
+import enum
+import io
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+class Kind(enum.StrEnum):
+    """The three files of a version (go.dev/ref/mod#goproxy-protocol)."""
+
+    INFO = "info"
+    MOD = "mod"
+    ZIP = "zip"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex,
+    and for ``.mod`` and ``.zip`` the h1 hash it was proven to have."""
+
+    path: str
+    length: int
+    sha256: str
+    h1: str | None
+
+
+class StoredFile:
+    """Proven bytes, open for reading: a descriptor, or the bytes themselves while they await their commit.
+
+    Whoever holds it closes it. Unlinking or renaming the file meanwhile changes nothing.
+    """
+
+    __slots__ = ("_file", "data", "length", "sha256")
+
+    def __init__(self, source: io.FileIO | bytes, length: int, sha256: str) -> None:
+        self._file = source if isinstance(source, io.FileIO) else None
+        self.data = source if isinstance(source, bytes) else None
+        """The whole content where it is in memory, else None."""
+        self.length = length
+        """Bytes."""
+        self.sha256 = sha256
+        """Of the content, in hex."""
+
+    @property
+    def fd(self) -> int | None:
+        """The open descriptor, or None where the content is in :attr:`data`. ValueError once closed."""
+        return None if self._file is None else self._file.fileno()
+
+    @property
+    def etag(self) -> str:
+        """A strong entity tag, quoted: zips of one h1 differ in bytes between upstreams (PROTOCOL §2)."""
+        return f'"{self.sha256[:32]}"'
+
+    def pread(self, offset: int, n: int) -> bytes:
+        """Up to ``n`` bytes from ``offset``; fewer only at the end of the file. OSError where the disk fails."""
+        if self._file is None:
+            return (self.data or b"")[offset : offset + n]
+        pieces = []
+        while n > 0 and (piece := os.pread(self._file.fileno(), n, offset)):
+            pieces.append(piece)
+            offset += len(piece)
+            n -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def share(self) -> StoredFile:
+        """Another handle on the same content, to be closed on its own."""
+        if self._file is None:
+            return StoredFile(self.data or b"", self.length, self.sha256)
+        return StoredFile(io.FileIO(os.dup(self._file.fileno()), "rb"), self.length, self.sha256)
+
+    def close(self) -> None:
+        """Release the descriptor; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> StoredFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Mismatch(Exception):
+    """The file on disk is not the one on record: gone, no regular file, or of another length."""
+
+
+def open_stored(file: Path, length: int, sha256: str) -> StoredFile:
+    """Open a file that must be regular and of exactly that length (blocking).
+
+    Mismatch where it is not; OSError where the host cannot open it now.
+    """
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Mismatch("the file is gone") from error
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size != length:
+        os.close(fd)
+        raise Mismatch(f"the file is {facts.st_size} bytes long and not {length}")
+    return StoredFile(io.FileIO(fd, "rb"), length, sha256)

@@ -1,0 +1,33 @@
+"""Whether the cache directory takes what is written to it."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""Errors that say the disk is full, failing or read-only; others concern one file only."""
+
+
+class Health:
+    """The outcome of the last write to the cache directory, for ``/readyz``."""
+
+    def __init__(self) -> None:
+        self.writable = True
+        """False from a write that failed for the disk's sake until the next one that succeeds."""
+
+    def failed(self, error: OSError | sqlite3.Error) -> None:
+        """Note a failed write; an error that is not the disk's (a name too long) changes nothing."""
+        if isinstance(error, sqlite3.Error) or error.errno in DISK_TROUBLE:
+            self.writable = False
+
+    def succeeded(self) -> None:
+        """Note a write that succeeded."""
+        self.writable = True
+
+
+def reason(error: OSError | sqlite3.Error) -> str:
+    """The error as a short phrase for people, without paths of this host."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)

@@ -1,0 +1,126 @@
+"""Where things lie below the cache directory. One directory, mode 0700, one file system."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from goproxy_vm.cache.files import Kind
+from goproxy_vm.errors import MalformedPath, StartError
+
+PRIVATE_DIRECTORY = 0o700
+PRIVATE_FILE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below ``root``, which is absolute."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path) -> Layout:
+        """The layout of the cache directory ``root``; a relative one counts from the working directory."""
+        return cls(root.absolute())
+
+    @property
+    def modules(self) -> Path:
+        """The published files, under the names Go uses in GOMODCACHE/cache/download: a file:// proxy."""
+        return self.root / "modules"
+
+    @property
+    def tmp(self) -> Path:
+        """Files that are being written; nothing in it is ever served."""
+        return self.root / "tmp"
+
+    @property
+    def answers(self) -> Path:
+        """Answers with a time to live; may be deleted whole while no server runs."""
+        return self.root / "answers"
+
+    @property
+    def index(self) -> Path:
+        """The SQLite database of the files and of the hashes seen first."""
+        return self.root / "index.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one server that owns the directory."""
+        return self.root / "lock"
+
+    def prepare(self) -> None:
+        """Make the directories, private to this user. StartError where that cannot be."""
+        try:
+            self.root.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+            self._refuse_foreign_content()
+            for directory in (self.root, self.modules, self.tmp, self.answers):
+                directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+                self._own(directory)
+        except OSError as error:
+            raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error
+
+    def _refuse_foreign_content(self) -> None:
+        # A mistyped --cache-dir must not turn somebody's home into a cache.
+        names = set(os.listdir(self.root)) - {"lost+found"}
+        if names and not names & {self.lock.name, self.index.name, self.modules.name}:
+            raise StartError(
+                f"cache directory {self.root}: holds other files and no cache; name an empty or a new directory"
+            )
+
+    def _own(self, directory: Path) -> None:
+        facts = directory.stat()
+        # Whoever owns the directory can plant files in it.
+        if facts.st_uid != os.geteuid():
+            raise StartError(
+                f"cache directory {self.root}: {directory} belongs to user {facts.st_uid}, not to {os.geteuid()}"
+            )
+        if facts.st_dev != self.root.stat().st_dev:
+            raise StartError(
+                f"cache directory {self.root}: {directory} is on another file system; files could not be renamed"
+            )
+        if facts.st_mode & 0o077:
+            directory.chmod(PRIVATE_DIRECTORY)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise StartError(f"cache directory {self.root}: {directory} is not writable")
+
+    def file(self, path: str) -> tuple[Path, Kind]:
+        """Where the resource with that escaped path is published, and which kind of file it is.
+
+        MalformedPath unless it is ``<module>/@v/<version>.<kind>`` and stays inside ``modules/``:
+        the request parser has seen to it already, this is the second look.
+        """
+        parts = path.split("/")
+        stem, _, suffix = parts[-1].rpartition(".")
+        inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
+        if not inside or not stem or "\0" in path or suffix not in Kind:
+            raise MalformedPath(f"not the path of a stored file: {path!r}")
+        return self.modules.joinpath(*parts), Kind(suffix)
+
+    def temporary(self) -> Path:
+        """A name in ``tmp/`` that no other file has."""
+        return self.tmp / secrets.token_hex(12)
+
+    def sweep(self) -> int:
+        """Delete what earlier runs left in ``tmp/`` (blocking); the number of entries removed.
+
+        StartError where one cannot be deleted.
+        """
+        count = 0
+        try:
+            for entry in list(os.scandir(self.tmp)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+                count += 1
+        except OSError as error:
+            raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error
+        return count
+
+
+def private_opener(path: str, flags: int) -> int:
+    """For ``open(..., opener=…)``: a new file that only this user may read."""
+    return os.open(path, flags | os.O_CLOEXEC, PRIVATE_FILE)

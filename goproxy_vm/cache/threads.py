@@ -1,0 +1,52 @@
+"""The store's own threads: nothing here uses the default executor, which aiohttp's name look-ups share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+
+class Closeable(Protocol):
+    """Something that holds a resource until it is closed."""
+
+    def close(self) -> None:
+        """Release the resource."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C", bound=Closeable)
+
+
+class Threads:
+    """A named pool of ``count`` threads for one sort of blocking work."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self.executor = ThreadPoolExecutor(count, thread_name_prefix=f"goproxy-vm {name}")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, computed in one of the threads.
+
+        A function that has begun runs to its end, even where the caller is cancelled.
+        """
+        return await asyncio.wrap_future(self.executor.submit(function, *args, **kwargs))
+
+    async def open(self, function: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
+        """As :meth:`run`, for a result that must be closed: a cancelled caller leaves nothing open."""
+        future = self.executor.submit(function, *args, **kwargs)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_close_result)
+            raise
+
+    def close(self) -> None:
+        """Wait for work under way and end the threads."""
+        self.executor.shutdown()
+
+
+def _close_result(future: Future[C]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()
