@@ -1,0 +1,181 @@
+"""What a request asks for, by its path alone (PROTOCOL §1 "Requests")."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+from goproxy_vm.errors import MalformedPath, MalformedSumdb
+from goproxy_vm.protocol.names import escape_path, escape_version, unescape_path, unescape_version
+from goproxy_vm.protocol.semver import agrees, is_canonical
+
+LONGEST = 200
+"""Bytes of one escaped path element: what every file system takes, with room for an extension (case 46)."""
+
+CACHED_ONLY = "/cached-only"
+SumdbKind = Literal["supported", "latest", "lookup", "tile"]
+
+_LOOKUP_VERSION = re.compile(r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?(?:\+incompatible)?")
+_TILE = re.compile(r"([0-9]{1,2})/(data|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,9}))?", re.ASCII)
+
+
+class Endpoint(enum.StrEnum):
+    """The five module endpoints (go.dev/ref/mod#goproxy-protocol)."""
+
+    LIST = "list"
+    LATEST = "latest"
+    INFO = "info"
+    MOD = "mod"
+    ZIP = "zip"
+
+
+_FILES = {"info": Endpoint.INFO, "mod": Endpoint.MOD, "zip": Endpoint.ZIP}
+
+
+@dataclass(frozen=True)
+class ModuleResource:
+    """One file of the module proxy protocol; ``version`` is unescaped, and empty for list and @latest."""
+
+    module: str
+    endpoint: Endpoint
+    version: str = ""
+
+    @cached_property
+    def path(self) -> str:
+        """The escaped path below the proxy's root, without a leading slash."""
+        escaped = escape_path(self.module)
+        if self.endpoint is Endpoint.LATEST:
+            return f"{escaped}/@latest"
+        if self.endpoint is Endpoint.LIST:
+            return f"{escaped}/@v/list"
+        return f"{escaped}/@v/{escape_version(self.version)}.{self.endpoint}"
+
+    @cached_property
+    def immutable(self) -> bool:
+        """Whether it is a file of a canonical version that agrees with the path: stored for good."""
+        return is_canonical(self.version) and agrees(self.module, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class SumdbResource:
+    """One file of a checksum database; ``rest`` is what follows the kind in the path."""
+
+    name: str
+    kind: SumdbKind
+    rest: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path below the proxy's root, without a leading slash."""
+        return f"sumdb/{self.name}/{self.kind}" + (f"/{self.rest}" if self.rest else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, and whether only stored content may answer."""
+
+    resource: ModuleResource | SumdbResource
+    cached_only: bool = False
+
+
+def parse(raw_path: str, sumdb_name: str | None) -> Request:
+    """Dispatch a raw, still percent-encoded path without its query.
+
+    ``sumdb_name`` is the configured checksum database, or None. Raises MalformedPath (404) for whatever is
+    no valid request, MalformedSumdb (400) for a malformed lookup or tile of the configured database.
+    """
+    path = _decode(raw_path)
+    cached_only = path.startswith(CACHED_ONLY + "/")
+    if cached_only:
+        path = path[len(CACHED_ONLY) :]
+    if path.startswith("/sumdb/"):
+        return Request(_sumdb(path[len("/sumdb/") :], sumdb_name), cached_only)
+    if not path.startswith("/"):
+        raise MalformedPath("not a module proxy path")
+    return Request(_module(path[1:]), cached_only)
+
+
+def _decode(raw_path: str) -> str:
+    if "%" not in raw_path:
+        path = raw_path
+    else:
+        if "%2f" in raw_path.lower():
+            raise MalformedPath("an escaped slash in the path")
+        try:
+            path = unquote_to_bytes(raw_path).decode("ascii")
+        except UnicodeDecodeError:
+            raise MalformedPath("a byte outside ASCII in the path") from None
+    if not path.isascii() or not path.isprintable():
+        raise MalformedPath("a control or non-ASCII character in the path")
+    return path
+
+
+def _module(path: str) -> ModuleResource:
+    escaped, found, rest = path.partition("/@")
+    if not found:
+        raise MalformedPath("not a module proxy path")
+    module = unescape_path(escaped)
+    if max(map(len, escaped.split("/"))) > LONGEST or len(escaped) > 4 * LONGEST:
+        raise MalformedPath("a module path that is too long to be stored")
+    if rest == "latest":
+        return ModuleResource(module, Endpoint.LATEST)
+    if rest == "v/list":
+        return ModuleResource(module, Endpoint.LIST)
+    name, dot, extension = rest.removeprefix("v/").rpartition(".")
+    endpoint = _FILES.get(extension)
+    if not rest.startswith("v/") or not dot or endpoint is None:
+        raise MalformedPath("not a module proxy path")
+    if len(name) > LONGEST:
+        raise MalformedPath("a version that is too long to be stored")
+    resource = ModuleResource(module, endpoint, unescape_version(name))
+    if resource.version == "latest":
+        raise MalformedPath("latest is no version; ask for @latest")
+    if endpoint is not Endpoint.INFO and not resource.immutable:
+        raise MalformedPath(f"{resource.version!r} is no canonical version of {module}")
+    return resource
+
+
+def _sumdb(path: str, name: str | None) -> SumdbResource:
+    if name is None or not path.startswith(name + "/"):
+        raise MalformedPath("not the checksum database that this server mirrors")
+    kind, _, rest = path[len(name) + 1 :].partition("/")
+    if kind in ("supported", "latest") and not rest:
+        return SumdbResource(name, "supported" if kind == "supported" else "latest")
+    if kind == "lookup":
+        return SumdbResource(name, "lookup", _lookup(rest))
+    if kind == "tile":
+        return SumdbResource(name, "tile", _tile(rest))
+    raise MalformedPath("not a checksum database path")
+
+
+def _lookup(rest: str) -> str:
+    escaped, _, version = rest.rpartition("@")
+    try:
+        module, plain = unescape_path(escaped), unescape_version(version)
+    except MalformedPath as error:
+        raise MalformedSumdb(f"malformed lookup: {error.sentence}") from None
+    if _LOOKUP_VERSION.fullmatch(plain) is None or len(rest) > 4 * LONGEST:
+        raise MalformedSumdb("malformed lookup: expected MODULE@vX.Y.Z")
+    return f"{escape_path(module)}@{escape_version(plain)}"
+
+
+def _tile(rest: str) -> str:
+    match = _TILE.fullmatch(rest)
+    if match is None:
+        raise MalformedSumdb("malformed tile path")
+    height, level, index, width = match.groups()
+    bad = height != str(int(height)) or not 1 <= int(height) <= 30
+    if level != "data":
+        bad |= level != str(int(level)) or int(level) > 63
+    groups = index.split("/")
+    bad |= len(groups) > 1 and groups[0] == "x000"
+    bad |= len(groups) > 6
+    if width is not None:
+        bad |= width != str(int(width)) or not 0 < int(width) < 1 << int(height)
+    if bad:
+        raise MalformedSumdb("malformed tile path")
+    return rest

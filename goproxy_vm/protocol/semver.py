@@ -1,0 +1,120 @@
+"""Go's semantic versions: validity, order, canonical form, pseudo-versions, agreement with a path.
+
+Sources: go.dev/ref/mod#versions, #pseudo-versions; PROTOCOL §1 "Canonical", "P/V agreement".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+
+from goproxy_vm.protocol.names import split_path_version
+
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+_PRE_PART = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = re.compile(
+    rf"v({_NUMBER})(?:\.({_NUMBER})(?:\.({_NUMBER})"
+    rf"(?:-({_PRE_PART}(?:\.{_PRE_PART})*))?(\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?)?)?",
+    re.ASCII,
+)
+_PSEUDO = re.compile(
+    r"v[0-9]+\.(?:0\.0-|[0-9]+\.[0-9]+-(?:[^+]*\.)?0\.)([0-9]{14})-([A-Za-z0-9]+)(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    re.ASCII,
+)
+
+
+@total_ordering
+class Key:
+    """A version's place in Go's order: invalid ones first, then by precedence, then by the text itself."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, version: str) -> None:
+        match = _VERSION.fullmatch(version)
+        if match is None:
+            self._key: tuple[object, ...] = (0, version)
+            return
+        numbers = tuple(_number(part or "0") for part in match.group(1, 2, 3))
+        pre = match[4]
+        parts = tuple(_pre_part(part) for part in pre.split(".")) if pre else ()
+        self._key = (1, numbers, (0, parts) if pre else (1, ()), version)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._key == other._key
+
+    def __lt__(self, other: Key) -> bool:
+        return self._key < other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def _number(digits: str) -> tuple[int, str]:
+    return len(digits), digits  # numbers have any length: compare by length, then text
+
+
+def _pre_part(part: str) -> tuple[int, int, str]:
+    return (0, *_number(part)) if part.isdigit() else (1, 0, part)
+
+
+def is_valid(version: str) -> bool:
+    """Whether it is a semantic version as Go reads it: ``v1`` and ``v1.2`` and build metadata included."""
+    return _VERSION.fullmatch(version) is not None
+
+
+def is_canonical(version: str) -> bool:
+    """Whether it is ``vX.Y.Z[-pre][+incompatible]``: the only versions with ``.mod`` and ``.zip``."""
+    match = _VERSION.fullmatch(version)
+    return match is not None and match[3] is not None and match[5] in (None, "+incompatible")
+
+
+def canonical(version: str) -> str:
+    """The canonical form (``v1`` becomes ``v1.0.0``; build metadata but ``+incompatible`` goes); empty if invalid."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return ""
+    text = f"v{match[1]}.{match[2] or 0}.{match[3] or 0}"
+    if match[4]:
+        text += f"-{match[4]}"
+    return text + ("+incompatible" if match[5] == "+incompatible" else "")
+
+
+def is_prerelease(version: str) -> bool:
+    """Whether a valid version has a prerelease part."""
+    match = _VERSION.fullmatch(version)
+    return match is not None and match[4] is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudo:
+    """The parts of a pseudo-version: 14 digits of UTC time, and a revision."""
+
+    time: str
+    revision: str
+
+
+def pseudo(version: str) -> Pseudo | None:
+    """The parts of a pseudo-version, None for any other version (PROTOCOL §1 "Pseudo-versions")."""
+    match = _PSEUDO.fullmatch(version) if version.count("-") >= 2 and is_valid(version) else None
+    return Pseudo(match[1], match[2]) if match else None
+
+
+def is_pseudo(version: str) -> bool:
+    """Whether it is a pseudo-version."""
+    return pseudo(version) is not None
+
+
+def agrees(path: str, version: str) -> bool:
+    """Whether a valid version may belong to the module path, by its major (PROTOCOL §1 "P/V agreement")."""
+    split = split_path_version(path)
+    match = _VERSION.fullmatch(version)
+    if split is None or match is None:
+        return False
+    suffix = split[1].removesuffix("-unstable")
+    major, incompatible = match[1], match[5] == "+incompatible"
+    if not suffix:
+        return major in ("0", "1") or incompatible
+    if suffix == ".v1" and version.startswith("v0.0.0-"):
+        return True
+    return major == suffix[2:]

@@ -1,0 +1,103 @@
+"""Lists and infos as clients accept them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxy_vm.errors import ContentError
+from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+
+M = "example.com/m"
+
+
+def info(**fields: object) -> bytes:
+    return json.dumps({"Version": "v1.0.0", "Time": "2024-01-02T03:04:05Z"} | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("case", "data"),
+    [
+        ("10", info()),
+        ("13", b'{"Version":"v1.0.0"}'),
+        ("13", info(Time=None)),
+        ("14", info(Origin={"VCS": "git", "Hash": "abc", "Ref": None}, Unknown=[1, {"a": 2}])),
+        ("14", info(Origin=None)),
+        ("-", b'{"version":"v1.0.0","TIME":"2024-01-02T03:04:05.123456789+01:00"}'),
+        ("-", b' {"Version":"v0.0.1","Version":"v1.0.0"}\n'),
+    ],
+)
+def test_accepted(case: str, data: bytes) -> None:
+    assert check_info(data, M, "v1.0.0") == "v1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("case", "data"),
+    [
+        ("11", info(Version="v1.0.1")),
+        ("12", b"<html></html>"),
+        ("12", b"[]"),
+        ("12", b""),
+        ("12", b"\xef\xbb\xbf" + info()),
+        ("12", info() + b"x"),
+        ("15", info(Time="")),
+        ("15", info(Time="2024-01-02")),
+        ("15", info(Time="2024-13-02T03:04:05Z")),
+        ("15", info(Time=5)),
+        ("14", info(Origin=[])),
+        ("14", info(Origin={"VCS": 1})),
+        ("-", b"{}"),
+        ("-", info(Version=1)),
+        ("-", info(Version="")),
+        ("-", b'{"Version":"v1.0.0","x":NaN}'),
+        ("-", b"[" * 100_000),
+    ],
+)
+def test_refused(case: str, data: bytes) -> None:
+    with pytest.raises(ContentError):
+        check_info(data, M, "v1.0.0")
+
+
+def test_case_16_query_answers_with_a_canonical_version() -> None:
+    assert check_info(info(), M, "master") == "v1.0.0"
+
+
+def test_case_16a_query_answered_with_the_branch() -> None:
+    with pytest.raises(ContentError):
+        check_info(info(Version="master"), M, "master")
+
+
+def test_case_26_incompatible() -> None:
+    assert check_info(info(Version="v2.0.0+incompatible"), M, "v2.0.0") == "v2.0.0+incompatible"
+    with pytest.raises(ContentError):
+        check_latest(info(Version="v2.0.0"), M)
+
+
+def test_case_1_and_7_list_drops_what_clients_must_not_see() -> None:
+    data = (
+        b"v1.0.0\r\nv0.9.0 2024-01-02T03:04:05Z\nv2.0.0\njunk\n\nv1.0\nv1.0.0\n\xff\n"
+        b"v0.0.0-20191109021931-daa7c04131f5 2019-11-09T02:19:31Z\nv1.10.0\nv1.9.0\nv2.0.0+incompatible\n"
+    )
+    assert parse_list(data, M) == ["v0.9.0", "v1.0.0", "v1.9.0", "v1.10.0", "v2.0.0+incompatible"]
+
+
+def test_case_2_empty_list() -> None:
+    assert parse_list(b"", M) == []
+    assert render_list([]) == b""
+
+
+@given(st.binary(max_size=200))
+def test_any_list_renders_to_what_it_parses_to(data: bytes) -> None:
+    versions = parse_list(data, M)
+    assert parse_list(render_list(versions), M) == versions
+
+
+@given(st.one_of(st.binary(max_size=100), st.recursive(st.none() | st.text(), lambda x: st.dictionaries(st.sampled_from(["Version", "Time", "Origin"]), x)).map(lambda value: json.dumps(value).encode())))  # fmt: skip
+def test_any_info_is_a_version_or_a_content_error(data: bytes) -> None:
+    try:
+        assert check_info(data, M, "master").startswith("v")
+    except ContentError as error:
+        assert "\n" not in error.sentence

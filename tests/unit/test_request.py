@@ -1,0 +1,198 @@
+"""What a path asks for: the numbered cases of the protocol that the path alone decides."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goproxy_vm.errors import MalformedPath, MalformedSumdb
+from goproxy_vm.protocol.request import Endpoint, ModuleResource, SumdbResource, parse
+
+NAME = "sum.golang.org"
+M = "/example.com/m"
+
+
+def module(path: str) -> ModuleResource:
+    resource = parse(path, NAME).resource
+    assert isinstance(resource, ModuleResource)
+    return resource
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint", "version", "immutable"),
+    [
+        (f"{M}/@v/list", Endpoint.LIST, "", False),
+        (f"{M}/@latest", Endpoint.LATEST, "", False),
+        (f"{M}/@v/v1.0.0.info", Endpoint.INFO, "v1.0.0", True),
+        (f"{M}/@v/v1.0.0.mod", Endpoint.MOD, "v1.0.0", True),
+        (f"{M}/@v/v1.0.0.zip", Endpoint.ZIP, "v1.0.0", True),
+        (f"{M}/@v/master.info", Endpoint.INFO, "master", False),
+        (f"{M}/@v/v1.info", Endpoint.INFO, "v1", False),
+        (f"{M}/@v/v1.2.info", Endpoint.INFO, "v1.2", False),
+        (f"{M}/@v/v1.0.0+meta.info", Endpoint.INFO, "v1.0.0+meta", False),
+    ],
+)
+def test_the_five_endpoints(path: str, endpoint: Endpoint, version: str, *, immutable: bool) -> None:
+    resource = module(path)
+    assert (resource.module, resource.endpoint, resource.version) == ("example.com/m", endpoint, version)
+    assert resource.immutable is immutable
+    assert f"/{resource.path}" == path
+
+
+@pytest.mark.parametrize("escaped", ["%21my%21branch", "!my!branch"])
+def test_case_17_both_forms_of_the_bang(escaped: str) -> None:
+    resource = module(f"{M}/@v/{escaped}.info")
+    assert resource.version == "MyBranch"
+    assert resource.path == "example.com/m/@v/!my!branch.info"
+
+
+@pytest.mark.parametrize("version", ["v2.0.0+incompatible", "v2.0.0%2Bincompatible"])
+def test_case_25_plus(version: str) -> None:
+    assert module(f"{M}/@v/{version}.zip").version == "v2.0.0+incompatible"
+
+
+def test_case_26_a_disagreeing_version_is_only_a_query() -> None:
+    assert not module(f"{M}/@v/v2.0.0.info").immutable
+
+
+def test_case_27_gopkg_v1_pseudo() -> None:
+    path = "/gopkg.in/check.v1/@v/v0.0.0-20161208181325-20d25e280405.mod"
+    assert module(path).immutable
+
+
+def test_case_32_escaped_prerelease() -> None:
+    assert module(f"{M}/@v/v1.0.0-!r!c1.info").version == "v1.0.0-RC1"
+
+
+def test_case_77_cached_only() -> None:
+    request = parse(f"/cached-only{M}/@v/v1.0.0.zip", NAME)
+    assert request.cached_only
+    assert request.resource.path == "example.com/m/@v/v1.0.0.zip"
+
+
+@pytest.mark.parametrize(
+    ("case", "path"),
+    [
+        ("20", f"{M}/@v/latest.info"),
+        ("23", f"{M}/@v/master.mod"),
+        ("23", f"{M}/@v/v1.0.zip"),
+        ("23", f"{M}/@v/v1.0.0+meta.mod"),
+        ("26a", f"{M}/@v/v2.0.0.mod"),
+        ("26a", f"{M}/v2/@v/v1.0.0.zip"),
+        ("28", f"{M}/@v/v1.0.0.ziphash"),
+        ("28", f"{M}/@v/v1.0.0.lock"),
+        ("28", f"{M}/@v/v1.0.0.partial"),
+        ("28", f"{M}/@v/v1.0.0.txt"),
+        ("29", f"{M}/@v/"),
+        ("29", f"{M}/@v/v1"),
+        ("29", f"{M}/@v/v1.0.0"),
+        ("29", "/@v/list"),
+        ("30", f"{M}/@v/list/"),
+        ("30", f"{M}//@v/list"),
+        ("30", f"/{M}/@v/list"),
+        ("31", "/example.com/M/@v/list"),
+        ("32", f"{M}/@v/v1.0.0-RC1.info"),
+        ("33", "/example.com/!!m/@v/list"),
+        ("33", "/example.com/m!/@v/list"),
+        ("33", "/example.com/!1/@v/list"),
+        ("33", "/example.com/!M/@v/list"),
+        ("34", "/example.com/%2521m/@v/list"),
+        ("35", "/example/@v/list"),
+        ("36", f"{M}/v1/@v/list"),
+        ("36", f"{M}/v02/@v/list"),
+        ("36", f"{M}/v2.0/@v/list"),
+        ("37", "/gopkg.in/yaml/@v/list"),
+        ("37", "/gopkg.in/yaml/v2/@v/list"),
+        ("38", "/example.com/con/@v/list"),
+        ("38", "/example.com/x~1/@v/list"),
+        ("38", "/example.com/c++/@v/list"),
+        ("39", "/a.b:8080/x/@v/list"),
+        ("40", f"{M}/@v/x/@v/list"),
+        ("40", f"{M}@v1.0.0/@v/list"),
+        ("41", "/../../etc/passwd"),
+        ("41", f"{M}/../../etc/@v/list"),
+        ("42", "/example.com/%2e%2e/@v/list"),
+        ("43", "/example.com%2Fm/@v/list"),
+        ("43", f"{M}/@v/feat%2fx.info"),
+        ("44", f"{M}%00/@v/list"),
+        ("44", f"{M}/@v/a%5cb.info"),
+        ("45", "/example.com/%ff/@v/list"),
+        ("46", f"{M}/@v/v1.0.0-{'a' * 300}.info"),
+        ("46", f"{M}/@v/v1.0.0-{'a' * 5000}.info"),
+        ("46", f"/example.com/{'a' * 300}/@v/list"),
+        ("46", f"/example.com{'/aaaa' * 300}/@v/list"),
+        ("48", f"{M}/@v/feat/x.info"),
+        ("48", f"{M}/@v/con.info"),
+        ("48", f"{M}/@v/...info"),
+        ("82", "/sumdb/unknown.example/supported"),
+        ("82", "/sumdb/supported"),
+        ("95", f"/sumdb/{NAME}/../x"),
+        ("-", f"/sumdb/{NAME}/supported/x"),
+        ("-", ""),
+        ("-", "*"),
+        ("-", "/cached-only"),
+        ("-", f"{M}/%0a/@v/list"),
+        ("-", f"{M}/@"),
+    ],
+)
+def test_malformed(case: str, path: str) -> None:
+    with pytest.raises(MalformedPath):
+        parse(path, NAME)
+
+
+def test_case_81_supported_and_latest() -> None:
+    assert parse(f"/sumdb/{NAME}/supported", NAME).resource == SumdbResource(NAME, "supported")
+    assert parse(f"/sumdb/{NAME}/latest", NAME).resource == SumdbResource(NAME, "latest")
+
+
+def test_case_83_name_with_a_slash() -> None:
+    resource = parse("/sumdb/host.example/path/supported", "host.example/path").resource
+    assert resource == SumdbResource("host.example/path", "supported")
+    assert resource.path == "sumdb/host.example/path/supported"
+
+
+@pytest.mark.parametrize("path", ["!azure", "%21azure"])
+def test_case_85_lookup(path: str) -> None:
+    resource = parse(f"/sumdb/{NAME}/lookup/github.com/{path}/x@v1.0.0", NAME).resource
+    assert resource.path == f"sumdb/{NAME}/lookup/github.com/!azure/x@v1.0.0"
+
+
+@pytest.mark.parametrize(
+    "rest", ["m@v1", "example.com/m@v1", "example.com/m", "example.com/m@v1.0.0+meta", "example.com/M@v1.0.0"]
+)
+def test_case_86_malformed_lookup(rest: str) -> None:
+    with pytest.raises(MalformedSumdb):
+        parse(f"/sumdb/{NAME}/lookup/{rest}", NAME)
+
+
+@pytest.mark.parametrize("rest", ["8/0/000", "8/0/001.p/44", "8/0/x001/x234/067", "8/data/000", "1/0/000.p/1"])
+def test_case_88_tiles(rest: str) -> None:
+    assert parse(f"/sumdb/{NAME}/tile/{rest}", NAME).resource == SumdbResource(NAME, "tile", rest)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["8/0/0", "8/0/x000/001", "8/0/000.p/0", "8/0/000.p/256", "8/0/000.p/01", "0/0/000", "31/0/000", "08/0/000"]
+    + ["8/00/000", "8/64/000", "8/0/000.p/", "8/0/", "", "8/0/x001/x001/x001/x001/x001/x001/001"],
+)
+def test_case_91_malformed_tiles(rest: str) -> None:
+    with pytest.raises(MalformedSumdb):
+        parse(f"/sumdb/{NAME}/tile/{rest}", NAME)
+
+
+def test_without_a_database_there_is_no_mirror() -> None:
+    with pytest.raises(MalformedPath):
+        parse(f"/sumdb/{NAME}/supported", None)
+
+
+@given(st.one_of(st.text(), st.text(alphabet="/@v.!%20aA1xlisttmodzipnf")))
+def test_any_path_is_an_answer_or_malformed(path: str) -> None:
+    for candidate in (path, f"/example.com/{path}", f"{M}/@v/{path}", f"/sumdb/{NAME}/{path}"):
+        try:
+            resource = parse(candidate, NAME).resource
+        except (MalformedPath, MalformedSumdb):
+            continue
+        assert ".." not in resource.path.split("/")
+        assert resource.path.isascii()
+        assert parse(f"/{resource.path}", NAME).resource == resource
