@@ -125,3 +125,9 @@ def serving(cache: Path, *arguments: str, env: dict[str, str] | None = None) -> 
         if running.process.poll() is None:
             running.process.kill()
             running.process.communicate()
+
+
+def goroot() -> Path:
+    """The root of that toolchain."""
+    found = subprocess.run([go_binary(), "env", "GOROOT"], capture_output=True, text=True, check=True)
+    return Path(found.stdout.strip())

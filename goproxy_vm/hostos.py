@@ -1,0 +1,69 @@
+"""What only Linux can do, in one place, with a fall-back that lets the rest run elsewhere."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+FIRST_HANDED_FD = 3
+"""The first descriptor that systemd hands over (sd_listen_fds(3))."""
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for ``sock`` and the peer has not acknowledged; 0 where it cannot say."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    left = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, left)
+    except (OSError, ValueError):
+        return 0
+    return left[0]
+
+
+def lower_priority() -> None:
+    """Let everything else on the host go first: nice 19."""
+    with contextlib.suppress(OSError):
+        os.nice(19)
+
+
+def limit_memory(limit: int) -> None:
+    """Bound this process's address space to ``limit`` bytes, where the system can; more is a MemoryError."""
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def listen_fds() -> list[tuple[str, socket.socket]]:
+    """Sockets handed over by systemd, each with its name (sd_listen_fds(3)); none where there are none."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    try:
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+    except ValueError:
+        return []
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    names += [""] * (count - len(names))
+    handed = []
+    for name, fd in zip(names, range(FIRST_HANDED_FD, FIRST_HANDED_FD + count), strict=False):
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        handed.append((name, sock))
+    return handed
+
+
+def boot_id() -> str:
+    """What changes with every boot of the host; empty where the system has no such thing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

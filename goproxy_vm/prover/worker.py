@@ -1,0 +1,45 @@
+"""The worker process: one JSON line in, one JSON line out, until its input ends.
+
+It is niced, so that hits go first, and its memory is limited: it also contains zip bombs. When the server
+dies, even by SIGKILL, its input ends and so does it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from goproxy_vm.errors import ContentError
+from goproxy_vm.hostos import limit_memory, lower_priority
+from goproxy_vm.protocol.modzip import check_zip
+
+
+def answer(line: str) -> dict[str, object]:
+    """The answer to one job ``{path, module, version}``: ``{h1, files, uncompressed}`` or ``{error}``."""
+    job = json.loads(line)
+    try:
+        with Path(job["path"]).open("rb") as file:
+            report = check_zip(file, job["module"], job["version"])
+    except ContentError as error:
+        return {"error": error.sentence}
+    except MemoryError:
+        return {"error": "zip: it takes more memory to check than this server allows"}
+    except OSError as error:
+        return {"unreadable": error.strerror}
+    return {"h1": report.h1, "files": report.files, "uncompressed": report.uncompressed}
+
+
+def main(memory_limit: int) -> None:
+    """Serve jobs from standard input. ^C in a terminal reaches every process: the server decides, not we."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lower_priority()
+    limit_memory(memory_limit)
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(line)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
