@@ -9,9 +9,13 @@
     │   ├── Absent         404    definite absence, and nothing else (case 3)
     │   ├── Refused        403    an upstream's refusal (case 5a)
     │   └── Denied         403    this server's own policy (case 79)
+    │       └── NoRecord   403    the checksum database knows no such version (case 60a)
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
     │   └── ContentError   502    its bytes failed a check; never stored
+    │       ├── ChecksumMismatch  the checksum database records another h1 (cases 57, 58)
+    │       ├── InconsistentTile  tiles do not hash to the signed tree (PROTOCOL §4)
+    │       └── ForkError         the database signed two logs: security error (case 96)
     ├── NoRoom             503    this host's disk or budget has no room; carries Retry-After
     ├── Overloaded         503    no miss slot came free in time; carries Retry-After
     └── OperatorError             start-up problems, one line on stderr
@@ -74,6 +78,10 @@ class Denied(RequestError):
     status = 403
 
 
+class NoRecord(Denied):
+    """Every source says that the checksum database has no record of the version (PROTOCOL case 60a)."""
+
+
 class UpstreamError(GoproxyError):
     """An upstream failed to answer: connection, TLS, status or framing."""
 
@@ -88,6 +96,43 @@ class UpstreamTimeout(UpstreamError):
 
 class ContentError(UpstreamError):
     """Bytes from an upstream failed a check. They are never stored and never served."""
+
+
+class ChecksumMismatch(ContentError):
+    """A file's h1 is not the one in its verified record (PROTOCOL cases 57, 58).
+
+    ``recorded`` is the database's h1, ``got`` the downloaded file's.
+    """
+
+    def __init__(self, sentence: str, *, recorded: str, got: str) -> None:
+        super().__init__(sentence)
+        self.recorded = recorded
+        self.got = got
+
+
+class InconsistentTile(ContentError):
+    """Tiles that do not hash to a signed root, or to the tile above them (PROTOCOL §4, rule 2).
+
+    ``paths`` names every tile that may be the wrong one, as in ``tile/8/0/001.p/44``.
+    """
+
+    def __init__(self, sentence: str, paths: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.paths = paths
+
+
+class ForkError(ContentError):
+    """Two heads signed by the database that cannot be of one log (PROTOCOL §4, rule 3; case 96).
+
+    ``older`` and ``newer`` are both signed notes, by tree size; ``report`` is the evidence as text,
+    laid out as the ``go`` command's own security error.
+    """
+
+    def __init__(self, sentence: str, *, older: bytes, newer: bytes, report: str) -> None:
+        super().__init__(sentence)
+        self.older = older
+        self.newer = newer
+        self.report = report
 
 
 class NoRoom(GoproxyError):

@@ -15,7 +15,7 @@ class Reservation:
         """Bytes held."""
 
     def grow(self, n: int) -> None:
-        """Hold at least ``n`` more bytes. Never waits, for it holds room already: NoRoom where there is none."""
+        """Hold at least ``n`` more bytes. NoRoom where there are none: it holds room, so it never waits."""
         n = max(n, UNKNOWN_LENGTH)
         self._admission.reserved += n
         self.size += n

@@ -7,7 +7,6 @@ stays in its database row, so that an answer is there whole or not at all.
 from __future__ import annotations
 
 import functools
-import logging
 import shutil
 import sqlite3
 import struct
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import diskcache
 
 from goproxy_vm.cache.health import reason
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.threads import Threads
 
-log = logging.getLogger(__name__)
+log = get_logger("cache")
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no typ
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """An answer's bytes, and when they were stored: epoch seconds. How long that is fresh is not known here."""
+    """An answer's bytes, and when they were stored (epoch seconds); whether that is fresh, others decide."""
 
     data: bytes
     stored: float
@@ -123,7 +123,7 @@ class Answers:
         return await self._attempt(None, self._get, key)
 
     async def set(self, key: str, data: bytes, *, tag: str, keep: float | None) -> None:
-        """Store an answer, to be forgotten after ``keep`` seconds (None: never), with ``tag`` for :meth:`drop`."""
+        """Store an answer for ``keep`` seconds (None: for ever), with ``tag`` for :meth:`drop`."""
         value = STORED.pack(time.time()) + data
         if await self._attempt(False, functools.partial(self._cache.set, key, value, expire=keep, tag=tag)):
             self._health.succeeded()
@@ -145,7 +145,7 @@ class Answers:
                 raise UnsafeRow("its value is not bytes")
             return CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
         except (UnsafeRow, struct.error, sqlite3.Error) as error:
-            log.warning("cached answer %r: %s; deleted", key, error)
+            log.warning("cached answer refused and deleted", key=key, reason=reason(error))
             self._cache.delete(key)
             return None
 
@@ -153,9 +153,9 @@ class Answers:
         try:
             return await self._thread.run(function, *args)
         except (sqlite3.Error, diskcache.Timeout) as error:
-            log.warning("cached answers: %s", error or "the database is locked")
-            if isinstance(error, sqlite3.Error):
-                self._health.failed(error)
+            # diskcache's Timeout says nothing.
+            log.warning("cached answers unavailable", reason=str(error) or "the database is locked")
+            self._health.failed(error)
             return otherwise
 
 
@@ -167,8 +167,7 @@ def _open_cache(directory: Path) -> diskcache.Cache:
         return attempt()
     except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
         # diskcache obeys settings found in the database; nothing in it is precious.
-        why = reason(error) if isinstance(error, OSError) else error
-        log.warning("cached answers in %s: %s; deleted and begun anew", directory, why)
+        log.warning("cached answers begun anew", directory=directory, reason=reason(error))
     shutil.rmtree(directory)
     directory.mkdir(mode=0o700)
     return attempt()

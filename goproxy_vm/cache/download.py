@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from typing import TYPE_CHECKING
 
 import aiofiles
@@ -12,6 +11,7 @@ import aiofiles
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.layout import private_opener
 from goproxy_vm.errors import NoRoom
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.threads import Threads
 
-log = logging.getLogger(__name__)
+log = get_logger("cache")
 
 BATCH = 1 << 20
 """Bytes collected before they are written: one thread hop each."""
@@ -75,7 +75,7 @@ class Download:
             raise self._no_room(error) from error
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes. NoRoom where the disk, or the budget for an undeclared length, is exhausted."""
+        """Take the next bytes. NoRoom: the disk is full, or the budget for an undeclared length."""
         if self._reservation is None:
             raise RuntimeError("write before begin")
         self.length += len(chunk)
@@ -87,7 +87,7 @@ class Download:
             await self._flush()
 
     async def finish(self) -> None:
-        """Write what is still held back: from here on a reader of :attr:`path` sees every byte. NoRoom as write."""
+        """Write what is still held back: now a reader of :attr:`path` sees every byte. NoRoom as write."""
         await self._flush()
         try:
             await (await self._writer()).flush()
@@ -109,11 +109,12 @@ class Download:
         opening, self._opening = self._opening, None
         try:
             if opening is not None:
+                file = await opening
                 await self._threads.run(self.path.unlink, missing_ok=True)
                 # Waits for a write that a cancelled caller left in its thread.
-                await (await opening).close()
+                await file.close()
         except OSError as error:
-            log.warning("temporary file %s: %s", self.path, reason(error))
+            log.warning("temporary file not removed", path=self.path, reason=reason(error))
         finally:
             self._release()
 
@@ -146,5 +147,5 @@ class Download:
 
     def _no_room(self, error: OSError) -> NoRoom:
         self._health.failed(error)
-        log.error("temporary file %s: %s", self.path, reason(error))
+        log.warning("temporary file not written", path=self.path, reason=reason(error))
         return NoRoom(f"this host cannot store the file: {reason(error)}")

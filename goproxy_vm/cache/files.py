@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import io
 import os
 import stat
@@ -61,7 +62,7 @@ class StoredFile:
         return f'"{self.sha256[:32]}"'
 
     def pread(self, offset: int, n: int) -> bytes:
-        """Up to ``n`` bytes from ``offset``; fewer only at the end of the file. OSError where the disk fails."""
+        """Up to ``n`` bytes from ``offset``, fewer only at the end. Blocking. OSError: the disk failed."""
         if self._file is None:
             return (self.data or b"")[offset : offset + n]
         pieces = []
@@ -102,8 +103,10 @@ def open_stored(file: Path, length: int, sha256: str) -> StoredFile:
     """
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Mismatch("the file is gone") from error
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise Mismatch("the file is gone") from error
+        raise
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode) or facts.st_size != length:
         os.close(fd)

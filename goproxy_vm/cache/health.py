@@ -16,9 +16,9 @@ class Health:
         self.writable = True
         """False from a write that failed for the disk's sake until the next one that succeeds."""
 
-    def failed(self, error: OSError | sqlite3.Error) -> None:
+    def failed(self, error: Exception) -> None:
         """Note a failed write; an error that is not the disk's (a name too long) changes nothing."""
-        if isinstance(error, sqlite3.Error) or error.errno in DISK_TROUBLE:
+        if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in DISK_TROUBLE):
             self.writable = False
 
     def succeeded(self) -> None:
@@ -26,8 +26,7 @@ class Health:
         self.writable = True
 
 
-def reason(error: OSError | sqlite3.Error) -> str:
+def reason(error: Exception) -> str:
     """The error as a short phrase for people, without paths of this host."""
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return str(error)
+    phrase = error.strerror if isinstance(error, OSError) else str(error)
+    return phrase or type(error).__name__

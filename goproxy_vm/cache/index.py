@@ -7,13 +7,13 @@ belong to the one database thread.
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.errors import StartError
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.files import Kind
 
-log = logging.getLogger(__name__)
+log = get_logger("cache")
 
 BLOCK = 512
 """Bytes in one of ``st_blocks``."""
@@ -123,7 +123,7 @@ class Index:
             if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
                 raise StartError(f"{path}: {error}") from error
             broken = path.with_name(f"{path.name}.broken")
-            log.warning("%s: %s; moved to %s, a new index is begun", path, error, broken)
+            log.warning("index moved aside and begun anew", path=path, to=broken, reason=str(error))
         try:
             path.replace(broken)
             # A log or a shared-memory file left behind would be played into the new database.
@@ -152,7 +152,7 @@ class Index:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMAS):
             raise StartError(
-                f"{path}: schema {version} was written by a newer goproxy-vm; this one knows up to {len(SCHEMAS)}"
+                f"{path}: schema {version} is of a newer goproxy-vm; this one knows up to {len(SCHEMAS)}"
             )
         for number, statements in enumerate(SCHEMAS[version:], version + 1):
             with self._transaction():

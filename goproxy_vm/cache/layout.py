@@ -13,6 +13,7 @@ from goproxy_vm.errors import MalformedPath, StartError
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
+KINDS = {kind.value: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,17 @@ class Layout:
             for directory in (self.root, self.modules, self.tmp, self.answers):
                 directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
                 self._own(directory)
+        except FileExistsError as error:
+            raise StartError(f"cache directory {self.root}: {error.filename} is not a directory") from error
         except OSError as error:
             raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error
 
     def _refuse_foreign_content(self) -> None:
         # A mistyped --cache-dir must not turn somebody's home into a cache.
-        names = set(os.listdir(self.root)) - {"lost+found"}
+        names = {entry.name for entry in self.root.iterdir()} - {"lost+found"}
         if names and not names & {self.lock.name, self.index.name, self.modules.name}:
             raise StartError(
-                f"cache directory {self.root}: holds other files and no cache; name an empty or a new directory"
+                f"cache directory {self.root}: holds other files and no cache; name an empty or a new one"
             )
 
     def _own(self, directory: Path) -> None:
@@ -75,11 +78,13 @@ class Layout:
         # Whoever owns the directory can plant files in it.
         if facts.st_uid != os.geteuid():
             raise StartError(
-                f"cache directory {self.root}: {directory} belongs to user {facts.st_uid}, not to {os.geteuid()}"
+                f"cache directory {self.root}: {directory} belongs to user {facts.st_uid},"
+                f" not to this server's user {os.geteuid()}"
             )
         if facts.st_dev != self.root.stat().st_dev:
             raise StartError(
-                f"cache directory {self.root}: {directory} is on another file system; files could not be renamed"
+                f"cache directory {self.root}: {directory} is on another file system,"
+                " so that nothing could be renamed into place"
             )
         if facts.st_mode & 0o077:
             directory.chmod(PRIVATE_DIRECTORY)
@@ -94,10 +99,11 @@ class Layout:
         """
         parts = path.split("/")
         stem, _, suffix = parts[-1].rpartition(".")
+        kind = KINDS.get(suffix)
         inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
-        if not inside or not stem or "\0" in path or suffix not in Kind:
+        if kind is None or not stem or not inside or "\0" in path:
             raise MalformedPath(f"not the path of a stored file: {path!r}")
-        return self.modules.joinpath(*parts), Kind(suffix)
+        return self.modules.joinpath(*parts), kind
 
     def temporary(self) -> Path:
         """A name in ``tmp/`` that no other file has."""
@@ -110,11 +116,11 @@ class Layout:
         """
         count = 0
         try:
-            for entry in list(os.scandir(self.tmp)):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
+            for entry in list(self.tmp.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
                 else:
-                    os.unlink(entry.path)
+                    entry.unlink()
                 count += 1
         except OSError as error:
             raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error

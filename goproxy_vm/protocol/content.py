@@ -11,9 +11,7 @@ from typing import Any
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol import semver
 
-_RFC3339 = re.compile(
-    r"\d{4}-\d{2}-\d{2}T\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:\d{2})", re.ASCII
-)
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:\d{2})", re.ASCII)
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
 
@@ -88,11 +86,7 @@ def parse_list(data: bytes, module: str) -> list[str]:
         if not fields:
             continue
         version = fields[0]
-        if (
-            semver.is_canonical(version)
-            and semver.agrees(module, version)
-            and not semver.is_pseudo(version)
-        ):
+        if semver.is_canonical(version) and semver.agrees(module, version) and not semver.is_pseudo(version):
             versions.add(version)
     return sorted(versions, key=semver.Key)
 

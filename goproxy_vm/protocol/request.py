@@ -19,7 +19,9 @@ LONGEST = 200
 CACHED_ONLY = "/cached-only"
 SumdbKind = Literal["supported", "latest", "lookup", "tile"]
 
-_LOOKUP_VERSION = re.compile(r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?(?:\+incompatible)?")
+_LOOKUP_VERSION = re.compile(
+    r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?(?:\+incompatible)?"
+)
 _TILE = re.compile(r"([0-9]{1,2})/(data|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,9}))?", re.ASCII)
 
 

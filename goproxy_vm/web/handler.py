@@ -60,7 +60,7 @@ class Handler:
         self._upstreams = upstreams
         self._reader = reader
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
-        self._networks = tuple(ipaddress.ip_network(network) for network in settings.allow_clients)
+        self._networks = settings.allow_clients
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The handler for ``aiohttp.web.Server``."""
@@ -103,8 +103,8 @@ class Handler:
         except Exception:
             log.exception("request crashed", request_id=request_id, client=client, path=request.path_qs)
             self._metrics.request(asked.endpoint, Result.ERROR)
-            error = GoproxyError("internal error; the server's log has the cause")
-            return error_response(error, asked.about, request_id, 0, forwarded=False)
+            crash = GoproxyError("internal error; the server's log has the cause")
+            return error_response(crash, asked.about, request_id, 0, forwarded=False)
         self._metrics.request(asked.endpoint, answer.result)
         return await send(request, answer, {}, self._reader)
 

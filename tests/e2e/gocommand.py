@@ -99,7 +99,16 @@ class Running:
 def start(cache: Path, *arguments: str, env: dict[str, str] | None = None) -> Running:
     """Start ``goproxy-vm serve`` on free ports and wait until it says that it serves."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "goproxy_vm", "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        [
+            sys.executable,
+            "-m",
+            "goproxy_vm",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]
         + ["--cache-dir", str(cache), "--log-format", "json", *arguments],
         env={**os.environ, **(env or {})},
         stderr=subprocess.PIPE,

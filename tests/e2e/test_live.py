@@ -23,7 +23,9 @@ PROBE = "golang.org/x/mod/@v/v0.12.0.info"
 @pytest.fixture(scope="module")
 def real_upstream() -> str:
     """The first entry of the machine's GOPROXY that serves a well-known version."""
-    listed = subprocess.run([go_binary(), "env", "GOPROXY"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [go_binary(), "env", "GOPROXY"], capture_output=True, text=True, check=True
+    ).stdout
     first = listed.strip().replace("|", ",").split(",")[0]
     if not first.startswith(("http://", "https://")):
         pytest.skip("go env GOPROXY names no proxy first")

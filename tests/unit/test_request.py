@@ -166,14 +166,25 @@ def test_case_86_malformed_lookup(rest: str) -> None:
         parse(f"/sumdb/{NAME}/lookup/{rest}", NAME)
 
 
-@pytest.mark.parametrize("rest", ["8/0/000", "8/0/001.p/44", "8/0/x001/x234/067", "8/data/000", "1/0/000.p/1"])
+@pytest.mark.parametrize(
+    "rest", ["8/0/000", "8/0/001.p/44", "8/0/x001/x234/067", "8/data/000", "1/0/000.p/1"]
+)
 def test_case_88_tiles(rest: str) -> None:
     assert parse(f"/sumdb/{NAME}/tile/{rest}", NAME).resource == SumdbResource(NAME, "tile", rest)
 
 
 @pytest.mark.parametrize(
     "rest",
-    ["8/0/0", "8/0/x000/001", "8/0/000.p/0", "8/0/000.p/256", "8/0/000.p/01", "0/0/000", "31/0/000", "08/0/000"]
+    [
+        "8/0/0",
+        "8/0/x000/001",
+        "8/0/000.p/0",
+        "8/0/000.p/256",
+        "8/0/000.p/01",
+        "0/0/000",
+        "31/0/000",
+        "08/0/000",
+    ]
     + ["8/00/000", "8/64/000", "8/0/000.p/", "8/0/", "", "8/0/x001/x001/x001/x001/x001/x001/001"],
 )
 def test_case_91_malformed_tiles(rest: str) -> None:

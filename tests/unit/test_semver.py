@@ -51,7 +51,8 @@ def test_malformed_path_agrees_with_nothing() -> None:
 
 
 VERSIONS = st.one_of(
-    st.from_regex(r"v[0-9]{1,3}\.[0-9]{1,2}\.[0-9]{1,2}(-[0-9a-zA-Z.-]{1,6})?", fullmatch=True), st.text(max_size=8)
+    st.from_regex(r"v[0-9]{1,3}\.[0-9]{1,2}\.[0-9]{1,2}(-[0-9a-zA-Z.-]{1,6})?", fullmatch=True),
+    st.text(max_size=8),
 )
 
 

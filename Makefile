@@ -1,0 +1,54 @@
+# make serve [ARGS="--offline"]   set up and serve in the foreground
+# make test  [ARGS="-k name"]     set up, then every check and every test, with coverage
+# make check                      set up, then the static checks alone
+# make clean                      remove whatever make has made
+#
+# Needs Python 3.11 or newer with pip and venv; PYTHON=python3.12 chooses one.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+
+.PHONY: help serve test check clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \?//p' Makefile
+
+serve: $(INSTALLED)
+	@exec $(BIN)/goproxy-vm serve $(ARGS)
+
+test: check
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=95
+
+check: $(INSTALLED_TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \
+	    .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find goproxy_vm tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (PYTHON=...)" \
+	    if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# Installed in place, so that the sources are what runs; again whenever the dependencies may have changed.
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(INSTALLED_TEST): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(INSTALLED) $@

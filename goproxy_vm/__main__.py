@@ -1,0 +1,8 @@
+"""``python -m goproxy_vm``: the same as ``goproxy-vm``."""
+
+import sys
+
+from goproxy_vm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Turning proven bytes into published files: sync, rename, sync the directories. Blocking."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from goproxy_vm.cache.index import Row
+from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from goproxy_vm.cache.admission import Reservation
+    from goproxy_vm.cache.files import Kind, StoredFile
+
+
+class Checkpoint(Protocol):
+    """Called before each step of the write protocol with its name and, for one file, its path.
+
+    An OSError from it fails the step as the disk would. Steps: ``write``, ``sync``, ``rename``,
+    ``sync-directory``, ``index``, ``done``.
+    """
+
+    def __call__(self, step: str, path: str) -> None:
+        """Reach a step."""
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """A proven file on its way to its place. ``content`` holds its bytes, or its temporary file open."""
+
+    path: str
+    target: Path
+    module: str
+    version: str
+    kind: Kind
+    h1: str | None
+    content: StoredFile
+    temporary: Path
+    reservation: Reservation
+    renamed: bool = False
+    blocks: int = 0
+    directories: set[Path] = field(default_factory=set)
+
+    def row(self) -> Row:
+        """The item as the index keeps it."""
+        content = self.content
+        return Row(
+            path=self.path,
+            module=self.module,
+            version=self.version,
+            kind=self.kind,
+            length=content.length,
+            blocks=self.blocks,
+            sha256=content.sha256,
+            h1=self.h1,
+        )
+
+
+def publish(items: Sequence[Item], checkpoint: Checkpoint) -> dict[Item, OSError]:
+    """Bring files to where readers look for them, in such an order that no name ever leads to less than
+    the whole file, not after a power loss either. The items that failed, whose traces are gone."""
+    failed: dict[Item, OSError] = {}
+    for step in (_sync, _rename):
+        for item in items:
+            if item not in failed:
+                try:
+                    step(item, checkpoint)
+                except OSError as error:
+                    failed[item] = error
+    directories = {directory for item in items if item not in failed for directory in item.directories}
+    for directory in directories:
+        try:
+            checkpoint("sync-directory", str(directory))
+            _sync_directory(directory)
+        except OSError as error:
+            failed.update((item, error) for item in items if directory in item.directories)
+    withdraw(failed)
+    return failed
+
+
+def withdraw(items: Iterable[Item]) -> None:
+    """Remove the files of items that are not to be stored, temporary or published."""
+    for item in items:
+        try:
+            (item.target if item.renamed else item.temporary).unlink(missing_ok=True)
+        except OSError:
+            # Without a row it is never served; what lies in tmp/ goes at the next start.
+            continue
+
+
+def _sync(item: Item, checkpoint: Checkpoint) -> None:
+    fd = item.content.fd
+    if fd is None:
+        checkpoint("write", item.path)
+        with open(item.temporary, "xb", opener=private_opener) as file:
+            file.write(item.content.data or b"")
+            file.flush()
+            item.blocks = _sync_file(file.fileno(), item, checkpoint)
+    else:
+        item.blocks = _sync_file(fd, item, checkpoint)
+
+
+def _sync_file(fd: int, item: Item, checkpoint: Checkpoint) -> int:
+    checkpoint("sync", item.path)
+    os.fsync(fd)
+    # Only now: before the sync, ext4 has not allocated the blocks yet.
+    return os.fstat(fd).st_blocks
+
+
+def _rename(item: Item, checkpoint: Checkpoint) -> None:
+    checkpoint("rename", item.path)
+    item.directories = _make_directory(item.target.parent)
+    item.temporary.replace(item.target)
+    item.renamed = True
+
+
+def _make_directory(directory: Path) -> set[Path]:
+    """Make a directory and its parents; those whose entries are to be synced."""
+    to_sync = {directory}
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for new in reversed(missing):
+        new.mkdir(mode=PRIVATE_DIRECTORY)
+        to_sync.add(new.parent)
+    return to_sync
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

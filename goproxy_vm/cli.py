@@ -1,0 +1,152 @@
+"""The ``goproxy-vm`` command; no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from goproxy_vm import __version__
+from goproxy_vm.config import Key, Loaded, did_you_mean, environment_name, flag_name, keys, load
+from goproxy_vm.config.values import printable, quoted
+from goproxy_vm.errors import ConfigError, OperatorError
+from goproxy_vm.upstream.spec import parse_upstreams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C before the server handles it itself: 128 and SIGINT's number."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. What an operator can put right ends in one line on stderr."""
+    try:
+        arguments, unknown = _parser().parse_known_args(argv)
+        _refuse_unknown(unknown)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except OperatorError as error:
+        _complain(error.sentence)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments)
+    # Only this command needs the server: the others answer at once, without aiohttp and the rest.
+    from goproxy_vm import server
+
+    return server.run(loaded.settings, loaded.warnings)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments)
+    if arguments.json:
+        print(json.dumps({"valid": True, "warnings": loaded.warnings}))
+        return 0
+    for warning in loaded.warnings:
+        _complain(f"warning: {warning}")
+    print("configuration is valid")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    loaded = _load(arguments)
+    if arguments.json:
+        shown = {name: {"value": each.value, "origin": each.origin} for name, each in loaded.origins.items()}
+        print(json.dumps(shown, indent=2))
+        return 0
+    for warning in loaded.warnings:
+        _complain(f"warning: {warning}")
+    for name, each in loaded.origins.items():
+        print(f"{name} = {_toml(each.value)}  # {each.origin}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> Loaded:
+    given = vars(arguments)
+    flags = {name: given[name] for name in keys() if given[name] is not None}
+    return load(flags, os.environ, arguments.config, {"upstream": _check_upstream})
+
+
+def _check_upstream(text: str) -> str | None:
+    return parse_upstreams(text).warning
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _complain(sentence: str) -> None:
+    print(f"goproxy-vm: {sentence}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does, instead of in a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{printable(message)} (see {self.prog} --help)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="goproxy-vm", description="A Go module proxy for every VM on a host.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"goproxy-vm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    serve = commands.add_parser("serve", help="serve modules until SIGTERM or SIGINT", allow_abbrev=False)
+    serve.set_defaults(command=_serve)
+    config = commands.add_parser("config", help="look at the settings", allow_abbrev=False)
+    config_commands = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    check = config_commands.add_parser("check", help="check all settings", allow_abbrev=False)
+    check.set_defaults(command=_check)
+    show = config_commands.add_parser(
+        "show", help="print every setting in force and where it came from", allow_abbrev=False
+    )
+    show.set_defaults(command=_show)
+    for each in (serve, check, show):
+        _add_settings(each)
+    for each in (check, show):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    group = parser.add_argument_group(
+        "settings", "Also environment variables and keys of the file, which flags override."
+    )
+    for name, key in keys().items():
+        _add_setting(group, name, key)
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, key: Key) -> None:
+    many = ", repeatable" if key.kind.many else ""
+    described = (
+        f"{key.help} ({key.kind.allowed}{many}; ${environment_name(name)}; default: {key.default or 'none'})"
+    )
+    described = described.replace("%", "%%")
+    if bool in key.kind.native:
+        group.add_argument(flag_name(name), action="store_const", const="true", dest=name, help=described)
+        no = f"--no-{flag_name(name).removeprefix('--')}"
+        group.add_argument(no, action="store_const", const="false", dest=name, help=f"not {flag_name(name)}")
+    else:
+        action = "append" if key.kind.many else "store"
+        group.add_argument(
+            flag_name(name), action=action, dest=name, metavar=key.kind.metavar, help=described
+        )
+
+
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    if not arguments:
+        return
+    first = arguments[0].partition("=")[0]
+    hint = did_you_mean(first.removeprefix("--"), flag_name)
+    raise ConfigError(f"{printable(first)}: no such flag or argument{hint or ' (see goproxy-vm --help)'}")

@@ -1,0 +1,201 @@
+"""Where settings come from: flags over environment over file over default."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goproxy_vm.config import values
+from goproxy_vm.config.settings import Key, Settings, keys
+from goproxy_vm.config.values import printable, quoted, redacted
+from goproxy_vm.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "GOPROXY_VM_"
+
+Check = Callable[[str], str | None]
+"""Looks at a key's text; returns a warning or None, or raises ValueError with a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One key's value as ``config show`` shows it (without passwords), and where it came from."""
+
+    value: str | int | float | bool | list[str]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What ``load`` found: the settings, each one's origin by name, and sentences worth a warning."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A value as typed, and where."""
+
+    value: object
+    origin: str
+
+
+def flag_name(key: str) -> str:
+    """The flag of a key."""
+    return f"--{key.replace('_', '-')}"
+
+
+def environment_name(key: str) -> str:
+    """The environment variable of a key."""
+    return f"{ENVIRONMENT_PREFIX}{key.upper()}"
+
+
+def did_you_mean(name: str, as_shown: Callable[[str], str] = str) -> str:
+    """``; did you mean X?`` where a key's name is close, else nothing."""
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), keys(), n=1)
+    return f"; did you mean {as_shown(close[0])}?" if close else ""
+
+
+def load(
+    flags: Mapping[str, str | Sequence[str]],
+    environ: Mapping[str, str],
+    file: Path | None,
+    checks: Mapping[str, Check] | None = None,
+) -> Loaded:
+    """Read every setting.
+
+    ``flags`` holds the keys that were given as flags, a list for a repeated one; an empty environment
+    variable counts as not set; ``checks`` lets parts above this one refuse the text of a key of theirs.
+    Raises ConfigError naming the key, where it was set, the value as typed and what is allowed.
+    """
+    table = keys()
+    raws = _from_file(file, table) if file is not None else {}
+    warnings = _from_environment(environ, table, raws)
+    for name, value in flags.items():
+        raws[name] = _Raw(value if isinstance(value, str) else list(value), f"flag {flag_name(name)}")
+    parsed: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for name, key in table.items():
+        raw = raws.get(name) or _default(name, key, environ)
+        text = _as_text(name, key, raw)
+        parsed[name] = _parse(name, key, raw, text)
+        if checks is not None and name in checks:
+            warning = _check(name, key, raw, checks[name], text)
+            warnings.extend([warning] if warning else [])
+        origins[name] = Origin(_shown(key, raw, text, parsed[name]), raw.origin)
+    return Loaded(Settings(**parsed), origins, tuple(warnings))
+
+
+def _from_file(file: Path, table: Mapping[str, Key]) -> dict[str, _Raw]:
+    where = printable(str(file))
+    try:
+        content = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"config: {where} (flag --config) cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config: {where} (flag --config) is not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"config: {where} (flag --config) is not TOML: {printable(str(error))}") from None
+    for name in content:
+        if name not in table:
+            hint = did_you_mean(name) or f"; the keys are {', '.join(table)}"
+            raise ConfigError(f"{printable(name)}: no such key (file {where}){hint}")
+    return {name: _Raw(value, f"file {where}") for name, value in content.items()}
+
+
+def _from_environment(
+    environ: Mapping[str, str], table: Mapping[str, Key], raws: dict[str, _Raw]
+) -> list[str]:
+    """Add what the environment sets; returns a warning for each variable that is no setting.
+
+    Only a warning: for a Service named goproxy-vm, Kubernetes sets GOPROXY_VM_PORT and more.
+    """
+    known = {environment_name(name): name for name in table}
+    warnings = []
+    for variable in sorted(environ):
+        if variable in known and environ[variable]:
+            raws[known[variable]] = _Raw(environ[variable], f"environment variable {variable}")
+        elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+            hint = did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX), environment_name)
+            warnings.append(f"environment variable {printable(variable)} is no setting and is ignored{hint}")
+    return warnings
+
+
+def _default(name: str, key: Key, environ: Mapping[str, str]) -> _Raw:
+    if not key.computed:
+        return _Raw(key.default, "default")
+    # cache_dir, the only one so far. systemd gives a list where CacheDirectory= names several; the XDG
+    # base directory specification wants relative paths ignored.
+    if directory := environ.get("CACHE_DIRECTORY", "").partition(":")[0]:
+        return _Raw(directory, "default, from $CACHE_DIRECTORY")
+    if Path(base := environ.get("XDG_CACHE_HOME", "")).is_absolute():
+        return _Raw(f"{base}/goproxy-vm", "default, from $XDG_CACHE_HOME")
+    return _Raw("~/.cache/goproxy-vm", "default")
+
+
+def _as_text(name: str, key: Key, raw: _Raw) -> str:
+    """The value as one text; numbers, booleans and lists only where the key's kind takes them."""
+    value = raw.value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        if bool in key.kind.native:
+            return "true" if value else "false"
+    elif isinstance(value, key.kind.native):
+        return str(value)
+    elif key.kind.many and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    raise _error(name, key, raw, "")
+
+
+def _parse(name: str, key: Key, raw: _Raw, text: str) -> object:
+    try:
+        return key.kind.parse(text)
+    except ValueError as error:
+        raise _error(name, key, raw, str(error)) from None
+
+
+def _check(name: str, key: Key, raw: _Raw, check: Check, text: str) -> str | None:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: {_typed(key, raw.value)} ({raw.origin}): {printable(str(error))}"
+        ) from None
+
+
+def _error(name: str, key: Key, raw: _Raw, reason: str) -> ConfigError:
+    because = f"{printable(reason)}; " if reason else ""
+    return ConfigError(
+        f"{name}: {_typed(key, raw.value)} ({raw.origin}): {because}expected {key.kind.allowed}"
+    )
+
+
+def _typed(key: Key, value: object) -> str:
+    """A value as typed, on one line and without passwords."""
+    if isinstance(value, str):
+        return quoted(redacted(value) if key.secret else value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(_typed(key, item) for item in value)}]"
+    return printable(redacted(str(value)) if key.secret else str(value))
+
+
+def _shown(key: Key, raw: _Raw, text: str, parsed: object) -> str | int | float | bool | list[str]:
+    if key.kind.many:
+        return values.items(text)
+    if isinstance(parsed, Path):
+        return str(parsed)
+    if isinstance(parsed, bool):
+        return parsed
+    if text.isdecimal():
+        return int(text)  # flags and variables say "64" where the file would say 64
+    if isinstance(raw.value, float):
+        return raw.value
+    return redacted(text) if key.secret else text

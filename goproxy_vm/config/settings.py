@@ -1,0 +1,128 @@
+"""The one table of settings: each field of :class:`Settings` is a key, with all that is known about it.
+
+Flags, environment variables, the file, ``config show`` and the docs all follow from it.
+"""
+
+# ruff: noqa: RUF009 (_key returns a field, which dataclass takes apart; nothing is shared)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from goproxy_vm.config import values
+from goproxy_vm.config.sumdb import SumdbSpec
+from goproxy_vm.config.values import Address, Kind, Network
+
+_T = TypeVar("_T")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known about one setting.
+
+    ``default`` is text as one would type it; where ``computed``, it describes in words what ``load``
+    finds in the environment. The text of a ``secret`` one may hold passwords: they are never shown.
+    """
+
+    kind: Kind[Any]
+    default: str
+    help: str
+    secret: bool = False
+    computed: bool = False
+
+
+def _key(kind: Kind[_T], default: str, help_: str, *, secret: bool = False) -> _T:
+    return field(
+        default_factory=lambda: kind.parse(default), metadata={"key": Key(kind, default, help_, secret)}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, parsed. Durations are seconds, sizes bytes.
+
+    ``Settings(cache_dir=…)`` has the defaults everywhere else.
+    """
+
+    listen: tuple[Address, ...] = _key(
+        values.ADDRESSES,
+        "0.0.0.0:8080",
+        "where VMs connect; port 0 lets the system choose",
+    )
+    admin_listen: Address = _key(
+        values.ADDRESS, "127.0.0.1:8081", "where metrics and health are served; no VM needs it"
+    )
+    cache_dir: Path = field(
+        metadata={
+            "key": Key(
+                values.DIRECTORY,
+                "$CACHE_DIRECTORY, else $XDG_CACHE_HOME/goproxy-vm, else ~/.cache/goproxy-vm",
+                "where everything is stored; one server owns it",
+                computed=True,
+            )
+        }
+    )
+    upstream: str = _key(
+        values.UPSTREAMS,
+        "https://goproxy.cn|https://proxy.golang.org",
+        "where modules come from: a GOPROXY list, where after a comma the next is asked on 404 and 410 only, "
+        "after | on any failure",
+        secret=True,
+    )
+    upstream_ca_file: Path | None = _key(
+        values.CA_FILE, "", "certificates to trust for upstreams, besides the system's"
+    )
+    offline: bool = _key(values.BOOLEAN, "false", "serve what is stored, never ask an upstream")
+    allow_clients: tuple[Network, ...] = _key(
+        values.NETWORKS, "", "networks whose clients may ask; empty for everyone"
+    )
+    deny: str = _key(values.PATTERNS, "", "modules that are refused with 403, as patterns like GOPRIVATE's")
+    sumdb: SumdbSpec | None = _key(
+        values.SUMDB, "sum.golang.org", "the checksum database, as in GOSUMDB", secret=True
+    )
+    nosumdb: str = _key(
+        values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
+    )
+    log_format: str = _key(values.choice("text", "json"), "text", "how log lines look on stderr")
+    log_level: str = _key(
+        values.choice("debug", "info", "warning", "error"), "info", "the least important lines to log"
+    )
+    shutdown_timeout: float = _key(
+        values.duration(positive=False), "30s", "how long answers under way may take to finish at a stop"
+    )
+    connect_timeout: float = _key(
+        values.duration(positive=True), "10s", "how long connecting to an upstream may take"
+    )
+    stall_timeout: float = _key(
+        values.duration(positive=True), "30s", "how long an upstream may send no byte"
+    )
+    total_timeout: float = _key(values.duration(positive=True), "30m", "how long one file may take in all")
+    fresh: float = _key(
+        values.duration(positive=False),
+        "60s",
+        "how long lists, @latest and queries are served before upstreams are asked again",
+    )
+    stale: float = _key(
+        values.duration(positive=False),
+        "7d",
+        "how long lists, @latest and queries are served when upstreams fail",
+    )
+    negative: float = _key(values.duration(positive=False), "60s", "how long absence is remembered")
+    max_misses: int = _key(values.count(1, 100_000), "64", "fetches from upstreams at a time")
+    max_client_connections: int = _key(
+        values.count(1, 1_000_000), "1024", "connections that one client address may hold"
+    )
+    send_timeout: float = _key(
+        values.duration(positive=True), "60s", "how long a client may take no byte of its answer"
+    )
+    max_zip_size: int = _key(
+        values.size(1, 500 * _MIB, "500MiB"), "500MiB", "the largest module zip to fetch; Go allows no larger"
+    )
+
+
+def keys() -> dict[str, Key]:
+    """The table: every setting's name, in order, and what is known about it."""
+    return {each.name: each.metadata["key"] for each in fields(Settings)}

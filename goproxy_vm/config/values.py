@@ -1,0 +1,283 @@
+"""Kinds of values: how a setting's text becomes a value, and the words for what is allowed.
+
+Every parser takes the text as it stands in a flag, an environment variable or the file, and raises
+ValueError. The error's words, if any, are a reason; what is allowed is said by the kind itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+"""A network of client addresses."""
+
+UNIX_PATH_MAX = 107
+"""Bytes in the path of a Unix socket: Linux's ``sun_path`` less its final NUL."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[_T]):
+    """One kind of value.
+
+    ``parse`` turns text into the value or raises ValueError; ``allowed`` says what it takes, for error
+    texts, help and docs; ``metavar`` stands for the value in the help; ``native`` are the types that
+    the TOML file may use instead of text; a kind of which there may be ``many`` is also a list in the
+    file, a repeatable flag, and in text its items are separated by commas.
+    """
+
+    parse: Callable[[str], _T]
+    allowed: str
+    metavar: str
+    native: tuple[type, ...] = ()
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: ``host`` (a name, IPv4 or IPv6 address without brackets) and ``port``, or the
+    ``path`` of a Unix socket. Port 0 lets the system choose one.
+    """
+
+    host: str
+    port: int
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def quoted(text: str) -> str:
+    """Text in double quotes on one line of ASCII: a JSON string, and a TOML string where it can be one."""
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def printable(text: str) -> str:
+    """The text itself where it prints on one line, else quoted."""
+    return text if text.isprintable() else quoted(text)
+
+
+_USERINFO = re.compile(r"(^|://)(?:(?!://).)*@")
+
+
+def redacted(text: str) -> str:
+    """The text with the userinfo of every URL in it replaced by ``***``.
+
+    Rather hides too much than too little: everything between ``://`` and the last ``@`` before the
+    next ``://``, for a password may hold characters that should have been percent-encoded.
+    """
+    return _USERINFO.sub(r"\1***@", text)
+
+
+def items(text: str) -> list[str]:
+    """The items of a comma-separated text, without spaces around them and without empty ones."""
+    return [item for item in (part.strip() for part in text.split(",")) if item]
+
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def parse_address(text: str) -> Address:
+    """``HOST:PORT``, ``[v6]:PORT`` or ``unix:PATH``; raises ValueError."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ValueError("unix: needs a path")
+        if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX:
+            raise ValueError(f"the path of a Unix socket has at most {UNIX_PATH_MAX} bytes")
+        return Address("", 0, path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError(f"{quoted(text)} has no port from 0 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        return Address(str(ipaddress.IPv6Address(host[1:-1])), int(port))
+    if not _HOST.fullmatch(host):
+        raise ValueError(f"{quoted(host)} is no host name or IP address")
+    if host.replace(".", "").isdigit():
+        ipaddress.IPv4Address(host)
+    return Address(host, int(port))
+
+
+def _addresses(text: str) -> tuple[Address, ...]:
+    found = tuple(parse_address(item) for item in items(text))
+    if not found:
+        raise ValueError("at least one address is needed")
+    return found
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(item) for item in items(text))
+
+
+# The syntax of Go's path.Match, on a whole pattern: a malformed pattern never matches there, and a
+# pattern for ``deny`` that never matches is a hole that nobody sees.
+_GLOB_CHARACTER = r"(?:\\.|[^\\\]\-])"
+_GLOB = re.compile(
+    rf"(?:\\.|[^\\\[]|\[\^?+(?:{_GLOB_CHARACTER}(?:-{_GLOB_CHARACTER})?)+\])*",
+    re.DOTALL,
+)
+
+
+def _patterns(text: str) -> str:
+    for pattern in text.split(","):
+        if not pattern.isprintable() or " " in pattern:
+            raise ValueError(f"{quoted(pattern)} holds a space or control character, and can match nothing")
+        if not _GLOB.fullmatch(pattern):
+            raise ValueError(f"{quoted(pattern)} is malformed, and would match nothing")
+    return text
+
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST = 3650 * 86400.0
+"""Seconds in the longest duration: ten years."""
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > LONGEST:
+        raise ValueError("it is longer than ten years")
+    return seconds
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?)B|B?)")
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match or (match[2] is None and "." in match[1]):
+        raise ValueError
+    unit = (1024 if match[3] else 1000) ** _POWERS[match[2]] if match[2] else 1
+    # Whole numbers stay exact: a float has no room for the last bytes of a large one.
+    return int(match[1]) * unit if "." not in match[1] else round(float(match[1]) * unit)
+
+
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _directory(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("it is empty")
+    return _path(text)
+
+
+def _ca_file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = _path(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError("the file holds no PEM certificates") from None
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    return path
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no home directory to put in place of ~") from None
+
+
+def duration(*, positive: bool) -> Kind[float]:
+    """Seconds; zero only where the setting makes sense without waiting or keeping."""
+
+    def parse(text: str) -> float:
+        seconds = _seconds(text)
+        if positive and not seconds:
+            raise ValueError("it must be more than 0")
+        return seconds
+
+    least = ", more than 0" if positive else ", 0 for none"
+    return Kind(
+        parse, f'seconds, or a duration like "90s", "15m", "12h", "30d"{least}', "DURATION", (int, float)
+    )
+
+
+def count(least: int, most: int) -> Kind[int]:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return Kind(parse, f"a whole number from {least} to {most}", "N", (int,))
+
+
+def size(least: int, most: int, most_text: str) -> Kind[int]:
+    """Bytes within bounds."""
+
+    def parse(text: str) -> int:
+        if not least <= _bytes(text) <= most:
+            raise ValueError
+        return _bytes(text)
+
+    return Kind(
+        parse, f'bytes, or a size like "200MiB", "1.5GB", from {least} to {most_text}', "SIZE", (int,)
+    )
+
+
+def choice(*texts: str) -> Kind[str]:
+    """One of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in texts:
+            raise ValueError
+        return text
+
+    return Kind(parse, f"{', '.join(texts[:-1])} or {texts[-1]}", "|".join(texts))
+
+
+def _text(text: str) -> str:
+    return text
+
+
+UPSTREAMS: Kind[str] = Kind(
+    _text, "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |", "LIST"
+)
+"""Only text here: ``upstream`` is above this floor, and checks it (see ``load``'s checks)."""
+BOOLEAN: Kind[bool] = Kind(_boolean, "true or false", "BOOL", (bool,))
+ADDRESS: Kind[Address] = Kind(parse_address, "HOST:PORT, [v6]:PORT or unix:PATH", "ADDR")
+ADDRESSES: Kind[tuple[Address, ...]] = Kind(
+    _addresses, "a list of HOST:PORT, [v6]:PORT or unix:PATH", "ADDR", many=True
+)
+NETWORKS: Kind[tuple[Network, ...]] = Kind(
+    _networks, "a list of networks like 10.0.0.0/8, 192.168.1.7 or fd00::/8", "CIDR", many=True
+)
+PATTERNS: Kind[str] = Kind(
+    _patterns, "a list of Go's module patterns like *.corp.example,github.com/acme/*", "PATTERNS", many=True
+)
+DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
+CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
+SUMDB: Kind[SumdbSpec | None] = Kind(
+    parse_sumdb,
+    'GOSUMDB\'s forms: sum.golang.org, sum.golang.google.cn, VKEY, "VKEY URL", "NAME URL" or off',
+    "VALUE",
+)

@@ -1,0 +1,242 @@
+"""The upstream list at work: Go's separators, retries, back-off, and which error outranks which."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, StartError
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.upstream.failure import Failure, Outcome
+from goproxy_vm.upstream.file import FileUpstream
+from goproxy_vm.upstream.health import Health
+from goproxy_vm.upstream.http import HttpUpstream, Limits
+from goproxy_vm.upstream.sink import Sink
+from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
+
+__all__ = ["Limits", "Upstreams"]
+
+TRIES = 3
+"""Requests for one file to one upstream at most: retried twice."""
+LONGEST_RETRY = 5.0
+"""Seconds a retry waits at most; an upstream that asks for more is backed off from at once."""
+
+T = TypeVar("T")
+log = get_logger("upstream")
+
+
+class Counts(Protocol):
+    """What is told about requests to upstreams (``goproxy_vm_upstream_requests_total``)."""
+
+    def add_upstream(self, name: str) -> None:
+        """An upstream that will be asked."""
+        ...
+
+    def upstream(self, name: str, outcome: Outcome) -> None:
+        """One request that the upstream saw."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    spec: UpstreamSpec
+    source: HttpUpstream | FileUpstream
+    health: Health
+
+
+class Upstreams:
+    """Fetches files from the first upstream that has them, by the rules of PROTOCOL §2.
+
+    Between ``start`` and ``close`` only. ``now``, ``sleep`` and ``jitter`` are for tests.
+    """
+
+    def __init__(
+        self,
+        upstreams: UpstreamList,
+        limits: Limits,
+        metrics: Counts,
+        *,
+        ca_file: Path | None = None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._list = upstreams
+        self._limits = limits
+        self._metrics = metrics
+        self._ca_file = ca_file
+        self._now = now
+        self._sleep = sleep
+        self._jitter = jitter
+        self._upstreams: list[_Upstream] = []
+        self._session: aiohttp.ClientSession | None = None
+        self._probes: list[asyncio.Task[None]] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The upstreams in their order, without userinfo."""
+        return [spec.name for spec in self._list.entries]
+
+    async def start(self) -> None:
+        """Open the session, and try in the background whether each upstream takes a connection."""
+        trust = self._trust()
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=self._limits.connect, sock_read=self._limits.stall
+        )
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
+            timeout=timeout,
+            trust_env=True,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        for spec in self._list.entries:
+            self._metrics.add_upstream(spec.name)
+            source: HttpUpstream | FileUpstream
+            if spec.kind == "file":
+                source = FileUpstream(spec)
+            else:
+                source = HttpUpstream(spec, self._session, self._limits)
+                self._probes.append(asyncio.create_task(self._probe(spec, trust)))
+            self._upstreams.append(_Upstream(spec, source, Health(self._now, self._limits.stall)))
+
+    async def close(self) -> None:
+        """Close the session."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def fetch(self, path: str, sink: Sink, *, limit: int, check: Callable[[], Awaitable[T]]) -> T:
+        """Bring the file at ``path`` (escaped, no leading slash) into ``sink``; returns ``check``'s verdict.
+
+        ``check`` runs when all bytes have arrived; a ContentError from it is a failure of that upstream.
+        Raises Absent where every upstream that may answer says 404 or 410, Refused for 401, 403, 451, else
+        UpstreamError, UpstreamTimeout or ContentError otherwise. A failure outranks a refusal, and that
+        outranks absence, save that a later upstream that cannot be reached does not outrank an earlier 404.
+        """
+        verdicts = _Verdicts()
+        passed_over: list[_Upstream] = []
+        for index, upstream in enumerate(self._upstreams):
+            later = index + 1 < len(self._upstreams)
+            if upstream.spec.falls_through and later and not upstream.health.admit():
+                passed_over.append(upstream)
+                continue
+            try:
+                return await self._try(upstream, path, sink, limit, check)
+            except Failure as failure:
+                verdicts.add(failure)
+                if not (upstream.spec.falls_through or failure.outcome == "not_found"):
+                    break
+        for upstream in passed_over:  # nothing else could answer
+            try:
+                return await self._try(upstream, path, sink, limit, check)
+            except Failure as failure:
+                verdicts.add(failure)
+        raise verdicts.worst()
+
+    async def _try(
+        self,
+        upstream: _Upstream,
+        path: str,
+        sink: Sink,
+        limit: int,
+        check: Callable[[], Awaitable[T]],
+    ) -> T:
+        """One upstream, retried where that may help. Raises Failure."""
+        tries = 1 if upstream.health.failing else TRIES
+        for attempt in range(1, tries + 1):
+            try:
+                value = await self._once(upstream, path, sink, limit, check)
+            except Failure as failure:
+                if not failure.counts:
+                    upstream.health.succeeded()
+                    raise
+                wait = max(failure.retry_after or 0.0, 0.2 * 2**attempt * (0.5 + self._jitter()))
+                if attempt == tries or wait > LONGEST_RETRY:
+                    upstream.health.failed(failure.retry_after)
+                    raise
+                log.info("retrying", upstream=upstream.spec.name, path=path, reason=str(failure))
+                await self._sleep(wait)
+            else:
+                upstream.health.succeeded()
+                return value
+        raise AssertionError("unreachable: the last attempt raises")
+
+    async def _once(
+        self,
+        upstream: _Upstream,
+        path: str,
+        sink: Sink,
+        limit: int,
+        check: Callable[[], Awaitable[T]],
+    ) -> T:
+        name = upstream.spec.name
+        try:
+            await upstream.source.fetch(path, sink, limit)
+            value = await check()
+        except Failure as failure:
+            self._metrics.upstream(name, failure.outcome)
+            raise
+        except ContentError as error:
+            self._metrics.upstream(name, "content")
+            error.sentence = f"{name}: {error.sentence}"
+            raise Failure(error, "content") from error
+        self._metrics.upstream(name, "ok")
+        return value
+
+    def _trust(self) -> ssl.SSLContext:
+        trust = ssl.create_default_context()
+        if self._ca_file is not None:
+            try:
+                trust.load_verify_locations(cafile=self._ca_file)
+            except (OSError, ssl.SSLError) as error:
+                reason = error.strerror or "no PEM certificates"
+                raise StartError(f"upstream_ca_file: {self._ca_file}: {reason}") from None
+        return trust
+
+    async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext) -> None:
+        """Connect and hang up: a wrong name or a closed port is in the log from the start."""
+        url = URL(spec.url)
+        if url.host is None or (url.scheme in getproxies() and not proxy_bypass(url.host)):
+            return  # reached through another proxy, if at all
+        secure = trust if url.scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._limits.connect):
+                _, writer = await asyncio.open_connection(url.host, url.port, ssl=secure)
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError) as error:
+            log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
+
+
+class _Verdicts:
+    """What the upstreams said so far, and what the client gets if none has the file."""
+
+    def __init__(self) -> None:
+        self._absent: Absent | None = None
+        self._refused: Refused | None = None
+        self._failed: GoproxyError | None = None
+
+    def add(self, failure: Failure) -> None:
+        error = failure.error
+        if isinstance(error, Absent):
+            self._absent = self._absent or error
+        elif isinstance(error, Refused):
+            self._refused = self._refused or error
+        elif not (failure.counts and self._absent is not None):
+            self._failed = error
+
+    def worst(self) -> GoproxyError:
+        return self._failed or self._refused or self._absent or Absent("no upstream is configured to ask")

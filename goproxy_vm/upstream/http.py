@@ -1,0 +1,194 @@
+"""One HTTP upstream: GET, redirects as Go follows them, bounds, and what each failure means."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from goproxy_vm import __version__
+from goproxy_vm.errors import Absent, ContentError, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.upstream.failure import Failure
+
+if TYPE_CHECKING:
+    from goproxy_vm.upstream.sink import Sink
+    from goproxy_vm.upstream.spec import UpstreamSpec
+
+MOST_REQUESTS = 10
+"""Requests for one file, redirects included, as in Go."""
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+TROUBLE = frozenset({429, 502, 503, 504})
+REFUSALS = frozenset({401, 403, 451})
+ABSENCE = frozenset({404, 410})
+SENTENCE = 200
+"""Characters of an upstream's own sentence that are passed on."""
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: to connect (name look-up and TLS included), without a byte, and for one file in all."""
+
+    connect: float
+    stall: float
+    total: float
+
+
+class HttpUpstream:
+    """Fetches files below ``spec.url`` through a shared session; credentials go to its origin only."""
+
+    def __init__(self, spec: UpstreamSpec, session: aiohttp.ClientSession, limits: Limits) -> None:
+        self._base = URL(spec.url)
+        self._name = spec.name
+        self._session = session
+        self._limits = limits
+        self._headers = {
+            hdrs.ACCEPT_ENCODING: "identity",
+            hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
+        }
+        self._auth: str | None = None
+        if spec.userinfo is not None:
+            self._auth = aiohttp.encode_basic_auth(*spec.userinfo)
+
+    async def fetch(self, path: str, sink: Sink, limit: int) -> None:
+        """Copy one file into ``sink``, at most ``limit`` bytes. Raises Failure; NoRoom passes through."""
+        try:
+            await self._follow(self._url(path), sink, limit)
+        except aiohttp.ConnectionTimeoutError:
+            error = UpstreamTimeout(f"{self._name}: no connection within {self._limits.connect:g} s")
+            raise Failure(error, "timeout", counts=True) from None
+        except TimeoutError:
+            error = UpstreamTimeout(f"{self._name}: no byte for {self._limits.stall:g} s")
+            raise Failure(error, "timeout", counts=True) from None
+        except (aiohttp.ClientPayloadError, zlib.error):
+            cut = UpstreamError(f"{self._name}: the answer was cut off before its end")
+            raise Failure(cut, "connection") from None
+        except aiohttp.ClientConnectionError as problem:
+            failed = UpstreamError(f"{self._name}: {_phrase(problem)}")
+            raise Failure(failed, "connection", counts=True) from None
+        except aiohttp.ClientError as problem:
+            broken = UpstreamError(f"{self._name}: no valid HTTP: {_phrase(problem)}")
+            raise Failure(broken, "connection") from None
+
+    def _url(self, path: str) -> URL:
+        escaped = path.replace("!", "%21") if not path.startswith("sumdb/") else path
+        return URL(f"{self._base}/{escaped}", encoded=True)
+
+    async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
+        for _ in range(MOST_REQUESTS):
+            headers = dict(self._headers)
+            if self._auth is not None and url.origin() == self._base.origin():
+                headers[hdrs.AUTHORIZATION] = self._auth
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                if response.status not in REDIRECTS:
+                    await self._receive(response, sink, limit)
+                    return
+                url = self._redirected(url, response.headers.get(hdrs.LOCATION))
+        raise self._failure("too many redirects")
+
+    def _redirected(self, url: URL, location: str | None) -> URL:
+        if not location:
+            raise self._failure("a redirect without a Location")
+        try:
+            target = url.join(URL(location, encoded=True))
+        except ValueError:
+            raise self._failure("a redirect to no valid URL") from None
+        if target.scheme not in ("http", "https") or not target.host:
+            raise self._failure("a redirect to no valid URL")
+        if url.scheme == "https" and target.scheme == "http":
+            raise self._failure("a redirect from https to http, refused")
+        return target
+
+    def _failure(self, reason: str) -> Failure:
+        return Failure(UpstreamError(f"{self._name}: {reason}"), "unavailable")
+
+    async def _receive(self, response: aiohttp.ClientResponse, sink: Sink, limit: int) -> None:
+        if response.status != 200:
+            raise await self._refusal(response)
+        encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise self._failure(f"content encoding {encoding[:20]!r}, which was not asked for")
+        length = response.content_length if encoding == "identity" else None
+        if (response.content_length or 0) > limit:
+            raise self._too_large(limit)
+        await sink.begin(length)
+        received = 0
+        chunks = response.content.iter_any()
+        async for chunk in _gunzip(chunks) if encoding == "gzip" else chunks:
+            received += len(chunk)
+            if received > limit:
+                response.close()
+                raise self._too_large(limit)
+            await sink.write(chunk)
+
+    def _too_large(self, limit: int) -> Failure:
+        error = ContentError(f"{self._name}: the file is over the limit of {limit} bytes")
+        return Failure(error, "content")
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Failure:
+        said = await _first_line(response)
+        sentence = f"{self._name}: {response.status} {response.reason or ''}".rstrip() + (
+            said and f": {said}"
+        )
+        if response.status in ABSENCE:
+            return Failure(Absent(sentence), "not_found")
+        if response.status in REFUSALS:
+            return Failure(Refused(sentence), "refused")
+        counts = response.status in TROUBLE
+        retry_after = _seconds(response.headers.get(hdrs.RETRY_AFTER)) if counts else None
+        return Failure(UpstreamError(sentence), "unavailable", counts=counts, retry_after=retry_after)
+
+
+async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Decode gzip in bounded pieces; zlib.error where it ends too early."""
+    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    async for chunk in chunks:
+        left = chunk
+        while left and not inflate.eof:
+            yield inflate.decompress(left, CHUNK)
+            left = inflate.unconsumed_tail
+    while not inflate.eof:
+        rest = inflate.decompress(b"", CHUNK)
+        if not rest:
+            raise zlib.error("the gzip stream is cut off")
+        yield rest
+
+
+async def _first_line(response: aiohttp.ClientResponse) -> str:
+    """The first line of a text/plain answer, as far as it can be shown; empty where there is none."""
+    if response.content_type != "text/plain":
+        return ""
+    try:
+        async with asyncio.timeout(5):
+            head = await response.content.read(4 * SENTENCE)
+    except (aiohttp.ClientError, TimeoutError):
+        return ""
+    line = head.decode("utf-8", "replace").strip().partition("\n")[0]
+    return "".join(char if char.isprintable() else " " for char in line)[:SENTENCE].strip()
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """The seconds of a Retry-After; dates, which no module proxy sends, are ignored."""
+    value = (retry_after or "").strip()
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+def _phrase(problem: aiohttp.ClientError) -> str:
+    """The problem in a few words, without addresses of this host."""
+    if isinstance(problem, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {problem.certificate_error}"[:SENTENCE]
+    if isinstance(problem, aiohttp.ClientConnectorDNSError):
+        return "its name cannot be resolved"
+    if isinstance(problem, aiohttp.ClientSSLError):
+        return "TLS failed"
+    if isinstance(problem, aiohttp.ClientConnectorError):
+        return f"cannot connect: {problem.os_error.strerror or problem.os_error}"[:SENTENCE]
+    if isinstance(problem, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return "the connection was closed before an answer"
+    return type(problem).__name__

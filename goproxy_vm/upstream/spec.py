@@ -1,0 +1,85 @@
+"""The upstream list, in GOPROXY's own syntax (go.dev/ref/mod#module-proxy)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+ALLOWED = "http(s):// URLs and file:///… paths, separated by , or |, optionally ending in off or direct"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """One entry of the list.
+
+    ``url`` has no userinfo and no trailing slash; ``userinfo`` is (user, password) or None; ``name`` is what
+    people see: host and port, or the path of a file upstream. ``falls_through`` is True before a ``|``:
+    a failure goes on to the next entry; before a ``,`` only a 404 or 410 does.
+    """
+
+    kind: Literal["http", "file"]
+    url: str
+    name: str
+    userinfo: tuple[str, str] | None
+    falls_through: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamList:
+    """The entries in their order, and what should be said about the list when the server starts."""
+
+    entries: tuple[UpstreamSpec, ...]
+    warning: str | None = None
+
+
+def parse_upstreams(text: str) -> UpstreamList:
+    """Read an upstream list; ValueError with a sentence of what is allowed.
+
+    ``off`` ends the list: what no entry before it has is absent. A trailing ``direct`` is taken for the end
+    of the list, with a warning; alone it is refused.
+    """
+    parts = re.split(r"([,|])", text.strip())
+    entries: list[UpstreamSpec] = []
+    warning = None
+    for index in range(0, len(parts), 2):
+        entry = parts[index].strip()
+        falls_through = parts[index + 1 : index + 2] == ["|"]
+        if not entry:
+            continue
+        if entry == "off":
+            return UpstreamList(tuple(entries), warning)
+        if entry == "direct":
+            if not entries:
+                raise ValueError(f"direct alone is not supported: name a proxy; allowed are {ALLOWED}")
+            warning = "direct at the end of upstream is not supported yet and ignored"
+            break
+        entries.append(_parse_entry(entry, falls_through=falls_through))
+    if not entries:
+        raise ValueError(f"no upstream; allowed are {ALLOWED}")
+    return UpstreamList(tuple(entries), warning)
+
+
+def _parse_entry(entry: str, *, falls_through: bool) -> UpstreamSpec:
+    try:
+        parts = urlsplit(entry)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"no valid URL; allowed are {ALLOWED}") from None
+    if parts.query or parts.fragment:
+        raise ValueError(f"an upstream has no query and no fragment; allowed are {ALLOWED}")
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ValueError(f"a file upstream is written file:///absolute/path; allowed are {ALLOWED}")
+        path = unquote(parts.path).rstrip("/") or "/"
+        return UpstreamSpec("file", path, path, None, falls_through)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"no upstream that this server knows; allowed are {ALLOWED}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    name = f"{host}:{port}" if port else host
+    userinfo = None
+    if parts.username is not None:
+        userinfo = (unquote(parts.username), unquote(parts.password or ""))
+    url = urlunsplit((parts.scheme, name, parts.path.rstrip("/"), "", ""))
+    return UpstreamSpec("http", url, name, userinfo, falls_through)

@@ -1,0 +1,241 @@
+"""cache/answers.py: what goes in comes out, and nothing planted is ever run."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import time
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import diskcache
+import pytest
+
+from goproxy_vm.cache.answers import Answers, PlainDisk, UnsafeRow
+from goproxy_vm.cache.health import Health
+from goproxy_vm.cache.threads import Threads
+from tests.fakes.lines import logged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@asynccontextmanager
+async def opened(directory: Path, health: Health | None = None) -> AsyncIterator[Answers]:
+    thread = Threads("test", 1)
+    try:
+        answers = await Answers.open(directory, thread, health or Health())
+        try:
+            yield answers
+        finally:
+            await answers.close()
+    finally:
+        thread.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "answers").mkdir()
+    return tmp_path / "answers"
+
+
+def execute(directory: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(directory / "cache.db")) as database, database:
+        return database.execute(sql, values).fetchall()
+
+
+async def test_round_trip(directory: Path) -> None:
+    before = time.time()
+    async with opened(directory) as answers:
+        assert await answers.get("k") is None
+        await answers.set("k", b"v1.0.0\n", tag="a.b", keep=60)
+        answer = await answers.get("k")
+        assert answer is not None
+        assert answer.data == b"v1.0.0\n"
+        assert before <= answer.stored <= time.time()
+        await answers.set("k", b"", tag="a.b", keep=None)
+        answer = await answers.get("k")
+        assert answer is not None
+        assert answer.data == b""
+    async with opened(directory) as answers:
+        assert await answers.get("k") is not None
+        await answers.delete("k")
+        await answers.delete("k")
+        assert await answers.get("k") is None
+
+
+async def test_a_large_answer_stays_in_its_row(directory: Path) -> None:
+    data = b"v1.0.0\n" * 100_000
+    async with opened(directory) as answers:
+        await answers.set("k", data, tag="t", keep=60)
+        answer = await answers.get("k")
+        assert answer is not None
+        assert answer.data == data
+    assert all(path.name.startswith("cache.db") for path in directory.rglob("*"))
+
+
+async def test_an_answer_past_its_keep_is_missing(directory: Path) -> None:
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=60)
+        execute(directory, "UPDATE Cache SET expire_time = ?", time.time() - 1)
+        assert await answers.get("k") is None
+
+
+async def test_drop_by_tag(directory: Path) -> None:
+    async with opened(directory) as answers:
+        for key, tag in (("a", "m1"), ("b", "m1"), ("c", "m2")):
+            await answers.set(key, b"x", tag=tag, keep=60)
+        assert await answers.drop("m1") == 2
+        assert await answers.drop("m1") == 0
+        assert await answers.get("a") is None
+        assert await answers.get("c") is not None
+
+
+async def test_settings_of_an_older_cache_are_replaced(directory: Path) -> None:
+    with closing(diskcache.Cache(str(directory), statistics=1)) as cache:
+        assert cache.eviction_policy != "none"
+    async with opened(directory):
+        settings = {str(row[0]): row[1] for row in execute(directory, "SELECT key, value FROM Settings")}
+    assert settings["eviction_policy"] == "none"
+    assert settings["statistics"] == 0
+    assert settings["cull_limit"] == 0
+
+
+class Payload:
+    """Unpickling this makes a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("where", ["row", "file"])
+async def test_a_planted_pickle_is_not_run(
+    directory: Path, tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    proof = tmp_path / "proof"
+    payload = pickle.dumps(Payload(proof))
+    pickle.loads(payload)
+    assert proof.exists(), "the payload works where it is let"
+    proof.unlink()
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        if where == "row":
+            execute(directory, "UPDATE Cache SET mode = 4, value = ?", payload)
+        else:
+            (directory / "planted.val").write_bytes(payload)
+            execute(directory, "UPDATE Cache SET mode = 4, value = NULL, filename = 'planted.val'")
+        assert await answers.get("k") is None
+        assert execute(directory, "SELECT count(*) FROM Cache") == [(0,)]
+    assert not proof.exists()
+    assert "cached answer refused and deleted {'key': 'k'" in logged(caplog)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "mode = 2, value = NULL, filename = '../secret'",
+        "mode = 3, value = NULL, filename = '../secret'",
+        "filename = '../secret'",
+        "value = 'text'",
+        "value = 7",
+        "value = x'00'",
+        "value = NULL",
+        "mode = 'x'",
+        "value = CAST(x'ff' AS TEXT)",
+    ],
+)
+async def test_planted_rows_are_deleted_and_open_no_file(directory: Path, change: str) -> None:
+    secret = directory.parent / "secret"
+    secret.write_bytes(b"12345678 not for clients")
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        execute(directory, f"UPDATE Cache SET {change}")
+        assert await answers.get("k") is None
+        assert execute(directory, "SELECT count(*) FROM Cache") == [(0,)]
+    assert secret.exists()
+
+
+async def test_overwriting_a_planted_row_removes_no_file(directory: Path) -> None:
+    (directory.parent / "secret").touch()
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        execute(directory, "UPDATE Cache SET filename = '../secret'")
+        await answers.set("k", b"y", tag="t", keep=None)
+        assert await answers.get("k") is not None
+    assert (directory.parent / "secret").exists()
+
+
+@pytest.mark.parametrize("value", [None, [], {}, object(), True, bytearray(b"x")])
+def test_only_plain_values_are_stored(directory: Path, value: object) -> None:
+    disk = PlainDisk(str(directory), min_file_size=100)
+    with pytest.raises(TypeError):
+        disk.store(value, read=False)
+    with pytest.raises(TypeError):
+        disk.put(value)
+
+
+def test_no_file_objects(directory: Path) -> None:
+    with pytest.raises(TypeError):
+        PlainDisk(str(directory)).store(b"x", read=True)
+
+
+def test_a_planted_key_is_not_unpickled(directory: Path) -> None:
+    disk = PlainDisk(str(directory))
+    assert disk.get("key", raw=True) == "key"
+    with pytest.raises(UnsafeRow):
+        disk.get(pickle.dumps("key"), raw=False)
+
+
+@pytest.mark.parametrize("content", [b"no database\n" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_a_broken_database_is_begun_anew(
+    directory: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / "cache.db").write_bytes(content)
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        assert await answers.get("k") is not None
+    assert "begun anew" in logged(caplog)
+
+
+@pytest.mark.parametrize(("key", "value"), [("disk_evil", 1), ("sqlite_cache_size", "x")])
+async def test_planted_settings_do_not_stop_the_server(directory: Path, key: str, value: object) -> None:
+    async with opened(directory):
+        pass
+    execute(directory, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", key, value)
+    async with opened(directory) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        assert await answers.get("k") is not None
+
+
+async def test_a_directory_in_place_of_the_database(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / "cache.db").mkdir()
+    async with opened(directory) as answers:
+        assert await answers.get("k") is None
+    assert "begun anew" in logged(caplog)
+
+
+async def test_a_locked_or_broken_database_keeps_nothing(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = Health()
+    async with opened(directory, health) as answers:
+        await answers.set("k", b"x", tag="t", keep=None)
+        with closing(sqlite3.connect(directory / "cache.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await answers.set("k", b"y", tag="t", keep=None)
+            other.execute("ROLLBACK")
+        assert "the database is locked" in logged(caplog)
+        answer = await answers.get("k")
+        assert answer is not None
+        assert answer.data == b"x"
+        assert health.writable
+        execute(directory, "DROP TABLE Cache")
+        assert await answers.get("k") is None
+        assert await answers.drop("t") == 0
+        assert not health.writable

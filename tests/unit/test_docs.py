@@ -1,0 +1,69 @@
+"""The docs and the annotated file say what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.config import Key, environment_name, flag_name, keys, load
+from goproxy_vm.observe.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+KEYS = list(keys().items())
+
+
+def sections(name: str) -> dict[str, str]:
+    """The third-level sections of docs/configuration.md: title and text."""
+    text = (ROOT / "docs" / name).read_text()
+    return dict(re.findall(r"^### `(\w+)`\n\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize(("name", "key"), KEYS)
+def test_docs_have_the_key(name: str, key: Key) -> None:
+    default = key.default if key.computed else f"`{key.default}`" if key.default else "none"
+    facts, meaning = sections("configuration.md")[name].split("\n\n", 1)
+    assert facts == (
+        f"Flag `{flag_name(name)}`, environment `{environment_name(name)}`, default {default}.\n"
+        f"Takes {key.kind.allowed}."
+    )
+    assert meaning.strip()
+
+
+def test_docs_have_no_other_key() -> None:
+    assert sorted(sections("configuration.md")) == sorted(keys())
+
+
+def annotated() -> str:
+    return (ROOT / "config" / "goproxy-vm.toml").read_text()
+
+
+def test_annotated_file_has_every_key_with_its_default(tmp_path: Path) -> None:
+    assert tomllib.loads(annotated()) == {}
+    file = tmp_path / "all.toml"
+    file.write_text(re.sub(r"^#(?=\w+ = )", "", annotated(), flags=re.MULTILINE))
+    assert sorted(tomllib.loads(file.read_text())) == sorted(keys())
+    environ = {"CACHE_DIRECTORY": "/var/cache/goproxy-vm"}
+    loaded, defaults = load({}, environ, file), load({}, environ, None)
+    assert loaded.settings == defaults.settings
+    for name in keys():
+        assert loaded.origins[name].value == defaults.origins[name].value
+        assert loaded.origins[name].origin == f"file {file}"
+
+
+@pytest.mark.parametrize(("name", "key"), KEYS)
+def test_annotated_file_explains_the_key(name: str, key: Key) -> None:
+    block = next(block for block in annotated().split("\n\n") if f"\n#{name} = " in block)
+    *comment, variable, _ = block.strip().split("\n")
+    words = " ".join(line.removeprefix("# ") for line in comment)
+    default = f" Default: {key.default}." if key.computed else ""
+    assert words == f"{key.help[0].upper()}{key.help[1:]}.{default} Takes {key.kind.allowed}."
+    assert variable == f"# {environment_name(name)}"
+
+
+def test_every_metric_is_in_the_docs() -> None:
+    names = re.findall(r"^# TYPE (goproxy_vm_\w+)", Metrics("1").render().decode(), re.MULTILINE)
+    text = (ROOT / "docs" / "operating.md").read_text()
+    assert names
+    for name in names:
+        assert f"`{name}`" in text
