@@ -162,7 +162,6 @@ class Store:
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         self._enqueue(path, module, version, kind, h1, content, self._layout.temporary(), reservation)
         return content.share()
-        return content.share()
 
     async def adopt(self, path: str, download: Download, *, h1: str, module: str, version: str) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.

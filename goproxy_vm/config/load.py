@@ -77,7 +77,7 @@ def load(
     raws = _from_file(file, table) if file is not None else {}
     warnings = _from_environment(environ, table, raws)
     for name, value in flags.items():
-        raws[name] = _Raw(value if isinstance(value, str) else list(value), f"flag {flag_name(name)}")
+        raws[name] = _Raw(value if isinstance(value, str) else ",".join(value), f"flag {flag_name(name)}")
     parsed: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
     for name, key in table.items():

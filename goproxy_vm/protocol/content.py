@@ -1,4 +1,4 @@
-"""The small documents of the protocol: ``.info``, ``@latest``, ``list`` (PROTOCOL §1 "latest", §3 ".info")."""
+"""The small documents of the protocol: ``.info``, ``@latest``, ``list`` (PROTOCOL §1 and §3)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _check_time(value: object) -> None:
         return
     if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
-            datetime.fromisoformat(re.sub(r"[.,]\d+", "", value).replace("Z", "+00:00"))
+            datetime.fromisoformat(re.sub(r"[.,]\d+", "", value))
         except ValueError:
             pass
         else:

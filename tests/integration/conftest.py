@@ -1,0 +1,96 @@
+"""A whole server in the test's own loop, in front of a fake upstream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from goproxy_vm.config import Settings
+from goproxy_vm.config.values import Address
+from goproxy_vm.server import Server
+from tests.fakes.upstream import FakeUpstream
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+@dataclass
+class Got:
+    """A whole answer."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+@dataclass
+class Host:
+    """A running server and a client of it."""
+
+    server: Server
+    session: aiohttp.ClientSession
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, path: str, *, method: str = "GET", **headers: str) -> Got:
+        """Ask for a raw path, sent as it is written; header names use ``_`` for ``-``."""
+        sent = {"Accept-Encoding": "identity"} | {key.replace("_", "-"): v for key, v in headers.items()}
+        url = URL(self.server.url + path, encoded=True)
+        async with self.session.request(method, url, headers=sent, allow_redirects=False) as response:
+            return Got(response.status, response.headers, await response.read())
+
+    async def admin(self, path: str) -> Got:
+        """Ask the admin listener."""
+        async with self.session.get(self.server.admin_url + path) as response:
+            return Got(response.status, response.headers, await response.read())
+
+    async def metric(self, sample: str) -> float:
+        """One sample of ``/metrics``, named with its labels as the page writes them."""
+        page = (await self.admin("/metrics")).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(sample))
+
+
+Serve = Callable[..., Awaitable[Host]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An upstream with versions v0.9.0 and v1.0.0 of example.com/m."""
+    async with FakeUpstream() as fake:
+        fake.add_module("example.com/m", "v0.9.0")
+        fake.add_module("example.com/m", "v1.0.0")
+        yield fake
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+
+        async def start(upstream: FakeUpstream | str, **settings: object) -> Host:
+            url = upstream if isinstance(upstream, str) else upstream.url
+            given = {
+                "listen": (LOOPBACK,),
+                "admin_listen": LOOPBACK,
+                "cache_dir": tmp_path / "cache",
+                "upstream": url,
+                "stall_timeout": 0.5,
+                "shutdown_timeout": 5.0,
+                **settings,
+            }
+            server = Server(Settings(**given))
+            await server.start()
+            stack.push_async_callback(server.stop)
+            return Host(server, session)
+
+        yield start

@@ -1,0 +1,200 @@
+"""The command: exit statuses, one line for each mistake, and what ``config`` prints."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm import __version__, cli, server
+from goproxy_vm.config import Settings, keys
+from goproxy_vm.errors import StartError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but what a test sets."""
+    for name in list(cli.os.environ):
+        if name.startswith(("GOPROXY_VM_", "XDG_", "CACHE_DIRECTORY")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/goproxy-vm")
+
+
+class Served:
+    """Stands in for ``server.run``: what it was given, and what becomes of it."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self.warnings: Sequence[str] = ()
+        self.outcome: int | BaseException = 0
+
+    def run(self, settings: Settings, warnings: Sequence[str]) -> int:
+        self.settings, self.warnings = settings, warnings
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    made = Served()
+    monkeypatch.setattr(server, "run", made.run)
+    return made
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 2) -> str:
+    """The one line that a command ends with."""
+    assert cli.main(argv) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("goproxy-vm: ")
+    assert err.endswith("\n")
+    line = err.removeprefix("goproxy-vm: ").removesuffix("\n")
+    assert line.isprintable()
+    return line
+
+
+def test_serve_with_flags(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOPROXY_VM_PORT", "tcp://x")
+    argv = ["serve", "--listen", "127.0.0.1:0", "--listen=unix:/x,[::1]:0", "--offline", "--fresh", "5s"]
+    assert cli.main([*argv, "--upstream", "https://a|direct", "--deny", "a", "--deny", "b,c"]) == 0
+    settings = served.settings
+    assert settings is not None
+    assert [str(address) for address in settings.listen] == ["127.0.0.1:0", "unix:/x", "[::1]:0"]
+    assert (settings.offline, settings.fresh, settings.deny) == (True, 5, "a,b,c")
+    ignored, direct = served.warnings
+    assert ignored == "environment variable GOPROXY_VM_PORT is no setting and is ignored"
+    assert "direct" in direct
+
+
+def test_serve_exit_status(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    served.outcome = 3
+    assert cli.main(["serve"]) == 3
+    served.outcome = StartError("listen: cannot listen on 127.0.0.1:1: Permission denied")
+    line = complaint(capsys, "serve", status=1)
+    assert line == "listen: cannot listen on 127.0.0.1:1: Permission denied"
+    served.outcome = KeyboardInterrupt()
+    assert cli.main(["serve"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_offline_overrides(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOPROXY_VM_OFFLINE", "yes")
+    assert cli.main(["serve"]) == 0
+    assert served.settings is not None
+    assert served.settings.offline
+    assert cli.main(["serve", "--no-offline"]) == 0
+    assert not served.settings.offline
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["config", "show"]])
+def test_bad_value(command: list[str], served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, *command, "--listen", "8080") == (
+        'listen: "8080" (flag --listen): "8080" has no port from 0 to 65535; '
+        "expected a list of HOST:PORT, [v6]:PORT or unix:PATH"
+    )
+    assert complaint(capsys, *command, "--upstream", "https://u:secret@").startswith(
+        'upstream: "https://***@" (flag --upstream): '
+    )
+    assert complaint(capsys, *command, "--upstream", "direct").startswith(
+        'upstream: "direct" (flag --upstream)'
+    )
+    assert served.settings is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "the following arguments are required: COMMAND (see goproxy-vm --help)"),
+        (["config"], "the following arguments are required: COMMAND (see goproxy-vm config --help)"),
+        (["serve", "--lisen", "x"], "--lisen: no such flag or argument; did you mean --listen?"),
+        (["serve", "--lis=x"], "--lis: no such flag or argument"),
+        (["serve", "x\ny"], '"x\\ny": no such flag or argument (see goproxy-vm --help)'),
+        (["serve", "--json"], "--json: no such flag or argument"),
+        (["serve", "--listen"], "argument --listen: expected one argument (see goproxy-vm serve --help)"),
+        (["sreve"], "argument COMMAND: invalid choice: 'sreve' ("),
+    ],
+)
+def test_bad_command_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, *argv).startswith(expected)
+
+
+def test_config_check(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["config", "check"]) == 0
+    assert capsys.readouterr() == ("configuration is valid\n", "")
+    file = tmp_path / "x.toml"
+    file.write_text('fresh = "5s"\n')
+    monkeypatch.setenv("GOPROXY_VM_PORT", "x")
+    warning = "environment variable GOPROXY_VM_PORT is no setting and is ignored"
+    assert cli.main(["config", "check", "--config", str(file)]) == 0
+    assert capsys.readouterr() == ("configuration is valid\n", f"goproxy-vm: warning: {warning}\n")
+    assert cli.main(["config", "check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"valid": True, "warnings": [warning]}
+    file.write_text("frsh = 5\n")
+    line = complaint(capsys, "config", "check", "--config", str(file))
+    assert line == f"frsh: no such key (file {file}); did you mean fresh?"
+
+
+def test_config_show(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('listen = ["a:1", "b:2"]\noffline = true\n')
+    monkeypatch.setenv("GOPROXY_VM_UPSTREAM", "https://u:secret@a.example")
+    monkeypatch.setenv("GOPROXY_VM_PORT", "x")
+    argv = ["config", "show", "--config", str(file), "--max-misses", "5", "--fresh", "1.5"]
+    assert cli.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == "goproxy-vm: warning: environment variable GOPROXY_VM_PORT is no setting and is ignored\n"
+    assert f'listen = ["a:1", "b:2"]  # file {file}\n' in out
+    assert f"offline = true  # file {file}\n" in out
+    assert 'upstream = "https://***@a.example"  # environment variable GOPROXY_VM_UPSTREAM\n' in out
+    assert "max_misses = 5  # flag --max-misses\n" in out
+    assert 'fresh = "1.5"  # flag --fresh\n' in out
+    assert 'cache_dir = "/var/cache/goproxy-vm"  # default, from $CACHE_DIRECTORY\n' in out
+    assert "secret" not in out
+    again = tmp_path / "again.toml"
+    again.write_text(out)
+    assert list(tomllib.loads(out)) == list(keys())
+    monkeypatch.delenv("GOPROXY_VM_UPSTREAM")
+    assert cli.main(["config", "check", "--config", str(again)]) == 0
+
+
+def test_config_show_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "show", "--json", "--allow-clients", "10.0.0.0/8,fd00::/8"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert list(shown) == list(keys())
+    assert shown["allow_clients"] == {"value": ["10.0.0.0/8", "fd00::/8"], "origin": "flag --allow-clients"}
+    assert shown["max_misses"] == {"value": 64, "origin": "default"}
+    assert shown["offline"] == {"value": False, "origin": "default"}
+    assert shown["max_zip_size"] == {"value": "500MiB", "origin": "default"}
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["serve", "--help"], ["config", "show", "--help"]])
+def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    if len(argv) > 1:
+        for name in keys():
+            assert f"--{name.replace('_', '-')}" in out
+            assert f"$GOPROXY_VM_{name.upper()};" in out
+
+
+def test_as_a_module() -> None:
+    ran = subprocess.run([sys.executable, "-m", "goproxy_vm", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"goproxy-vm {__version__}\n", "")
+    ran = subprocess.run(
+        [sys.executable, "-m", "goproxy_vm", "config", "check", "--fresh", "x"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert len(ran.stderr.splitlines()) == 1
