@@ -17,7 +17,7 @@ INSTALLED_TEST := $(VENV)/.installed-test
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '/^#/!q; s/^# \?//p' Makefile
+	@sed -n '/^#/!q; s/^# *//p' Makefile
 
 serve: $(INSTALLED)
 	@exec $(BIN)/goproxy-vm serve $(ARGS)

@@ -47,11 +47,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     if arguments.json:
-        print(json.dumps({"valid": True, "warnings": loaded.warnings}))
+        _print(json.dumps({"valid": True, "warnings": loaded.warnings}))
         return 0
     for warning in loaded.warnings:
         _complain(f"warning: {warning}")
-    print("configuration is valid")
+    _print("configuration is valid")
     return 0
 
 
@@ -59,12 +59,13 @@ def _show(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     if arguments.json:
         shown = {name: {"value": each.value, "origin": each.origin} for name, each in loaded.origins.items()}
-        print(json.dumps(shown, indent=2))
+        _print(json.dumps(shown, indent=2))
         return 0
     for warning in loaded.warnings:
         _complain(f"warning: {warning}")
-    for name, each in loaded.origins.items():
-        print(f"{name} = {_toml(each.value)}  # {each.origin}")
+    _print(
+        "\n".join(f"{name} = {_toml(each.value)}  # {each.origin}" for name, each in loaded.origins.items())
+    )
     return 0
 
 
@@ -82,6 +83,14 @@ def _toml(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml(item) for item in value)}]"
     return quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Its reader, ``head`` perhaps, has seen enough; the flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str) -> None:

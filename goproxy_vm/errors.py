@@ -12,6 +12,7 @@
     │       └── NoRecord   403    the checksum database knows no such version (case 60a)
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
+    │   ├── Unproven       502    the checksum database cannot be asked (case 60)
     │   └── ContentError   502    its bytes failed a check; never stored
     │       ├── ChecksumMismatch  the checksum database records another h1 (cases 57, 58)
     │       ├── InconsistentTile  tiles do not hash to the signed tree (PROTOCOL §4)
@@ -133,6 +134,10 @@ class ForkError(ContentError):
         self.older = older
         self.newer = newer
         self.report = report
+
+
+class Unproven(UpstreamError):
+    """The checksum database could not be asked, or its answer could not be proven (PROTOCOL case 60)."""
 
 
 class NoRoom(GoproxyError):

@@ -17,9 +17,11 @@ from goproxy_vm.hostos import listen_fds
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.prover import ZipProver
-from goproxy_vm.proxy.proof import HeldToKnown
+from goproxy_vm.proxy.database import ChecksumDatabase
+from goproxy_vm.proxy.mirror import SumdbMirror
+from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
-from goproxy_vm.proxy.sumdb import SumdbRelay
+from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.admin import admin_app
@@ -73,19 +75,13 @@ class Server:
         stack.push_async_callback(prover.close)
         reader = ThreadPoolExecutor(READERS, "answer-reader")
         stack.callback(reader.shutdown)
-        upstreams = Upstreams(
-            parse_upstreams(settings.upstream),
-            Limits(settings.connect_timeout, settings.stall_timeout, settings.total_timeout),
-            self.metrics,
-            ca_file=settings.upstream_ca_file,
-        )
-        if not settings.offline:
-            await upstreams.start()
-        stack.push_async_callback(upstreams.close)
-        proxy = Proxy(settings, store, upstreams, prover, HeldToKnown(store))
+        upstreams = await self._upstreams(stack, settings.upstream)
+        database = await self._database(stack, store, upstreams)
+        proofs = Proofs(settings, store, database, self.metrics)
+        proxy = Proxy(settings, store, upstreams, prover, proofs)
         stack.push_async_callback(proxy.close)
-        relay = SumdbRelay(settings, upstreams)
-        handler = Handler(settings, store, proxy, relay, self.metrics, upstreams.names, reader)
+        mirror = SumdbMirror(settings, database, proofs) if database is not None else None
+        handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
         server = web.Server(handler, access_log=None)
         connections = Connections(
             server, most=settings.max_client_connections, send_timeout=settings.send_timeout
@@ -101,6 +97,29 @@ class Server:
         self.urls = listener.urls
         self.url = listener.urls[0]
         self.admin_url = url_of(admin[0])
+
+    async def _upstreams(self, stack: AsyncExitStack, text: str) -> Upstreams:
+        settings = self._settings
+        limits = Limits(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
+        upstreams = Upstreams(parse_upstreams(text), limits, self.metrics, ca_file=settings.upstream_ca_file)
+        if not settings.offline:
+            await upstreams.start()
+        stack.push_async_callback(upstreams.close)
+        return upstreams
+
+    async def _database(
+        self, stack: AsyncExitStack, store: Store, upstreams: Upstreams
+    ) -> ChecksumDatabase | None:
+        """The checksum database: through the upstreams, and itself last; an explicit URL is asked alone."""
+        spec = self._settings.sumdb
+        if spec is None:
+            return None
+        itself = await self._upstreams(stack, spec.url or f"https://{spec.name}")
+        sources = Sources(spec.name, None if spec.url else upstreams, itself)
+        database = ChecksumDatabase(spec, self._settings, store, sources, self.metrics)
+        await database.open()
+        stack.push_async_callback(database.close)
+        return database
 
     def _sockets(self, stack: AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         """What to listen on: sockets handed over by systemd first, else what the settings name."""

@@ -55,6 +55,7 @@ SCHEMAS: tuple[tuple[str, ...], ...] = (
             kind TEXT NOT NULL,                -- mod, zip
             h1 TEXT NOT NULL,
             seen REAL NOT NULL,                -- epoch seconds
+            database TEXT NOT NULL DEFAULT '',  -- the checksum database that has proven it
             PRIMARY KEY (module, version, kind)
         ) STRICT, WITHOUT ROWID
         """,
@@ -79,10 +80,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The h1 hashes a version's ``.mod`` and ``.zip`` had when first seen, or None."""
+    """The h1 hashes a version's ``.mod`` and ``.zip`` had when first seen, or None.
+
+    Beside each, the name of the checksum database whose log has proven it; empty if none has.
+    """
 
     mod: str | None
     zip: str | None
+    mod_database: str = ""
+    zip_database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +219,13 @@ class Index:
 
     def known(self, module: str, version: str) -> Known:
         """The hashes first seen for that version."""
-        found = dict(
-            self._database.execute(
-                "SELECT kind, h1 FROM known WHERE module = ? AND version = ?", (module, version)
-            ).fetchall()
-        )
-        return Known(found.get("mod"), found.get("zip"))
+        rows = self._database.execute(
+            "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
+        ).fetchall()
+        found = {kind: (h1, database) for kind, h1, database in rows}
+        mod, mod_database = found.get("mod", (None, ""))
+        zip_, zip_database = found.get("zip", (None, ""))
+        return Known(mod, zip_, mod_database, zip_database)
 
     def remember(self, module: str, version: str, kind: Literal["mod", "zip"], h1: str, now: float) -> str:
         """Keep a hash unless there is one on record already; the one on record now."""
@@ -226,8 +233,19 @@ class Index:
         found = "SELECT h1 FROM known WHERE module = ? AND version = ? AND kind = ?"
         row = self._database.execute(found, key).fetchone()
         if row is None:
-            self._database.execute("INSERT INTO known VALUES (?, ?, ?, ?, ?)", (*key, h1, now))
+            self._database.execute(
+                "INSERT INTO known (module, version, kind, h1, seen) VALUES (?, ?, ?, ?, ?)", (*key, h1, now)
+            )
         return h1 if row is None else str(row[0])
+
+    def prove(self, module: str, version: str, hashes: dict[str, str], database: str, now: float) -> None:
+        """Keep what a checksum database has proven, by kind; another hash seen first stays on record."""
+        with self._transaction():
+            self._database.executemany(
+                "INSERT INTO known (module, version, kind, h1, seen, database) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET database = excluded.database WHERE h1 = excluded.h1",
+                [(module, version, kind, h1, now, database) for kind, h1 in hashes.items()],
+            )
 
     def kinds(self, module: str) -> list[tuple[str, str]]:
         """Version and kind of every stored file of a module."""

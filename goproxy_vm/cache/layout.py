@@ -48,6 +48,11 @@ class Layout:
         return self.root / "index.db"
 
     @property
+    def sumdb(self) -> Path:
+        """Signed tree heads, by the name of their checksum database; worth a backup."""
+        return self.root / "sumdb"
+
+    @property
     def lock(self) -> Path:
         """Held by the one server that owns the directory."""
         return self.root / "lock"

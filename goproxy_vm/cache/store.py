@@ -15,6 +15,7 @@ from goproxy_vm.cache.answers import Answers
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
+from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.index import Index, Known, Statistics, Touch
 from goproxy_vm.cache.layout import Layout
@@ -46,6 +47,8 @@ STATISTICS_AGE = 1.0
 class Store:
     """Everything below one cache directory. One event loop, one owner; see :meth:`open`."""
 
+    heads: Heads
+    """The signed tree heads of checksum databases."""
     answers: Answers
     """Lists, ``@latest``, queries, checksum-database records: answers with a time to live."""
 
@@ -94,6 +97,7 @@ class Store:
         self._database = self._threads(stack, "database", 1)
         self._hits = self._threads(stack, "hits", 4)
         self._downloads = self._threads(stack, "downloads", 4)
+        self.heads = Heads(self._layout, self._downloads)
         self._index = await self._database.run(Index.open, self._layout.index)
         stack.push_async_callback(self._database.run, self._index.close)
         try:
@@ -203,6 +207,10 @@ class Store:
         if (h1_on_record := recorded.mod if kind == "mod" else recorded.zip) is not None:
             return h1_on_record
         return await self._ask(h1, self._index.remember, module, version, kind, h1, time.time())
+
+    async def prove(self, module: str, version: str, hashes: dict[str, str], database: str) -> None:
+        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version."""
+        await self._ask(None, self._index.prove, module, version, hashes, database, time.time())
 
     async def complete_versions(self, module: str) -> list[str]:
         """The versions of a module whose ``.info``, ``.mod`` and ``.zip`` are all stored, by name."""

@@ -70,7 +70,7 @@ def is_canonical(version: str) -> bool:
 
 
 def canonical(version: str) -> str:
-    """The canonical form: ``v1`` becomes ``v1.0.0``, build metadata but ``+incompatible`` goes; empty if invalid."""
+    """The canonical form (``v1`` is ``v1.0.0``; ``+incompatible`` stays); empty if invalid."""
     match = _VERSION.fullmatch(version)
     if match is None:
         return ""

@@ -2,67 +2,145 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Literal
 
-from goproxy_vm.errors import ContentError
+from goproxy_vm.errors import (
+    Absent,
+    ChecksumMismatch,
+    ContentError,
+    Denied,
+    GoproxyError,
+    NoRecord,
+    Unproven,
+)
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import match_prefix_patterns
 
 if TYPE_CHECKING:
+    from goproxy_vm.cache.index import Known
     from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.protocol.sumdb import LookupVerdict
+    from goproxy_vm.proxy.database import ChecksumDatabase
 
 Kind = Literal["mod", "zip"]
+
+TOOLCHAIN = "golang.org/toolchain"
+"""Go toolchains are programs that VMs run unasked: they are always verified (PROTOCOL cases 62, 62a)."""
+
 log = get_logger("proof")
 
 
-class Proof(Protocol):
-    """The evidence about one version, gathered while its file is downloaded."""
+class Proofs:
+    """Holds each ``.mod`` and ``.zip`` to the checksum database, and for ever to the h1 it had first.
+
+    A module that ``nosumdb`` exempts, or every one where ``database`` is None, is held to the h1 that this
+    server saw first alone: bytes that change later are refused and logged, never overwritten.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, database: ChecksumDatabase | None, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._database = database
+        self._metrics = metrics
+
+    def exempt(self, module: str) -> bool:
+        """Whether the setting ``nosumdb`` exempts a module; toolchains never are."""
+        return module != TOOLCHAIN and match_prefix_patterns(self._settings.nosumdb, module)
+
+    def begin(self, module: str, version: str) -> Proof:
+        """Start to gather the evidence about a version; what must be fetched runs beside the download.
+
+        Denied: a toolchain, which nothing could prove here.
+        """
+        if self._database is None and module == TOOLCHAIN:
+            raise Denied("toolchains need a checksum database that proves them (setting sumdb)")
+        database = None if self.exempt(module) else self._database
+        return Proof(module, version, self._store, database, self._metrics)
+
+
+class Proof:
+    """The evidence about one version, gathered while a file of it is downloaded."""
+
+    def __init__(
+        self,
+        module: str,
+        version: str,
+        store: Store,
+        database: ChecksumDatabase | None,
+        metrics: Metrics,
+    ) -> None:
+        self._module = module
+        self._version = version
+        self._store = store
+        self._database = database
+        self._metrics = metrics
+        self._evidence = asyncio.create_task(self._gather())
 
     async def verdict(self, kind: Kind, h1: str) -> None:
-        """Return if ``h1`` is right for this version's file; raise ContentError if it is not."""
-        ...
+        """Return if ``h1`` is right for this version's file.
+
+        ChecksumMismatch: it is another one than recorded, or than first seen. NoRecord: every source says
+        that the database has none. Unproven: that could not be found out.
+        """
+        try:
+            known, record = await asyncio.shield(self._evidence)
+        except NoRecord:
+            self._metrics.verification(kind, "absent")
+            raise
+        except GoproxyError:
+            self._metrics.verification(kind, "unavailable")
+            raise
+        held = known.mod if kind == "mod" else known.zip
+        try:
+            if record is not None:
+                record.check(kind, h1)
+            if held is not None and held != h1:
+                raise ChecksumMismatch(
+                    f"its {kind} has {h1}, but had {held} when first seen", recorded=held, got=h1
+                )
+        except ContentError as error:
+            self._metrics.verification(kind, "mismatch")
+            log.error(
+                "checksum mismatch",
+                module=self._module,
+                version=self._version,
+                kind=kind,
+                reason=error.sentence,
+            )
+            raise
+        self._metrics.verification(kind, "known" if record is None else "verified")
 
     def cancel(self) -> None:
         """Give up gathering: the download failed."""
-        ...
+        self._evidence.cancel()
+        self._evidence.add_done_callback(_seen)
 
-
-class Proofs(Protocol):
-    """Where proofs come from. ``begin`` does no waiting: it starts what can run beside the download."""
-
-    def begin(self, module: str, version: str) -> Proof:
-        """Start to gather the evidence about a version."""
-        ...
-
-
-class HeldToKnown:
-    """Holds each file to the h1 that this server saw first, for as long as it lives (CACHE: ``known``).
-
-    A version whose bytes change later is refused and logged, never overwritten: so Go itself treats
-    a module version that differs from go.sum.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def begin(self, module: str, version: str) -> Proof:
-        """Nothing has to be fetched for this proof."""
-        return _Held(self._store, module, version)
-
-
-class _Held:
-    def __init__(self, store: Store, module: str, version: str) -> None:
-        self._store = store
-        self._module = module
-        self._version = version
-
-    async def verdict(self, kind: Kind, h1: str) -> None:
+    async def _gather(self) -> tuple[Known, LookupVerdict | None]:
         known = await self._store.known(self._module, self._version)
-        held = known.mod if kind == "mod" else known.zip
-        if held is not None and held != h1:
-            log.error(
-                "content changed", module=self._module, version=self._version, kind=kind, known=held, got=h1
-            )
-            raise ContentError(f"its {kind} has {h1} but was {held} when first seen; refused")
+        database = self._database
+        if database is None or known.mod_database == known.zip_database == database.name:
+            return known, None
+        try:
+            found, _ = await database.lookup(self._module, self._version)
+        except Absent:
+            raise NoRecord(
+                f"{database.name} has no record of {self._module}@{self._version}; "
+                "if it is private, exempt it on the server (setting nosumdb)"
+            ) from None
+        except GoproxyError as error:
+            raise Unproven(
+                f"not proven by checksum database {database.name}: {error.sentence}; "
+                "a private module can be exempted (setting nosumdb)"
+            ) from error
+        return known, found.verdict
 
-    def cancel(self) -> None:
-        pass
+
+def _seen(task: asyncio.Task[tuple[Known, LookupVerdict | None]]) -> None:
+    """Read a task's exception, so that it counts as seen."""
+    if not task.cancelled():
+        task.exception()

@@ -146,6 +146,19 @@ class Upstreams:
                 verdicts.add(failure)
         raise verdicts.worst()
 
+    def failing(self, index: int) -> bool:
+        """Whether the upstream at ``index`` failed the last time, in a way that counts against it."""
+        return self._upstreams[index].health.failing
+
+    async def fetch_from(
+        self, index: int, path: str, sink: Sink, *, limit: int, check: Callable[[], Awaitable[T]]
+    ) -> T:
+        """As :meth:`fetch`, from the upstream at ``index`` alone: for what may come from any carrier."""
+        try:
+            return await self._try(self._upstreams[index], path, sink, limit, check)
+        except Failure as failure:
+            raise failure.error from None
+
     async def _try(
         self,
         upstream: _Upstream,

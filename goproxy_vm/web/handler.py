@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from goproxy_vm.errors import Denied, GoproxyError, RequestError
+from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
-    from goproxy_vm.proxy.sumdb import SumdbRelay
 
 log = get_logger("web")
 
@@ -47,7 +47,7 @@ class Handler:
         settings: Settings,
         store: Store,
         proxy: Proxy,
-        sumdb: SumdbRelay,
+        sumdb: SumdbMirror | None,
         metrics: Metrics,
         upstreams: list[str],
         reader: Executor,
@@ -123,6 +123,8 @@ class Handler:
         if isinstance(resource, ModuleResource):
             asked.module(resource)
             return await self._proxy.get(resource, asker)
+        if self._sumdb is None:
+            raise MalformedPath("no checksum database is mirrored here")
         return await self._sumdb.get(resource, asker)
 
     def _check_client(self, client: str) -> None:

@@ -23,12 +23,13 @@ _LANDING = """<!doctype html>
 <title>goproxy_vm on {host}</title>
 <style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;color:#222}}
-pre{{background:#f3f4f6;padding:.8rem 1rem;border-radius:.4rem;overflow-x:auto}}td{{padding:.1rem 1rem .1rem 0}}
+pre{{background:#f3f4f6;padding:.8rem 1rem;border-radius:.4rem;overflow-x:auto}}
+td{{padding:.1rem 1rem .1rem 0}}
 @media(prefers-color-scheme:dark){{body{{background:#111;color:#ddd}}pre{{background:#222}}}}</style></head>
 <body><h1>goproxy_vm</h1>
 <p>A Go module proxy for every VM on this host: each module is fetched once, checked, and kept here.</p>
 <p>On a VM, run</p>
-<pre>go env -w GOPROXY=http://{host}</pre>
+<pre>{commands}</pre>
 <table>
 <tr><td>Module versions stored</td><td>{versions}</td></tr>
 <tr><td>Files, bytes</td><td>{files}, {bytes}</td></tr>
@@ -53,8 +54,13 @@ def readiness(store: Store) -> str:
 async def landing(store: Store, settings: Settings, upstreams: list[str], host: str) -> bytes:
     """The landing page for a validated ``host``."""
     statistics = await store.statistics()
+    commands = [f"go env -w GOPROXY=http://{host}"]
+    if settings.nosumdb:
+        # Not GOPRIVATE: that would have the VM go around this proxy.
+        commands.append(f"go env -w GONOSUMDB={settings.nosumdb}")
     values = {
         "host": host,
+        "commands": "\n".join(commands),
         "versions": f"{statistics.versions:,}",
         "files": f"{statistics.files:,}",
         "bytes": f"{statistics.bytes:,}",

@@ -84,6 +84,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "admin_listen": LOOPBACK,
                 "cache_dir": tmp_path / "cache",
                 "upstream": url,
+                "sumdb": None,
                 "stall_timeout": 0.5,
                 "shutdown_timeout": 5.0,
                 **settings,

@@ -1,6 +1,7 @@
 """The command: exit statuses, one line for each mistake, and what ``config`` prints."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ from goproxy_vm.errors import StartError
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but what a test sets."""
-    for name in list(cli.os.environ):
+    for name in list(os.environ):
         if name.startswith(("GOPROXY_VM_", "XDG_", "CACHE_DIRECTORY")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/goproxy-vm")
@@ -198,3 +199,12 @@ def test_as_a_module() -> None:
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_reader_of_the_output_has_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "goproxy_vm", "config", "show"]
+    ran = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ran.returncode, ran.stderr) == (0, "")

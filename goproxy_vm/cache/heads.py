@@ -1,0 +1,67 @@
+"""The newest signed tree head of each checksum database, and evidence of forks (PROTOCOL §4 "Persist")."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.threads import Threads
+
+MOST_FORKS = 10
+"""Pieces of evidence kept for each database; the first ones stay, they are the ones that matter."""
+
+
+class Heads:
+    """Small files below ``sumdb/``. OSError from any method: the disk fails."""
+
+    def __init__(self, layout: Layout, threads: Threads) -> None:
+        self._layout = layout
+        self._threads = threads
+
+    def file(self, name: str) -> Path:
+        """Where the head of the database ``name`` lies; a name may contain slashes."""
+        return self._layout.sumdb.joinpath(*name.split("/"), "latest")
+
+    async def read(self, name: str) -> bytes | None:
+        """The signed head kept last, None on first use."""
+        try:
+            return await self._threads.run(self.file(name).read_bytes)
+        except FileNotFoundError:
+            return None
+
+    async def write(self, name: str, note: bytes) -> None:
+        """Replace the head: by rename, after it is on disk."""
+        await self._threads.run(self._publish, self.file(name), note)
+
+    async def keep_fork(self, name: str, report: str, older: bytes, newer: bytes) -> Path | None:
+        """Keep both notes and the report of a fork, None if enough are kept already."""
+        return await self._threads.run(self._keep_fork, name, report, older, newer)
+
+    def _keep_fork(self, name: str, report: str, older: bytes, newer: bytes) -> Path | None:
+        forks = self.file(name).parent / "forks"
+        if forks.is_dir() and len(list(forks.iterdir())) >= MOST_FORKS:
+            return None
+        kept = forks / f"{time.time_ns()}.txt"
+        self._publish(kept, b"\n".join([report.encode(), b"older:", older, b"newer:", newer]))
+        return kept
+
+    def _publish(self, target: Path, data: bytes) -> None:
+        target.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        temporary = self._layout.temporary()
+        with open(temporary, "xb", opener=private_opener) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,286 @@
+"""The checksum database: lookups proven once for all who ask, and every tile kept that proves them.
+
+The rules are in ``protocol.sumdb``; here is what they need fetched and stored (PROTOCOL §4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from goproxy_vm.errors import (
+    Absent,
+    ContentError,
+    ForkError,
+    GoproxyError,
+    InconsistentTile,
+    StartError,
+    Unproven,
+)
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import escape_path, escape_version
+from goproxy_vm.protocol.note import VerifierKey
+from goproxy_vm.protocol.sumdb import LookupSession, LookupVerdict, Session, Verdict, Verifier
+from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
+from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.proxy.negative import Negatives
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.config.sumdb import SumdbSpec
+    from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.proxy.sources import Sources
+
+TILES = 1024
+"""Authenticated tiles kept in memory, of at most 8 KiB each."""
+TAG = "sumdb"
+"""The tag of everything of the database among the answers."""
+
+log = get_logger("sumdb")
+_V_co = TypeVar("_V_co", bound=Verdict, covariant=True)
+
+
+class _Provable(Protocol[_V_co]):
+    """A session of ``protocol.sumdb``, by the kind of its verdict."""
+
+    def wanted(self) -> list[Tile]: ...
+    def feed(self, tile: Tile, data: bytes) -> None: ...
+    def finish(self) -> _V_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A proven lookup: the response to serve, and what it says."""
+
+    data: bytes
+    verdict: LookupVerdict
+
+
+class ChecksumDatabase:
+    """One database, held to its signed log. ``open`` it; its head outlives the process."""
+
+    def __init__(
+        self, spec: SumdbSpec, settings: Settings, store: Store, sources: Sources, metrics: Metrics
+    ) -> None:
+        self.name = spec.name
+        self._key = VerifierKey.parse(spec.vkey)
+        self._store = store
+        self._sources = sources
+        self._metrics = metrics
+        self._tiles: OrderedDict[Tile, bytes] = OrderedDict()
+        self._verifier = Verifier(self._key)
+        self._absent = Negatives(settings.negative, time.monotonic)
+        self._storing = asyncio.Lock()
+        self._persisted: bytes | None = None
+        self._lookups: Flights[Lookup] = Flights(lambda found: found, lambda _: None)
+        self._bytes: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+
+    async def open(self) -> None:
+        """Take up the head that was persisted last; StartError if it is not one of this database."""
+        self._persisted = await self._store.heads.read(self.name)
+        try:
+            self._verifier = Verifier(self._key, self._persisted, tiles=self._tiles)
+        except ContentError as error:
+            file = self._store.heads.file(self.name)
+            raise StartError(
+                f"sumdb: {file}: {error.sentence}; if the database's key has changed, remove the file"
+            ) from None
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await self._lookups.close()
+        await self._bytes.close()
+
+    @property
+    def head(self) -> bytes | None:
+        """The newest signed head known."""
+        return self._verifier.head
+
+    async def stored(self, path: str) -> bytes | None:
+        """A stored lookup, or a stored tile at least as wide as asked for; both were proven."""
+        tile = Tile.parse(path) if path.startswith("tile/") else None
+        if tile is None or tile.level == DATA_LEVEL:
+            return await self._answer(path)
+        data = await self._stored_tile(tile)
+        return None if data is None else data[: tile.length]
+
+    async def lookup(self, module: str, version: str) -> tuple[Lookup, bool]:
+        """The proven record of a version, and whether another's request for it was joined.
+
+        Absent: every source says so. ForkError, ContentError and its kin, Unproven: it could not be proven.
+        """
+        path = f"lookup/{escape_path(module)}@{escape_version(version)}"
+        self._absent.check(path)
+        return await self._lookups.join(path, lambda: self._lookup(path, module, version))
+
+    async def latest(self) -> tuple[bytes, bool]:
+        """The newest signed head, asked for now and found consistent; and whether another's request did."""
+        return await self._bytes.join("latest", self._latest)
+
+    async def tile(self, path: str) -> tuple[bytes, bool]:
+        """A proven tile that is not stored, and whether it was another's request; Absent: not in the log."""
+        return await self._bytes.join(path, lambda: self._tile(Tile.parse(path)))
+
+    async def _lookup(self, path: str, module: str, version: str) -> Lookup:
+        kept = await self._answer(path)
+        if kept is not None:
+            try:
+                session = self._verifier.lookup(module, version, kept)
+                return Lookup(kept, await self._prove(session, "lookup"))
+            except ContentError as error:
+                log.error("stored lookup is bad", path=path, reason=error.sentence)
+                await self._store.answers.delete(self._answer_key(path))
+
+        async def check(data: bytes) -> tuple[bytes, LookupSession]:
+            return data, self._verifier.lookup(module, version, data)
+
+        try:
+            data, session = await self._sources.fetch(path, check)
+            found = Lookup(data, await self._prove(session, "lookup"))
+        except GoproxyError as error:
+            if isinstance(error, Absent):
+                self._absent.add(path, error.sentence)
+            await self._failed("lookup", error, path)
+            raise
+        hashes = {"mod": found.verdict.mod, "zip": found.verdict.zip}
+        await self._store.answers.set(self._answer_key(path), data, tag=TAG, keep=None)
+        await self._store.prove(
+            module, version, {kind: h1 for kind, h1 in hashes.items() if h1 is not None}, self.name
+        )
+        return found
+
+    async def _latest(self) -> bytes:
+        async def check(data: bytes) -> Session:
+            return self._verifier.latest(data)
+
+        try:
+            verdict = await self._prove(await self._sources.fetch("latest", check), "head")
+        except GoproxyError as error:
+            await self._failed("head", error, "latest")
+            raise
+        await self._store.answers.set(self._answer_key("latest"), verdict.head, tag=TAG, keep=None)
+        return verdict.head
+
+    async def _tile(self, tile: Tile) -> bytes:
+        if not self._verifier.covers(tile):
+            await self.latest()
+        try:
+            verdict = await self._prove(self._verifier.tile(tile), "tile")
+        except GoproxyError as error:
+            await self._failed("tile", error, tile.path)
+            raise
+        if tile.level == DATA_LEVEL and tile == tile.full:
+            await self._store.answers.set(self._answer_key(tile.path), verdict.data, tag=TAG, keep=None)
+        return verdict.data
+
+    # Proof: bring the tiles that a session wants until it can finish, then keep what it has proven.
+
+    async def _prove(self, session: _Provable[_V_co], kind: str) -> _V_co:
+        attempt = 0
+        while True:
+            while wanted := session.wanted():
+                await asyncio.gather(*(self._bring(session, tile, attempt) for tile in wanted))
+            try:
+                verdict = session.finish()  # no await since wanted() was empty
+            except InconsistentTile as error:
+                self._metrics.verification("tile", "malformed")
+                log.error("inconsistent tile", database=self.name, tiles=error.paths, attempt=attempt)
+                await self._forget(error.paths)
+                attempt += 1
+                if attempt > len(self._sources):
+                    raise
+            else:
+                self._metrics.verification(kind, "verified")
+                await self._keep(verdict)
+                return verdict
+
+    async def _bring(self, session: _Provable[Verdict], tile: Tile, attempt: int) -> None:
+        if tile.level != DATA_LEVEL and attempt == 0:
+            kept = await self._stored_tile(tile)
+            if kept is not None:
+                session.feed(tile, kept[: tile.length])
+                return
+        key = f"{attempt} {tile.path}"  # a carrier that lied is not asked first again
+        data, _ = await self._bytes.join(key, lambda: self._fetch_tile(tile, attempt))
+        session.feed(tile, data)
+
+    async def _fetch_tile(self, tile: Tile, attempt: int) -> bytes:
+        try:
+            return await self._sources.fetch(tile.path, _as_long_as(tile), skip=attempt)
+        except (Absent, Unproven) as error:
+            missing = Unproven(f"{tile.path}: {error.sentence}")
+        if tile != tile.full and tile.level != DATA_LEVEL:
+            # A partial tile that is gone is a prefix of the full one (PROTOCOL case 90).
+            with contextlib.suppress(Absent, Unproven):
+                full = await self._sources.fetch(tile.full.path, _as_long_as(tile.full), skip=attempt)
+                return full[: tile.length]
+        raise missing
+
+    async def _keep(self, verdict: Verdict) -> None:
+        """Store tiles before the head: the head promises that they are there."""
+        async with self._storing:
+            for tile, data in verdict.tiles.items():
+                await self._keep_tile(tile.full, data)
+            head = self._verifier.head
+            if head is not None and head != self._persisted:
+                try:
+                    await self._store.heads.write(self.name, head)
+                except OSError as error:
+                    log.error("tree head cannot be stored", database=self.name, reason=str(error))
+                else:
+                    self._persisted = head
+
+    async def _keep_tile(self, place: Tile, data: bytes) -> None:
+        before = self._tiles.get(place) or await self._answer(place.path) or b""
+        widest = max(before, data, key=len)
+        self._tiles[place] = widest
+        self._tiles.move_to_end(place)
+        if len(self._tiles) > TILES:
+            self._tiles.popitem(last=False)
+        if len(data) > len(before):
+            await self._store.answers.set(self._answer_key(place.path), data, tag=TAG, keep=None)
+
+    async def _stored_tile(self, tile: Tile) -> bytes | None:
+        data = self._tiles.get(tile.full) or await self._answer(tile.full.path)
+        return data if data is not None and len(data) >= tile.length else None
+
+    async def _forget(self, paths: tuple[str, ...]) -> None:
+        for path in paths:
+            place = Tile.parse(path).full
+            self._tiles.pop(place, None)
+            await self._store.answers.delete(self._answer_key(place.path))
+
+    async def _answer(self, path: str) -> bytes | None:
+        found = await self._store.answers.get(self._answer_key(path))
+        return None if found is None else found.data
+
+    def _answer_key(self, path: str) -> str:
+        return f"sumdb/{self.name}/{path}"
+
+    async def _failed(self, kind: str, error: GoproxyError, path: str) -> None:
+        """Count and log; keep the evidence of a fork (PROTOCOL case 96)."""
+        outcomes = ((ForkError, "fork"), (Absent, "absent"), (ContentError, "malformed"))
+        outcome = next((name for family, name in outcomes if isinstance(error, family)), "unavailable")
+        self._metrics.verification(kind, outcome)
+        if isinstance(error, ForkError):
+            kept = await self._store.heads.keep_fork(self.name, error.report, error.older, error.newer)
+            log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=str(kept))
+        elif not isinstance(error, Absent):
+            log.warning("not proven", database=self.name, path=path, reason=error.sentence)
+
+
+def _as_long_as(tile: Tile) -> Callable[[bytes], Awaitable[bytes]]:
+    """A check that refuses a hash tile of a wrong length (case 92), so that another source is asked."""
+
+    async def check(data: bytes) -> bytes:
+        if tile.level != DATA_LEVEL and len(data) != tile.length:
+            raise ContentError(f"{tile.path} has {len(data)} bytes; expected {tile.length}")
+        return data
+
+    return check

@@ -1,0 +1,125 @@
+"""The mirror of the checksum database under ``/sumdb/NAME/``: what it serves has been proven here.
+
+A VM without internet can so verify for itself, and nobody needs GOSUMDB=off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from goproxy_vm.errors import Absent, UpstreamError, UpstreamTimeout
+from goproxy_vm.protocol.names import unescape_path, unescape_version
+from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
+from goproxy_vm.proxy.slots import FairSlots
+
+if TYPE_CHECKING:
+    from goproxy_vm.config import Settings
+    from goproxy_vm.protocol.request import SumdbResource
+    from goproxy_vm.proxy.database import ChecksumDatabase
+    from goproxy_vm.proxy.proof import Proofs
+    from goproxy_vm.proxy.proxy import Asker
+
+TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
+_T = TypeVar("_T")
+
+
+class SumdbMirror:
+    """Answers requests for the configured database. ``latest`` is fresh for the setting ``fresh``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: ChecksumDatabase,
+        proofs: Proofs,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._proofs = proofs
+        self._now = monotonic
+        self._latest_until = 0.0
+        self._slots = FairSlots(settings.max_misses)
+
+    async def get(self, resource: SumdbResource, asker: Asker) -> Answer:
+        """Answer one request; raises Absent, and UpstreamError and its kin where nothing can be proven."""
+        if resource.kind == "supported":
+            return Answer(b"", TEXT, max_age(self._settings.fresh), "hit", Result.HIT)
+        if resource.kind == "latest":
+            return await self._latest(asker)
+        path = f"{resource.kind}/{resource.rest}"
+        if resource.kind == "lookup":
+            module, _, version = resource.rest.rpartition("@")
+            return await self._lookup(path, unescape_path(module), unescape_version(version), asker)
+        return await self._tile(path, asker)
+
+    async def _latest(self, asker: Asker) -> Answer:
+        head = self._database.head
+        left = self._latest_until - self._now()
+        if head is not None and left > 0:
+            return Answer(head, TEXT, max_age(left), CACHE_STATUS[Result.HIT], Result.HIT)
+        if not self._may_fetch(asker):
+            if head is None:
+                raise _not_stored()
+            return _stale(head)
+        try:
+            data, collapsed = await self._fetch(asker, self._database.latest)
+        except UpstreamError:
+            if head is None:
+                raise
+            return _stale(head)
+        self._latest_until = self._now() + self._settings.fresh
+        result = Result.COLLAPSED if collapsed else Result.MISS
+        return Answer(data, TEXT, max_age(self._settings.fresh), CACHE_STATUS[result], result)
+
+    async def _lookup(self, path: str, module: str, version: str, asker: Asker) -> Answer:
+        if self._proofs.exempt(module):
+            raise Absent(
+                f"{module} is not looked up in a checksum database here (setting nosumdb); on the VM run: "
+                f"go env -w GONOSUMDB={self._settings.nosumdb}"
+            )
+        stored = await self._database.stored(path)
+        if stored is not None:
+            return _immutable(stored, Result.HIT, TEXT)
+        if not self._may_fetch(asker):
+            raise _not_stored()
+        found, collapsed = await self._fetch(asker, lambda: self._database.lookup(module, version))
+        return _immutable(found.data, Result.COLLAPSED if collapsed else Result.MISS, TEXT)
+
+    async def _tile(self, path: str, asker: Asker) -> Answer:
+        kind = TEXT if path.split("/")[2] == "data" else BINARY
+        stored = await self._database.stored(path)
+        if stored is not None:
+            return _immutable(stored, Result.HIT, kind)
+        if not self._may_fetch(asker):
+            raise _not_stored()
+        data, collapsed = await self._fetch(asker, lambda: self._database.tile(path))
+        return _immutable(data, Result.COLLAPSED if collapsed else Result.MISS, kind)
+
+    def _may_fetch(self, asker: Asker) -> bool:
+        return asker.fetch and not self._settings.offline
+
+    async def _fetch(self, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
+        """Fetches share slots and a deadline, as those of files do."""
+        try:
+            async with asyncio.timeout(self._settings.total_timeout), self._slots.hold(asker.client):
+                return await fetch()
+        except TimeoutError:
+            limit = self._settings.total_timeout
+            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
+
+
+def _not_stored() -> Absent:
+    return Absent("not stored here, and this request may not fetch it")
+
+
+def _immutable(data: bytes, result: Result, content_type: str) -> Answer:
+    return Answer(data, content_type, IMMUTABLE, CACHE_STATUS[result], result)
+
+
+def _stale(head: bytes) -> Answer:
+    return Answer(head, TEXT, max_age(0), CACHE_STATUS[Result.STALE], Result.STALE)
