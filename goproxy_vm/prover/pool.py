@@ -47,7 +47,7 @@ class ZipProver:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
         async with self._turn:
-            await self._end()
+            await self._end(kill=False)
         self._thread.shutdown()
 
     async def prove(self, path: Path, module: str, version: str) -> ZipReport:
@@ -107,13 +107,15 @@ class ZipProver:
             )
         return self._worker
 
-    async def _end(self) -> None:
+    async def _end(self, *, kill: bool = True) -> None:
         worker, self._worker = self._worker, None
         if worker is None:
             return
-        if worker.returncode is None:
+        if kill and worker.returncode is None:
             worker.kill()
-        await worker.communicate()  # also closes the pipes
+        assert worker.stdin is not None  # noqa: S101 (it was started with pipes)
+        worker.stdin.close()  # at the end of its input it ends
+        await worker.communicate()
 
 
 def _check(path: Path, module: str, version: str) -> ZipReport:
