@@ -101,7 +101,7 @@ class Proof:
                 record.check(kind, h1)
             if held is not None and held != h1:
                 raise ChecksumMismatch(
-                    f"its {kind} has {h1}, but had {held} when first seen", recorded=held, got=h1
+                    f"its {kind} has {h1}, but had {held} when first seen; refused", recorded=held, got=h1
                 )
         except ContentError as error:
             self._metrics.verification(kind, "mismatch")

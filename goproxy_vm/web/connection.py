@@ -170,6 +170,12 @@ class Connections:
         while any(connection.busy for connection in self._all) and self.now() < end:
             await asyncio.sleep(DRAIN_POLL)
 
+    def abort(self) -> None:
+        """Cut what is still open: a client that reads nothing would keep its connection for ever."""
+        for connection in list(self._all):
+            if connection.transport is not None:
+                connection.transport.abort()
+
     def start(self) -> None:
         """Begin to look after timers."""
         self._timer = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

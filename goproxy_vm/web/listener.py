@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from goproxy_vm.web.connection import Connections
 
 BACKLOG = 1024
+AT_ONCE = 0.001
+"""Seconds that ``web.Server.shutdown`` still waits for handlers; it takes 0 for no limit."""
 
 
 def bind(address: Address, key: str) -> socket.socket:
@@ -104,7 +106,8 @@ class Listener:
             listening.close()
         self._server.pre_shutdown()
         await self._connections.drained(timeout)
-        await self._server.shutdown(0)
+        await self._server.shutdown(AT_ONCE)
+        self._connections.abort()
         self._connections.stop()
         for url in self.urls:
             if url.startswith("unix:"):

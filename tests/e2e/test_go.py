@@ -290,5 +290,5 @@ def test_zip_that_changed_since_first_seen(
         printed = said(make_vm("second", server.url), f"{module}@{version}")
         assert "502 Bad Gateway" in printed
         assert f"server response: goproxy-vm: {module}@{version} zip: " in printed
-        assert "when first seen; refused" in printed
+        assert "when first seen" in printed
     assert not (cache / "modules" / module / "@v" / f"{version}.zip").exists()
