@@ -123,27 +123,27 @@ class Upstreams:
 
         ``check`` runs when all bytes have arrived; a ContentError from it is a failure of that upstream.
         Raises Absent where every upstream that may answer says 404 or 410, Refused for 401, 403, 451, else
-        UpstreamError, UpstreamTimeout or ContentError otherwise. A failure outranks a refusal, and that
+        UpstreamError, UpstreamTimeout or ContentError. A failure outranks a refusal, and that
         outranks absence, save that a later upstream that cannot be reached does not outrank an earlier 404.
         """
         verdicts = _Verdicts()
-        passed_over: list[_Upstream] = []
+        passed_over: list[tuple[_Upstream, bool]] = []
         for index, upstream in enumerate(self._upstreams):
             later = index + 1 < len(self._upstreams)
             if upstream.spec.falls_through and later and not upstream.health.admit():
-                passed_over.append(upstream)
+                passed_over.append((upstream, verdicts.absent))
                 continue
             try:
                 return await self._try(upstream, path, sink, limit, check)
             except Failure as failure:
-                verdicts.add(failure)
+                verdicts.add(failure, after_absence=verdicts.absent)
                 if not (upstream.spec.falls_through or failure.outcome == "not_found"):
                     break
-        for upstream in passed_over:  # nothing else could answer
+        for upstream, after_absence in passed_over:  # nothing else could answer
             try:
                 return await self._try(upstream, path, sink, limit, check)
             except Failure as failure:
-                verdicts.add(failure)
+                verdicts.add(failure, after_absence=after_absence)
         raise verdicts.worst()
 
     def failing(self, index: int) -> bool:
@@ -242,13 +242,19 @@ class _Verdicts:
         self._refused: Refused | None = None
         self._failed: GoproxyError | None = None
 
-    def add(self, failure: Failure) -> None:
+    @property
+    def absent(self) -> bool:
+        """Whether an upstream said so."""
+        return self._absent is not None
+
+    def add(self, failure: Failure, *, after_absence: bool) -> None:
+        """``after_absence``: an upstream earlier in the list has said 404 or 410."""
         error = failure.error
         if isinstance(error, Absent):
             self._absent = self._absent or error
         elif isinstance(error, Refused):
             self._refused = self._refused or error
-        elif not (failure.counts and self._absent is not None):
+        elif not (failure.counts and after_absence):
             self._failed = error
 
     def worst(self) -> GoproxyError:
