@@ -25,7 +25,7 @@ from goproxy_vm.errors import (
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.note import VerifierKey
-from goproxy_vm.protocol.sumdb import LookupSession, LookupVerdict, Session, Verdict, Verifier
+from goproxy_vm.protocol.sumdb import LookupVerdict, Verdict, Verifier
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.negative import Negatives
@@ -137,30 +137,29 @@ class ChecksumDatabase:
                 log.error("stored lookup is bad", path=path, reason=error.sentence)
                 await self._store.answers.delete(self._answer_key(path))
 
-        async def check(data: bytes) -> tuple[bytes, LookupSession]:
-            return data, self._verifier.lookup(module, version, data)
+        async def check(data: bytes) -> Lookup:
+            return Lookup(data, await self._prove(self._verifier.lookup(module, version, data), "lookup"))
 
         try:
-            data, session = await self._sources.fetch(path, check)
-            found = Lookup(data, await self._prove(session, "lookup"))
+            found = await self._sources.fetch(path, check)
         except GoproxyError as error:
             if isinstance(error, Absent):
                 self._absent.add(path, error.sentence)
             await self._failed("lookup", error, path)
             raise
         hashes = {"mod": found.verdict.mod, "zip": found.verdict.zip}
-        await self._store.answers.set(self._answer_key(path), data, tag=TAG, keep=None)
+        await self._store.answers.set(self._answer_key(path), found.data, tag=TAG, keep=None)
         await self._store.prove(
             module, version, {kind: h1 for kind, h1 in hashes.items() if h1 is not None}, self.name
         )
         return found
 
     async def _latest(self) -> bytes:
-        async def check(data: bytes) -> Session:
-            return self._verifier.latest(data)
+        async def check(data: bytes) -> Verdict:
+            return await self._prove(self._verifier.latest(data), "head")
 
         try:
-            verdict = await self._prove(await self._sources.fetch("latest", check), "head")
+            verdict = await self._sources.fetch("latest", check)
         except GoproxyError as error:
             await self._failed("head", error, "latest")
             raise
@@ -213,11 +212,11 @@ class ChecksumDatabase:
     async def _fetch_tile(self, tile: Tile, attempt: int) -> bytes:
         try:
             return await self._sources.fetch(tile.path, _as_long_as(tile), skip=attempt)
-        except (Absent, Unproven) as error:
+        except (Absent, Unproven, ContentError) as error:
             missing = Unproven(f"{tile.path}: {error.sentence}")
         if tile != tile.full and tile.level != DATA_LEVEL:
             # A partial tile that is gone is a prefix of the full one (PROTOCOL case 90).
-            with contextlib.suppress(Absent, Unproven):
+            with contextlib.suppress(Absent, Unproven, ContentError):
                 full = await self._sources.fetch(tile.full.path, _as_long_as(tile.full), skip=attempt)
                 return full[: tile.length]
         raise missing

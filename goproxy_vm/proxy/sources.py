@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from goproxy_vm.errors import Absent, ForkError, Refused, Unproven, UpstreamError
+from goproxy_vm.errors import Absent, ContentError, ForkError, Refused, Unproven, UpstreamError
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Sources:
         """What ``check`` makes of the first good answer for ``path``, as in ``tile/8/0/000``.
 
         ``skip`` sources are asked last. Absent: every one says 404 or 410. ForkError from ``check``.
-        Unproven otherwise, naming what went wrong; where some say absent, that is named too.
+        Otherwise ContentError if a source's answer was bad, else Unproven; both name what went wrong, and
+        where some say absent, that too.
         """
         absent: list[Absent] = []
         lacking: list[_Source] = []
@@ -86,7 +87,9 @@ class Sources:
                 return value
         if not failed:
             raise absent[0]
-        raise Unproven("; ".join(error.sentence for error in [*absent[:1], *failed[:2]]))
+        lied = any(isinstance(error, ContentError) for error in failed)
+        family = ContentError if lied else Unproven
+        raise family("; ".join(error.sentence for error in [*absent[:1], *failed[:2]]))
 
     def _order(self, skip: int) -> list[_Source]:
         turned = self._sources[skip % len(self) :] + self._sources[: skip % len(self)]

@@ -1,0 +1,494 @@
+"""Proof by the checksum database, and its mirror: PROTOCOL cases 57–62a, 77a, 81–98."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.config.sumdb import SumdbSpec
+from goproxy_vm.errors import StartError
+from goproxy_vm.protocol.dirhash import h1_mod
+from goproxy_vm.protocol.modzip import check_zip
+from goproxy_vm.protocol.sumdb import Verifier
+from tests.fakes.modules import build_zip
+from tests.fakes.sumdb import FakeSumdb, Signer
+from tests.fakes.upstream import FakeUpstream, Reply
+from tests.integration.conftest import Host, Serve
+from tests.integration.test_cases import fails
+
+M = "/example.com/m"
+NAME = "127.0.0.1:1/log"
+"""A database whose own host refuses connections at once: its answers come through the upstream."""
+LOOKUP = "lookup/example.com/m@v1.0.0"
+
+
+class World:
+    """An upstream that carries an honest log with the upstream's two versions among others."""
+
+    def __init__(self, upstream: FakeUpstream, tmp_path: Path, name: str = NAME) -> None:
+        self.upstream = upstream
+        self.database = FakeSumdb.make(300, name=name)
+        self.tmp_path = tmp_path
+        for version in ("v0.9.0", "v1.0.0"):
+            self.record("example.com/m", version)
+        self.database.grow(40)
+        self.carry(upstream)
+
+    @property
+    def prefix(self) -> str:
+        return f"/sumdb/{self.database.name}"
+
+    def record(self, module: str, version: str) -> None:
+        """Add the record of what the upstream serves."""
+        path = f"/{module}/@v/{version}"
+        file = self.tmp_path / "zip"
+        file.write_bytes(self.upstream.files[f"{path}.zip"])
+        with file.open("rb") as opened:
+            report = check_zip(opened, module, version)
+        self.database.add(module, version, report.h1, h1_mod(self.upstream.files[f"{path}.mod"]))
+
+    def carry(
+        self, upstream: FakeUpstream, database: FakeSumdb | None = None, prefix: str | None = None
+    ) -> None:
+        """Have an upstream carry the database's answers."""
+        start = f"{self.prefix}/" if prefix is None else prefix
+
+        def answer(path: str) -> Reply:
+            status, body = (database or self.database).answer(path.removeprefix(start))
+            return Reply(body, status, {"Content-Type": "text/plain"})
+
+        upstream.on(f"{start}*", answer)
+
+    def lookups(self) -> int:
+        return sum(path.startswith("lookup/") for path in self.database.requests)
+
+    @property
+    def spec(self) -> SumdbSpec:
+        return SumdbSpec(self.database.name, str(self.database.key), None)
+
+
+@pytest.fixture
+async def world(upstream: FakeUpstream, tmp_path: Path) -> World:
+    return World(upstream, tmp_path)
+
+
+@pytest.fixture
+async def host(serve: Serve, world: World) -> Host:
+    return await serve(world.upstream, sumdb=world.spec)
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as fake:
+        yield fake
+
+
+async def verifications(host: Host, kind: str, outcome: str) -> float:
+    return await host.metric(f'goproxy_vm_verifications_total{{kind="{kind}",outcome="{outcome}"}}')
+
+
+async def test_both_files_are_proven_by_one_lookup(host: Host, world: World) -> None:
+    for extension in ("info", "mod", "zip"):
+        assert (await host.get(f"{M}/@v/v1.0.0.{extension}")).status == 200
+    assert world.lookups() == 1
+    assert await verifications(host, "mod", "verified") + await verifications(host, "mod", "known") == 1
+    assert await verifications(host, "zip", "verified") + await verifications(host, "zip", "known") == 1
+    assert await verifications(host, "lookup", "verified") == 1
+
+
+async def test_lookup_runs_beside_the_download(host: Host, world: World) -> None:
+    gate = world.upstream.hold("*.zip")
+    asked = asyncio.create_task(host.get(f"{M}/@v/v1.0.0.zip"))
+    await gate.arrived.wait()
+    while await verifications(host, "lookup", "verified") < 1:
+        await asyncio.sleep(0.01)
+    gate.open()
+    assert (await asked).status == 200
+
+
+async def test_proven_once_needs_no_lookup_after_eviction(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    await host.server.stop()
+    for file in (world.tmp_path / "cache" / "modules").rglob("v1.0.0.*"):
+        file.unlink()
+    for file in (world.tmp_path / "cache" / "answers").iterdir():
+        file.unlink()
+    world.database.lose(LOOKUP)
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    assert world.lookups() == 1
+    assert await verifications(host, "zip", "known") == 1
+
+
+@pytest.mark.parametrize(("case", "extension"), [("57", "zip"), ("58", "mod")])
+async def test_case_57_58_mismatch(host: Host, world: World, case: str, extension: str) -> None:
+    path = f"{M}/@v/v1.0.0.{extension}"
+    good = world.upstream.files[path]
+    world.upstream.files[path] = (
+        build_zip("example.com/m", "v1.0.0", {"evil.go": b"x"}) if extension == "zip" else b"module evil\n"
+    )
+    await fails(host, path, 502, "h1:", NAME, "records")
+    assert (await host.get(path, Disable_Module_Fetch="true")).status == 404
+    assert await verifications(host, extension, "mismatch") == 1
+    world.upstream.files[path] = good
+    assert (await host.get(path)).body == good
+
+
+async def test_mismatch_at_one_upstream_is_right_at_the_next(
+    serve: Serve, world: World, other: FakeUpstream
+) -> None:
+    other.files[f"{M}/@v/v1.0.0.mod"] = b"module evil\n"
+    host = await serve(f"{other.url}|{world.upstream.url}", sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).body == b"module example.com/m\n"
+
+
+async def test_case_59_another_modules_record(host: Host, world: World) -> None:
+    world.database.redirect(LOOKUP, 7)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "not about example.com/m@v1.0.0")
+    await fails(host, f"{world.prefix}/{LOOKUP}", 502, "not about")
+    assert await verifications(host, "lookup", "malformed") == 2
+
+
+async def test_case_60_database_out_of_reach(host: Host, world: World) -> None:
+    assert (await host.get(f"{M}/@v/v0.9.0.zip")).status == 200
+    world.upstream.on(f"{world.prefix}/*", Reply(b"", 500))
+    await fails(host, f"{M}/@v/v1.0.0.zip", 502, "not proven by checksum database", NAME, "nosumdb")
+    assert (await host.get(f"{M}/@v/v0.9.0.zip")).status == 200  # stored files go on being served
+    assert await verifications(host, "zip", "unavailable") == 1
+
+
+async def test_case_60a_no_record_anywhere(serve: Serve, world: World, other: FakeUpstream) -> None:
+    world.database.lose(LOOKUP)
+    world.carry(other, prefix="/")
+    spec = SumdbSpec(NAME, str(world.database.key), other.url)
+    host = await serve(world.upstream, sumdb=spec)
+    for _ in range(2):
+        await fails(host, f"{M}/@v/v1.0.0.mod", 403, NAME, "nosumdb")
+    assert world.lookups() == 1  # remembered
+    await fails(host, f"/sumdb/{NAME}/{LOOKUP}", 404)
+
+
+async def test_case_60a_absent_at_one_source_while_another_is_unreachable(host: Host, world: World) -> None:
+    world.database.lose(LOOKUP)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, world.upstream.name, "404", "127.0.0.1:1:", "nosumdb")
+
+
+async def test_case_61_exempt_module(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
+    assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    assert world.database.requests == []
+    seen = len(world.upstream.requests)
+    await fails(host, f"{world.prefix}/{LOOKUP}", 404, "go env -w GONOSUMDB=example.com/*")  # case 61a
+    assert len(world.upstream.requests) == seen
+    assert "go env -w GONOSUMDB=example.com/*" in (await host.get("/")).text
+
+
+async def test_exempt_module_is_held_to_its_first_hash(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    await host.server.stop()
+    next((world.tmp_path / "cache" / "modules").rglob("v1.0.0.mod")).unlink()
+    world.upstream.files[f"{M}/@v/v1.0.0.mod"] = b"module changed\n"
+    host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "when first seen")
+    # Once it is no longer exempt, the database is asked, and the first hash was right.
+    await host.server.stop()
+    world.upstream.files[f"{M}/@v/v1.0.0.mod"] = b"module example.com/m\n"
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    assert await verifications(host, "mod", "verified") == 1
+
+
+async def test_case_62_toolchains_are_always_verified(serve: Serve, world: World) -> None:
+    version = "v0.0.1-go1.99.1.linux-amd64"
+    world.upstream.add_module("golang.org/toolchain", version, {"bin/go": b"x"})
+    host = await serve(world.upstream, sumdb=world.spec, nosumdb="*")
+    await fails(host, f"/golang.org/toolchain/@v/{version}.zip", 502, "not proven")
+    world.record("golang.org/toolchain", version)
+    host2 = await serve(world.upstream, sumdb=world.spec, nosumdb="*", cache_dir=world.tmp_path / "2")
+    assert (await host2.get(f"/golang.org/toolchain/@v/{version}.zip")).status == 200
+    assert await verifications(host2, "zip", "verified") == 1
+
+
+async def test_case_62a_toolchain_without_database(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, sumdb=None)
+    await fails(host, "/golang.org/toolchain/@v/v0.0.1-go1.99.1.linux-amd64.zip", 403, "setting sumdb")
+    assert upstream.requests == []
+
+
+async def test_case_77a_cached_only(host: Host, world: World) -> None:
+    base = f"/cached-only{world.prefix}"
+    assert (await host.get(f"{base}/supported")).status == 200
+    for path in ("latest", LOOKUP, "tile/8/0/000"):
+        assert (await host.get(f"{base}/{path}")).status == 404
+    assert world.upstream.requests == []
+    for path in ("latest", LOOKUP, "tile/8/0/000"):
+        got = await host.get(f"{world.prefix}/{path}")
+        assert got.status == 200
+        assert (await host.get(f"{base}/{path}")).body == got.body
+
+
+async def test_case_81_82_83_supported(host: Host, world: World) -> None:
+    assert (await host.get(f"{world.prefix}/supported")).status == 200
+    assert (await host.get("/sumdb/unknown.example/supported")).status == 404
+    assert (await host.get("/sumdb/supported")).status == 404
+    assert world.upstream.requests == []
+
+
+async def test_without_database_nothing_is_mirrored(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, sumdb=None)
+    assert (await host.get("/sumdb/sum.golang.org/supported")).status == 404
+
+
+async def test_case_84_latest(host: Host, world: World) -> None:
+    got = await host.get(f"{world.prefix}/latest")
+    assert (got.status, got.body) == (200, world.database.head())
+    assert got.headers["Cache-Control"] == "public, max-age=60"
+    assert (await host.get(f"{world.prefix}/latest")).headers["Cache-Status"] == "goproxy-vm; hit"
+    assert world.database.requests.count("latest") == 1
+
+
+async def test_latest_is_stale_when_sources_fail(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec, fresh=0.0)
+    head = (await host.get(f"{world.prefix}/latest")).body
+    world.upstream.on("*", Reply(b"", 500))
+    got = await host.get(f"{world.prefix}/latest")
+    assert (got.body, got.headers["Cache-Status"]) == (head, "goproxy-vm; hit; detail=stale")
+
+
+async def test_latest_without_any_head(host: Host, world: World) -> None:
+    world.upstream.on("*", Reply(b"", 500))
+    await fails(host, f"{world.prefix}/latest", 502)
+    assert await verifications(host, "head", "unavailable") == 1
+
+
+@pytest.mark.parametrize("escaped", ["!azure", "%21azure"])
+async def test_case_85_escaped_lookup(host: Host, world: World, escaped: str) -> None:
+    world.database.add("example.com/Azure", "v1.0.0", "h1:a", "h1:b")
+    assert (await host.get(f"{world.prefix}/lookup/example.com/{escaped}@v1.0.0")).status == 200
+    assert "lookup/example.com/!azure@v1.0.0" in world.database.requests
+
+
+async def test_case_86_and_91_malformed(host: Host, world: World) -> None:
+    for path in ("lookup/example.com/m@v1", "tile/8/0/0", "tile/8/0/000.p/256", "tile/8/0/000.p/01"):
+        await fails(host, f"{world.prefix}/{path}", 400)
+    assert world.upstream.requests == []
+
+
+async def test_case_87_unknown_lookup(serve: Serve, world: World, other: FakeUpstream) -> None:
+    world.carry(other, prefix="/")
+    spec = SumdbSpec(NAME, str(world.database.key), other.url)
+    host = await serve(world.upstream, sumdb=spec)
+    await fails(host, f"{world.prefix}/lookup/example.com/none@v1.0.0", 404, "not found: no record")
+
+
+async def test_lookup_is_served_as_it_came_and_once_for_all(host: Host, world: World) -> None:
+    gate = world.upstream.hold(f"{world.prefix}/lookup/*")
+    clients = [asyncio.create_task(host.get(f"{world.prefix}/{LOOKUP}")) for _ in range(200)]
+    await gate.arrived.wait()
+    gate.open()
+    answers = await asyncio.gather(*clients)
+    assert {(got.status, got.body) for got in answers} == {(200, world.database.lookup(300 + 1))}
+    assert world.lookups() == 1
+    assert answers[0].headers["Cache-Control"].endswith("immutable")
+
+
+async def test_case_88_89_94_tiles(host: Host, world: World) -> None:
+    full = await host.get(f"{world.prefix}/tile/8/0/000")
+    assert (full.status, len(full.body)) == (200, 8192)
+    assert full.headers["Content-Type"] == "application/octet-stream"
+    part = await host.get(f"{world.prefix}/tile/8/0/001.p/44")
+    assert (part.status, len(part.body)) == (200, 1408)
+    for path in ("tile/8/data/000", "tile/8/data/001.p/44"):
+        data = await host.get(f"{world.prefix}/{path}")
+        assert data.headers["Content-Type"].startswith("text/plain")
+        assert data.body == world.database.body(path)
+
+
+async def test_case_90_partial_gone_upstream(host: Host, world: World) -> None:
+    assert (await host.get(f"{world.prefix}/tile/8/0/000")).status == 200
+    world.upstream.on(f"{world.prefix}/tile/*", Reply(b"", 404))
+    part = await host.get(f"{world.prefix}/tile/8/0/000.p/100")
+    assert part.body == world.database.body("tile/8/0/000")[:3200]
+
+
+async def test_case_90_partial_is_a_prefix_of_the_full_one_upstream(host: Host, world: World) -> None:
+    stale = world.database.snapshot(300)
+    world.carry(world.upstream, stale)
+    world.database.grow(600)
+    world.upstream.on(
+        f"{world.prefix}/tile/8/0/001.p/*", Reply(b"", 404)
+    )  # the partial is gone, the full one published meanwhile
+    world.upstream.on(f"{world.prefix}/tile/8/0/001", Reply(world.database.body("tile/8/0/001")))
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m270@v1.0.0")).status == 200
+
+
+async def test_case_92_wrong_length(host: Host, world: World) -> None:
+    world.database.cut("tile/8/0/000", 8191)
+    await fails(host, f"{world.prefix}/tile/8/0/000", 502, "8191 bytes")
+    world.database.answers.clear()
+    assert (await host.get(f"{world.prefix}/tile/8/0/000")).status == 200
+
+
+async def test_case_93_published_after_404(host: Host, world: World) -> None:
+    assert (await host.get(f"{world.prefix}/tile/8/0/002.p/1")).status == 404
+    world.database.grow(400)
+    assert (await host.get(f"{world.prefix}/tile/8/0/002.p/1")).status == 200
+
+
+async def test_case_96_fork(host: Host, world: World) -> None:
+    assert (await host.get(f"{M}/@v/v0.9.0.mod")).status == 200
+    head = world.database.head()
+    forked = world.database.fork(5)
+    forked.grow(50)
+    honest = list(world.upstream._rules)
+    world.carry(world.upstream, forked)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "SECURITY ERROR", "two different logs")
+    await fails(host, f"{world.prefix}/{LOOKUP}", 502, "SECURITY ERROR")
+    kept = list((world.tmp_path / "cache" / "sumdb").rglob("forks/*"))
+    assert kept
+    evidence = kept[0].read_bytes()
+    assert head in evidence
+    assert forked.head() in evidence
+    assert (world.tmp_path / "cache" / "sumdb" / NAME / "latest").read_bytes() == head
+    assert await verifications(host, "lookup", "fork") == 2
+    world.upstream._rules[:] = honest
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+
+
+async def test_case_97_older_consistent_head(host: Host, world: World) -> None:
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m1@v1.0.0")).status == 200
+    newest = world.database.head()
+    world.carry(world.upstream, world.database.snapshot(310))
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    assert (world.tmp_path / "cache" / "sumdb" / NAME / "latest").read_bytes() == newest
+
+
+async def test_case_98_restart(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v0.9.0.mod")).status == 200
+    await host.server.stop()
+    forked = world.database.fork(5)
+    world.carry(world.upstream, forked)
+    host = await serve(world.upstream, sumdb=world.spec)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "SECURITY ERROR")
+
+
+async def test_head_of_another_key_is_no_start(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v0.9.0.mod")).status == 200
+    await host.server.stop()
+    other = Signer.make(NAME, bytes(32))
+    with pytest.raises(StartError, match="remove the file"):
+        await serve(world.upstream, sumdb=SumdbSpec(NAME, str(other.key)))
+
+
+ATTACKS = {
+    "tampered lookup": lambda db: db.tamper(LOOKUP, 400),
+    "tampered tile": lambda db: db.tamper("tile/8/0/001.p/86", 5),
+    "tampered upper tile": lambda db: db.tamper("tile/8/1/000.p/1", 99),
+    "lost tile": lambda db: (db.lose("tile/8/0/001.p/86"), db.lose("tile/8/0/001")),
+    "cut tile": lambda db: db.cut("tile/8/0/001.p/86", 64),
+    "record of another": lambda db: db.redirect(LOOKUP, 3),
+    "number of another": lambda db: db.renumber(LOOKUP, 3),
+    "number outside the tree": lambda db: db.renumber(LOOKUP, 5000),
+    "forged record": lambda db: db.forge(LOOKUP, b" h1:", b" h1:A"),
+    "broken signature": lambda db: db.break_signature(),
+    "unknown signer": lambda db: db.sign_as(Signer.make("evil.example", bytes(32))),
+    "signer with a known name": lambda db: db.sign_as(Signer.make(NAME, bytes(32))),
+    "no note": lambda db: db.answers.__setitem__(LOOKUP, (200, b"<html>")),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+async def test_attack_on_our_upstream_side_reaches_nobody(host: Host, world: World, attack: str) -> None:
+    ATTACKS[attack](world.database)
+    for path in (f"{M}/@v/v1.0.0.mod", f"{M}/@v/v1.0.0.zip", f"{world.prefix}/{LOOKUP}"):
+        assert (await host.get(path)).status == 502
+    world.database.answers.clear()
+    world.database.change_head = lambda note: note
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    assert (await host.get(f"{world.prefix}/{LOOKUP}")).status == 200
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+async def test_honest_second_source_is_enough(
+    serve: Serve, world: World, other: FakeUpstream, attack: str
+) -> None:
+    liar = world.database.snapshot(len(world.database))
+    ATTACKS[attack](liar)
+    world.carry(other, liar)
+    host = await serve(f"{other.url},{world.upstream.url}", sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+
+
+async def test_source_that_lacks_the_database_is_asked_last(
+    serve: Serve, world: World, other: FakeUpstream
+) -> None:
+    host = await serve(f"{other.url},{world.upstream.url}", sumdb=world.spec)
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m1@v1.0.0")).status == 200
+    seen = other.count("/sumdb/*")
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m290@v1.0.0")).status == 200
+    assert other.count("/sumdb/*") == seen
+
+
+async def test_explicit_url_is_asked_alone(serve: Serve, world: World, other: FakeUpstream) -> None:
+    world.carry(other, prefix="/")
+    host = await serve(world.upstream, sumdb=SumdbSpec(NAME, str(world.database.key), other.url))
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    assert world.upstream.count("/sumdb/*") == 0
+
+
+async def test_stored_lookup_that_rots_is_fetched_anew(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{world.prefix}/{LOOKUP}")).status == 200
+    store = host.server._stack  # the store is closed before its answers are changed behind its back
+    assert store is not None
+    await host.server.stop()
+    from goproxy_vm.cache.store import Store
+
+    opened = await Store.open(world.tmp_path / "cache")
+    await opened.answers.set(f"sumdb/{NAME}/{LOOKUP}", b"rotten", tag="sumdb", keep=None)
+    await opened.answers.set(f"sumdb/{NAME}/tile/8/0/000", b"x" * 8192, tag="sumdb", keep=None)
+    await opened.close()
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m3@v1.0.0")).status == 200
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_fresh_clients_verify_offline_from_the_mirror_alone(
+    serve: Serve, world: World, seed: int
+) -> None:
+    """A stored lookup implies every tile that a fresh client needs, in whatever order it looks up."""
+    chance = random.Random(seed)
+    host = await serve(world.upstream, sumdb=world.spec)
+    numbers = []
+    for _ in range(12):
+        number = chance.randrange(300)
+        numbers.append(number)
+        got = await host.get(f"{world.prefix}/lookup/example.com/m{number}@v1.0.0")
+        assert got.status == 200
+        world.database.grow(chance.randrange(300))
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    seen = len(world.upstream.requests)
+    chance.shuffle(numbers)
+    tiles: dict[object, bytes] = {}
+    client = Verifier(world.database.key, None)
+    for number in numbers:
+        data = (await host.get(f"{world.prefix}/lookup/example.com/m{number}@v1.0.0")).body
+        session = client.lookup(f"example.com/m{number}", "v1.0.0", data)
+        while wanted := session.wanted():
+            for tile in wanted:
+                got = await host.get(f"{world.prefix}/{tile.path}")
+                assert got.status == 200, tile.path
+                session.feed(tile, got.body)
+        assert session.finish().number == number
+    assert len(world.upstream.requests) == seen
+    assert tiles == {}
