@@ -6,6 +6,7 @@ stays in its database row, so that an answer is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import sqlite3
@@ -89,6 +90,18 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no typ
         """Nothing: no row of this program's has a file."""
 
 
+class PlainCache(diskcache.Cache):  # type: ignore[misc]  # diskcache ships no types
+    """A cache that leaves no connection behind when it cannot be opened."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            super().__init__(str(directory), timeout=1, disk=PlainDisk, **SETTINGS)
+        except BaseException:
+            with contextlib.suppress(AttributeError):  # it failed before there was a connection
+                self.close()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
     """An answer's bytes, and when they were stored (epoch seconds); whether that is fresh, others decide."""
@@ -160,14 +173,11 @@ class Answers:
 
 
 def _open_cache(directory: Path) -> diskcache.Cache:
-    def attempt() -> diskcache.Cache:
-        return diskcache.Cache(str(directory), timeout=1, disk=PlainDisk, **SETTINGS)
-
     try:
-        return attempt()
+        return PlainCache(directory)
     except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
         # diskcache obeys settings found in the database; nothing in it is precious.
         log.warning("cached answers begun anew", directory=directory, reason=reason(error))
     shutil.rmtree(directory)
     directory.mkdir(mode=0o700)
-    return attempt()
+    return PlainCache(directory)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol import semver
 
-_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:\d{2})", re.ASCII)
+# RFC 3339 as clients read it: an hour of one digit, a comma and an offset up to 24:60 pass, too.
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)(?:[.,]\d+)?(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))",
+    re.ASCII,
+)
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
 
@@ -28,34 +32,52 @@ def check_info(data: bytes, module: str, version: str) -> str:
 
 
 def check_latest(data: bytes, module: str) -> str:
-    """The Version that an ``@latest`` names: canonical, and of the module's major."""
-    fields = _object(data)
-    version = fields.get("version")
-    if not isinstance(version, str) or not version:
+    """The Version that an ``@latest`` names: canonical, and of the module's major.
+
+    Keys are read as clients read them: case is ignored, each value of a repeated key must fit and the last
+    one counts, null is as good as absent. ContentError if a client would refuse the document.
+    """
+    version = ""
+    for key, value in _fields(data):
+        if value is None:
+            continue
+        if key == "version":
+            if not isinstance(value, str):
+                raise ContentError("the info's Version is no string")
+            version = value
+        elif key == "time":
+            _check_time(value)
+        elif key == "origin":
+            _check_origin(value)
+    if not version:
         raise ContentError("the info names no Version")
     if not semver.is_canonical(version) or not semver.agrees(module, version):
-        raise ContentError(f"the info names {version!r}, which is no canonical version of the module")
-    _check_time(fields.get("time"))
-    origin = fields.get("origin")
-    if origin is not None:
-        if not isinstance(origin, dict):
-            raise ContentError("the info's Origin is no object")
-        for key, value in origin.items():
-            if key.lower() in _ORIGIN_TEXTS and not isinstance(value, str | None):
-                raise ContentError(f"the info's Origin.{key} is no string")
+        raise ContentError(f"the info names {version[:80]!r}, which is no canonical version of the module")
     return version
 
 
-def _object(data: bytes) -> dict[str, Any]:
+class _Object(list[tuple[str, Any]]):
+    """A JSON object: all of its members in their order, the case of their keys folded."""
+
+    def __init__(self, members: list[tuple[str, Any]]) -> None:
+        super().__init__((key.casefold(), value) for key, value in members)
+
+
+def _fields(data: bytes) -> _Object:
     if data.startswith(b"\xef\xbb\xbf"):
         raise ContentError("the info begins with a byte order mark")
     try:
-        value = json.loads(data.decode("utf-8", "replace"), parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8", "replace"),
+            object_pairs_hook=_Object,
+            parse_constant=_no_constant,
+            parse_int=float,  # no number is used, and int() refuses long ones
+        )
     except (ValueError, RecursionError):
         raise ContentError("the info is no JSON") from None
-    if not isinstance(value, dict):
+    if not isinstance(value, _Object):
         raise ContentError("the info is no JSON object")
-    return {key.lower(): item for key, item in value.items()}
+    return value
 
 
 def _no_constant(name: str) -> None:
@@ -63,16 +85,24 @@ def _no_constant(name: str) -> None:
 
 
 def _check_time(value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, str) and _RFC3339.fullmatch(value):
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is not None:
+        year, month, day, hour, minute, second = map(int, match.groups())
         try:
-            datetime.fromisoformat(re.sub(r"[.,]\d+", "", value))
+            datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             pass
         else:
             return
     raise ContentError(f"the info's Time {str(value)[:40]!r} is no RFC 3339 time")
+
+
+def _check_origin(value: object) -> None:
+    if not isinstance(value, _Object):
+        raise ContentError("the info's Origin is no object")
+    for key, text in value:
+        if key in _ORIGIN_TEXTS and not isinstance(text, str | None):
+            raise ContentError(f"the info's Origin.{key} is no string")
 
 
 def parse_list(data: bytes, module: str) -> list[str]:

@@ -17,7 +17,7 @@ _FIRST = re.compile(r"[a-z0-9.-]+", re.ASCII)
 _SHORT_NAME = re.compile(r".*~[0-9]+", re.ASCII | re.DOTALL)
 _MAJOR = re.compile(r"(.*)/v([0-9.]+)", re.ASCII)
 _GOPKG = re.compile(r"(gopkg\.in/.*)\.v(0|[1-9][0-9]*)(-unstable)?", re.ASCII)
-_FILE_PUNCTUATION = frozenset("!#$%&()+,-.=@[]^_{}~ ")
+_ASCII_FILE_NAME = re.compile(r"[A-Za-z0-9!#$%&()+,.=@\[\]^_{}~ -]+")
 _UPPER = re.compile(r"[A-Z]")
 _ESCAPED = re.compile(r"!([a-z])")
 
@@ -70,9 +70,10 @@ def check_file_path(name: str, *, unassigned_ok: bool = True) -> None:
     for element in name.split("/"):
         if not element or element in (".", "..") or element[-1] == ".":
             raise MalformedPath(f"malformed file path {name!r}: invalid element {element!r}")
-        for char in element:
-            if not _file_char(char, unassigned_ok):
-                raise MalformedPath(f"malformed file path {name!r}: invalid char {char!r}")
+        if _ASCII_FILE_NAME.fullmatch(element) is None:  # one match settles nearly every name
+            for char in element:
+                if not _file_char(char, unassigned_ok):
+                    raise MalformedPath(f"malformed file path {name!r}: invalid char {char!r}")
         stem = element.partition(".")[0]
         if _RESERVED.fullmatch(stem):
             raise MalformedPath(f"malformed file path {name!r}: {stem!r} is reserved on Windows")
@@ -80,7 +81,7 @@ def check_file_path(name: str, *, unassigned_ok: bool = True) -> None:
 
 def _file_char(char: str, unassigned_ok: bool) -> bool:
     if char.isascii():
-        return char.isalnum() or char in _FILE_PUNCTUATION
+        return _ASCII_FILE_NAME.fullmatch(char) is not None
     category = unicodedata.category(char)
     return category[0] == "L" or (unassigned_ok and category == "Cn")
 

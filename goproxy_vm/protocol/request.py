@@ -15,11 +15,14 @@ from goproxy_vm.protocol.semver import agrees, is_canonical
 from goproxy_vm.protocol.tlog import Tile
 
 LONGEST = 200
-"""Bytes of one escaped path element: what every file system takes, with room for an extension (case 46)."""
+"""Bytes of one escaped element of a module path (case 46)."""
+LONGEST_VERSION = 250
+"""Bytes of an escaped version: with its extension still a name that file systems take (case 46)."""
 
 CACHED_ONLY = "/cached-only"
 SumdbKind = Literal["supported", "latest", "lookup", "tile"]
 
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LOOKUP_VERSION = re.compile(
     r"v(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z.-]+)?(?:\+incompatible)?"
 )
@@ -107,6 +110,8 @@ def _decode(raw_path: str) -> str:
     else:
         if "%2f" in raw_path.lower():
             raise MalformedPath("an escaped slash in the path")
+        if _BROKEN_ESCAPE.search(raw_path):
+            raise MalformedPath("a percent sign without two hexadecimal digits in the path")
         try:
             path = unquote_to_bytes(raw_path).decode("ascii")
         except UnicodeDecodeError:
@@ -123,29 +128,37 @@ def _module(path: str) -> ModuleResource:
     module = unescape_path(escaped)
     if max(map(len, escaped.split("/"))) > LONGEST or len(escaped) > 4 * LONGEST:
         raise MalformedPath("a module path that is too long to be stored")
+    endpoint, version = _endpoint(rest)
+    resource = ModuleResource(module, endpoint, version)
+    if endpoint in (Endpoint.MOD, Endpoint.ZIP) and not resource.immutable:
+        raise MalformedPath(f"{version!r} is no canonical version of {module}")
+    # Escaping is one to one: what has just been unescaped need not be checked and escaped again.
+    vars(resource)["path"] = path
+    return resource
+
+
+def _endpoint(rest: str) -> tuple[Endpoint, str]:
     if rest == "latest":
-        return ModuleResource(module, Endpoint.LATEST)
+        return Endpoint.LATEST, ""
     if rest == "v/list":
-        return ModuleResource(module, Endpoint.LIST)
+        return Endpoint.LIST, ""
     name, dot, extension = rest.removeprefix("v/").rpartition(".")
     endpoint = _FILES.get(extension)
     if not rest.startswith("v/") or not dot or endpoint is None:
         raise MalformedPath("not a module proxy path")
-    if len(name) > LONGEST:
+    if len(name) > LONGEST_VERSION:
         raise MalformedPath("a version that is too long to be stored")
-    resource = ModuleResource(module, endpoint, unescape_version(name))
-    if resource.version == "latest":
+    version = unescape_version(name)
+    if version == "latest":
         raise MalformedPath("latest is no version; ask for @latest")
-    if endpoint is not Endpoint.INFO and not resource.immutable:
-        raise MalformedPath(f"{resource.version!r} is no canonical version of {module}")
-    return resource
+    return endpoint, version
 
 
 def _sumdb(path: str, name: str | None) -> SumdbResource:
     if name is None or not path.startswith(name + "/"):
         raise MalformedPath("not the checksum database that this server mirrors")
-    kind, _, rest = path[len(name) + 1 :].partition("/")
-    if kind in ("supported", "latest") and not rest:
+    kind, slash, rest = path[len(name) + 1 :].partition("/")
+    if kind in ("supported", "latest") and not slash:
         return SumdbResource(name, "supported" if kind == "supported" else "latest")
     if kind == "lookup":
         return SumdbResource(name, "lookup", _lookup(rest))
@@ -157,12 +170,13 @@ def _sumdb(path: str, name: str | None) -> SumdbResource:
 def _lookup(rest: str) -> str:
     escaped, _, version = rest.rpartition("@")
     try:
-        module, plain = unescape_path(escaped), unescape_version(version)
+        unescape_path(escaped)
+        plain = unescape_version(version)
     except MalformedPath as error:
         raise MalformedSumdb(f"malformed lookup: {error.sentence}") from None
     if _LOOKUP_VERSION.fullmatch(plain) is None or len(rest) > 4 * LONGEST:
         raise MalformedSumdb("malformed lookup: expected MODULE@vX.Y.Z")
-    return f"{escape_path(module)}@{escape_version(plain)}"
+    return rest
 
 
 def _tile(rest: str) -> str:

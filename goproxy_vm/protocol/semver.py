@@ -18,10 +18,7 @@ _VERSION = re.compile(
     rf"(?:-({_PRE_PART}(?:\.{_PRE_PART})*))?(\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?)?)?",
     re.ASCII,
 )
-_PSEUDO = re.compile(
-    r"v[0-9]+\.(?:0\.0-|[0-9]+\.[0-9]+-(?:[^+]*\.)?0\.)([0-9]{14})-([A-Za-z0-9]+)(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
-    re.ASCII,
-)
+_STAMP = re.compile(r"([0-9]{14})-([A-Za-z0-9]+)", re.ASCII)
 
 
 @total_ordering
@@ -96,8 +93,14 @@ class Pseudo:
 
 def pseudo(version: str) -> Pseudo | None:
     """The parts of a pseudo-version, None for any other version (PROTOCOL §1 "Pseudo-versions")."""
-    match = _PSEUDO.fullmatch(version) if version.count("-") >= 2 and is_valid(version) else None
-    return Pseudo(match[1], match[2]) if match else None
+    match = _VERSION.fullmatch(version)
+    if match is None or match[4] is None:
+        return None
+    *before, last = match[4].split(".")
+    stamp = _STAMP.fullmatch(last)
+    # Alone the stamp stands in vX.0.0 only; behind any other version a part "0" comes before it.
+    in_place = before[-1] == "0" if before else match[2] == match[3] == "0"
+    return Pseudo(stamp[1], stamp[2]) if stamp and in_place else None
 
 
 def is_pseudo(version: str) -> bool:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
@@ -77,8 +78,10 @@ class HttpUpstream:
             raise Failure(broken, "connection") from None
 
     def _url(self, path: str) -> URL:
-        escaped = path.replace("!", "%21") if not path.startswith("sumdb/") else path
-        return URL(f"{self._base}/{escaped}", encoded=True)
+        # Decoded once already: what a version may hold, as "%" and "#", must not mean anything here. Go sends
+        # "!" as %21, and as it is in lookups (PROTOCOL §1).
+        safe = "/+@!" if path.startswith(("sumdb/", "lookup/")) else "/+@"
+        return URL(f"{self._base}/{quote(path, safe=safe)}", encoded=True)
 
     async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
         for _ in range(MOST_REQUESTS):

@@ -364,6 +364,14 @@ async def test_bang_is_escaped_but_not_in_lookups(world: World, first: FakeUpstr
     assert b"/!m@v1" in first.heads[1]
 
 
+@pytest.mark.parametrize("version", ["a#b", "a b", "%2e%2e%2fx", "a+b", "a,b=c"])
+async def test_path_means_the_same_to_the_upstream(world: World, first: FakeUpstream, version: str) -> None:
+    upstreams = await world.make(first.url)
+    with pytest.raises(Absent):
+        await fetch(upstreams, path=f"example.com/m/@v/{version}.info")
+    assert first.requests == [f"/example.com/m/@v/{version}.info"]
+
+
 async def test_check_that_fails(world: World, first: FakeUpstream, second: FakeUpstream) -> None:
     first.on("*", Reply(b"bad"))
 

@@ -28,7 +28,13 @@ def info(**fields: object) -> bytes:
         ("14", info(Origin={"VCS": "git", "Hash": "abc", "Ref": None}, Unknown=[1, {"a": 2}])),
         ("14", info(Origin=None)),
         ("-", b'{"version":"v1.0.0","TIME":"2024-01-02T03:04:05.123456789+01:00"}'),
+        ("-", b'{"Version":"v1.0.0","Time":"2024-01-02T3:04:05,5+24:00"}'),
         ("-", b' {"Version":"v0.0.1","Version":"v1.0.0"}\n'),
+        ("-", b'{"version":"v1.0.0","Version":"v0.0.1","version":"v1.0.0"}'),
+        ("-", '{"Version":"v0.0.1","Ver\u017fion":"v1.0.0"}'.encode()),
+        ("-", b'{"Version":"v1.0.0","version":null}'),
+        ("-", b'{"Version":"v1.0.0","x":%s}' % (b"1" * 5000)),
+        ("-", b'{"Version":"v1.0.0","x":%s}' % (b"[" * 500 + b"]" * 500)),
     ],
 )
 def test_accepted(case: str, data: bytes) -> None:
@@ -47,19 +53,30 @@ def test_accepted(case: str, data: bytes) -> None:
         ("15", info(Time="")),
         ("15", info(Time="2024-01-02")),
         ("15", info(Time="2024-13-02T03:04:05Z")),
+        ("15", info(Time="2024-01-02T24:00:00Z")),
+        ("15", info(Time="2023-02-29T03:04:05Z")),
+        ("15", info(Time="2024-01-02T03:04:05+25:00")),
         ("15", info(Time=5)),
+        ("15", b'{"Version":"v1.0.0","Time":"x","time":null}'),
         ("14", info(Origin=[])),
         ("14", info(Origin={"VCS": 1})),
         ("-", b"{}"),
         ("-", info(Version=1)),
         ("-", info(Version="")),
+        ("-", info(Version="v" * 100_000)),
+        ("-", b'{"Version":5,"Version":"v1.0.0"}'),
+        ("-", b'{"Version":"v1.0.0","Origin":{"Ref":1},"Origin":{"Ref":"a"}}'),
+        ("-", b'{"Version":"v1.0.0"}\x00'),
+        ("-", b'{"Version":"v1.0.0","x":-Infinity}'),
         ("-", b'{"Version":"v1.0.0","x":NaN}'),
         ("-", b"[" * 100_000),
+        ("-", b'{"Version":"v1.0.0","x":' + b'{"x":' * 100_000),
     ],
 )
 def test_refused(case: str, data: bytes) -> None:
-    with pytest.raises(ContentError):
+    with pytest.raises(ContentError) as refused:
         check_info(data, M, "v1.0.0")
+    assert len(refused.value.sentence) < 200
 
 
 def test_case_16_query_answers_with_a_canonical_version() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,25 @@ def test_the_five_endpoints(path: str, endpoint: Endpoint, version: str, *, immu
     assert (resource.module, resource.endpoint, resource.version) == ("example.com/m", endpoint, version)
     assert resource.immutable is immutable
     assert f"/{resource.path}" == path
+    assert f"/{ModuleResource('example.com/m', endpoint, version).path}" == path
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "immutable"),
+    [
+        ("16", "master.info", False),
+        ("18", "abcdefa.info", False),
+        ("19", "v1.info", False),
+        ("19", "v1.2.info", False),
+        ("21", "v1.0.0.mod", True),
+        ("22", "v0.9.0.mod", True),
+        ("24", "v1.0.0.zip", True),
+        ("46", f"v1.0.0-{'a' * 243}.info", True),
+        ("-", "a%25b.info", False),
+    ],
+)
+def test_accepted(case: str, name: str, *, immutable: bool) -> None:
+    assert module(f"{M}/@v/{name}").immutable is immutable
 
 
 @pytest.mark.parametrize("escaped", ["%21my%21branch", "!my!branch"])
@@ -118,9 +139,13 @@ def test_case_77_cached_only() -> None:
         ("44", f"{M}%00/@v/list"),
         ("44", f"{M}/@v/a%5cb.info"),
         ("45", "/example.com/%ff/@v/list"),
+        ("45", "/example.com/\udcff/@v/list"),
         ("46", f"{M}/@v/v1.0.0-{'a' * 300}.info"),
         ("46", f"{M}/@v/v1.0.0-{'a' * 5000}.info"),
+        ("46", f"{M}/@v/v1.0.0-{'a' * 244}.info"),
+        ("46", f"{M}/@v/v1.0.0-{'!a' * 122}.info"),
         ("46", f"/example.com/{'a' * 300}/@v/list"),
+        ("46", f"/example.com/{'!a' * 101}/@v/list"),
         ("46", f"/example.com{'/aaaa' * 300}/@v/list"),
         ("48", f"{M}/@v/feat/x.info"),
         ("48", f"{M}/@v/con.info"),
@@ -129,6 +154,11 @@ def test_case_77_cached_only() -> None:
         ("82", "/sumdb/supported"),
         ("95", f"/sumdb/{NAME}/../x"),
         ("-", f"/sumdb/{NAME}/supported/x"),
+        ("81", f"/sumdb/{NAME}/supported/"),
+        ("81", f"/sumdb/{NAME}/latest/"),
+        ("-", f"{M}/@v/a%zz.info"),
+        ("-", f"{M}/@v/a%2.info"),
+        ("-", f"{M}/@v/a.info%"),
         ("-", ""),
         ("-", "*"),
         ("-", "/cached-only"),
@@ -200,7 +230,11 @@ def test_without_a_database_there_is_no_mirror() -> None:
         parse(f"/sumdb/{NAME}/supported", None)
 
 
-@given(st.one_of(st.text(), st.text(alphabet="/@v.!%20aA1xlisttmodzipnf")))
+@given(
+    st.text()
+    | st.text(alphabet="/@v.!%20aA1xlisttmodzipnf")
+    | st.text(alphabet="%25!a.").map("{}.info".format)
+)
 def test_any_path_is_an_answer_or_malformed(path: str) -> None:
     for candidate in (path, f"/example.com/{path}", f"{M}/@v/{path}", f"/sumdb/{NAME}/{path}"):
         try:
@@ -209,4 +243,6 @@ def test_any_path_is_an_answer_or_malformed(path: str) -> None:
             continue
         assert ".." not in resource.path.split("/")
         assert resource.path.isascii()
-        assert parse(f"/{resource.path}", NAME).resource == resource
+        assert parse(quote(f"/{resource.path}"), NAME).resource == resource
+        if isinstance(resource, ModuleResource):
+            assert ModuleResource(resource.module, resource.endpoint, resource.version).path == resource.path

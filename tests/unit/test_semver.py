@@ -38,6 +38,25 @@ def test_pseudo_version(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "is_pseudo"),
+    [
+        ("v2.0.0-20191109021931-daa7c04131f5", True),
+        ("v2.0.1-20191109021931-daa7c04131f5", False),
+        ("v2.1.0-20191109021931-daa7c04131f5", False),
+        ("v1.2.3-0.20191109021931-daa7c04131f5+meta", True),
+        ("v1.2.3-a.b.0.20191109021931-daa7c04131f5", True),
+        ("v1.2.3-a.1.20191109021931-daa7c04131f5", False),
+        ("v1.2.3-x0.20191109021931-daa7c04131f5", False),
+        ("v1.2.3-0.20191109021931-daa7-c041", False),
+        ("v0.0.0-20191109021931-a.b", False),
+        ("master-20191109021931-daa7c04131f5", False),
+    ],
+)
+def test_where_the_time_stamp_may_stand(version: str, *, is_pseudo: bool) -> None:
+    assert semver.is_pseudo(version) is is_pseudo
+
+
+@pytest.mark.parametrize(
     ("version", "valid", "prerelease"),
     [("v1", True, False), ("v1.2.3-rc.1", True, True), ("v1.2.3+meta", True, False), ("1.2.3", False, False)],
 )
