@@ -116,11 +116,16 @@ def start(cache: Path, *arguments: str, env: dict[str, str] | None = None) -> Ru
     )
     assert process.stderr is not None
     log: list[dict[str, object]] = []
-    for line in process.stderr:
-        log.append(json.loads(line))
-        if log[-1]["event"] == "serving":
-            return Running(process, str(log[-1]["url"]), str(log[-1]["admin_url"]), log)
-    raise AssertionError(f"goproxy-vm ended with {process.wait()}: {log}")
+    try:
+        for line in process.stderr:
+            log.append(json.loads(line))
+            if log[-1]["event"] == "serving":
+                return Running(process, str(log[-1]["url"]), str(log[-1]["admin_url"]), log)
+        raise AssertionError(f"goproxy-vm ended with {process.wait()}: {log}")
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
 
 
 @contextmanager

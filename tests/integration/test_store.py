@@ -455,7 +455,7 @@ async def test_answers_that_cannot_be_begun_anew(root: Path, monkeypatch: pytest
     def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("unable to open database file")
 
-    monkeypatch.setattr("goproxy_vm.cache.answers.diskcache.Cache", fail)
+    monkeypatch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
     with pytest.raises(StartError, match="answers: unable to open database file"):
         await Store.open(root)
     monkeypatch.undo()
