@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -46,21 +47,34 @@ def limit_memory(limit: int) -> None:
 
 
 def listen_fds() -> list[tuple[str, socket.socket]]:
-    """Sockets handed over by systemd, each with its name (sd_listen_fds(3)); none where there are none."""
+    """Sockets handed over by systemd, each with its name (sd_listen_fds(3)); none where there are none.
+
+    They are ours from here on, non-blocking, and closed in child processes. The environment stays as it is:
+    its LISTEN_PID keeps children from taking it for theirs. OSError, its ``strerror`` a sentence, if a
+    descriptor is no stream socket; those already taken are closed then.
+    """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     try:
-        count = int(os.environ.get("LISTEN_FDS", "0"))
+        count = max(0, int(os.environ.get("LISTEN_FDS", "0")))
     except ValueError:
         return []
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")[:count]
     names += [""] * (count - len(names))
-    handed = []
-    for name, fd in zip(names, range(FIRST_HANDED_FD, FIRST_HANDED_FD + count), strict=False):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
-        sock.setblocking(False)
-        handed.append((name, sock))
+    handed: list[tuple[str, socket.socket]] = []
+    with contextlib.ExitStack() as opened:
+        for fd, name in enumerate(names, FIRST_HANDED_FD):
+            try:
+                sock = socket.socket(fileno=fd)
+            except OSError as error:
+                raise OSError(error.errno, f"descriptor {fd} is no socket") from error
+            opened.enter_context(sock)
+            if sock.type != socket.SOCK_STREAM:
+                raise OSError(errno.EPROTOTYPE, f"descriptor {fd} is no stream socket")
+            sock.set_inheritable(False)
+            sock.setblocking(False)
+            handed.append((name, sock))
+        opened.pop_all()
     return handed
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
+from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import listen_fds
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.metrics import Metrics
@@ -27,10 +28,10 @@ from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.admin import admin_app
 from goproxy_vm.web.connection import Connections
 from goproxy_vm.web.handler import Handler
-from goproxy_vm.web.listener import Listener, bind, url_of
+from goproxy_vm.web.http import HttpProtocol
+from goproxy_vm.web.listener import Bound, Listener, bind, url_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from goproxy_vm.config import Settings
@@ -82,21 +83,24 @@ class Server:
         stack.push_async_callback(proxy.close)
         mirror = SumdbMirror(settings, database, proofs) if database is not None else None
         handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
-        server = web.Server(handler, access_log=None)
+        server = web.Server(handler)
         connections = Connections(
-            server, most=settings.max_client_connections, send_timeout=settings.send_timeout
+            lambda: HttpProtocol(server, handler, access_log=None),
+            most=settings.max_client_connections,
+            send_timeout=settings.send_timeout,
         )
         listener = Listener(server, connections, main)
         runner = web.AppRunner(admin_app(store, self.metrics), access_log=None, shutdown_timeout=2)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        for sock in admin:
-            await web.SockSite(runner, sock).start()
+        for bound in admin:
+            await web.SockSite(runner, bound.sock).start()
+            stack.callback(bound.unlink)
         await listener.start()
         stack.push_async_callback(listener.stop, settings.shutdown_timeout)
         self.urls = listener.urls
         self.url = listener.urls[0]
-        self.admin_url = url_of(admin[0])
+        self.admin_url = url_of(admin[0].sock)
 
     async def _upstreams(self, stack: AsyncExitStack, text: str) -> Upstreams:
         settings = self._settings
@@ -121,13 +125,16 @@ class Server:
         stack.push_async_callback(database.close)
         return database
 
-    def _sockets(self, stack: AsyncExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+    def _sockets(self, stack: AsyncExitStack) -> tuple[list[Bound], list[Bound]]:
         """What to listen on: sockets handed over by systemd first, else what the settings name."""
-        handed = listen_fds()
-        main = [sock for name, sock in handed if name != "admin"]
-        admin = [sock for name, sock in handed if name == "admin"]
+        try:
+            handed = listen_fds()
+        except OSError as error:
+            raise StartError(f"LISTEN_FDS: {error.strerror}") from None
         for _, sock in handed:
             stack.callback(sock.close)
+        main = [Bound(sock) for name, sock in handed if name != "admin"]
+        admin = [Bound(sock) for name, sock in handed if name == "admin"]
         for address in () if main else self._settings.listen:
             main.append(bind(address, "listen"))
             stack.callback(main[-1].close)

@@ -1,17 +1,17 @@
 """Module zips: Go's structure rules, Go's reading rules, and h1, in one pass (PROTOCOL §3 "Zip", "h1").
 
-The standard library reads the central directory. It does not read the entries: it decodes unflagged names
-as cp437, cuts names at NUL and believes false sizes, where Go compares raw bytes.
+The standard library's zipfile is not used: it decodes unflagged names as cp437, cuts names at NUL, believes
+false sizes, takes other bytes for the directory than Go where an archive is damaged, and does each of these a
+little differently from release to release. A zip that only Python can read would be stored for good.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from goproxy_vm.errors import ContentError, MalformedPath
 from goproxy_vm.protocol.dirhash import h1_lines
@@ -27,9 +27,19 @@ MAX_SPECIAL = 16 << 20
 """Bytes: Go's bound for the root ``go.mod`` and ``LICENSE``."""
 
 _CHUNK = 1 << 20
-_LOCAL = struct.Struct("<4s22xHH")
+_LONGEST_SENTENCE = 400
+"""Characters. A name may have 65,535 bytes, each of which may take four to show."""
+
+# APPNOTE 4.3: little endian; what Go does not look at is skipped.
+_LOCAL = struct.Struct("<4s22xHH")  # lengths of name and extra
+_RECORD = struct.Struct("<4s4xHH4xLLLHHH8xL")  # flags, method, crc, sizes, three lengths, offset
+_END = struct.Struct("<4s6xHLLH")  # records, size and offset of the directory, length of the comment
+_LOCATOR64 = struct.Struct("<4sLqL")  # disk, offset of the 64-bit end, disks
+_END64 = struct.Struct("<4s28xQqq")  # records, size and offset of the directory
+_END_TAILS = (1024, 65 * 1024)  # how far from the file's end Go looks for the directory's end
 _DESCRIPTOR_FLAG = 0x8
-_UTF8_FLAG = 0x800
+_STORED, _DEFLATED = 0, 8
+_WIDE = 0xFFFF_FFFF  # the value stands in the 64-bit extra field
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,54 +54,201 @@ class ZipReport:
 def check_zip(file: BinaryIO, module: str, version: str, *, max_bytes: int = MAX_ZIP) -> ZipReport:
     """Check that ``file`` is a zip of ``module`` at ``version`` that every ``go`` accepts, and hash it.
 
-    Raises ContentError naming the entry and the rule. Memory grows with the number of entries, not with
-    their sizes.
+    ``max_bytes`` bounds the archive itself. Raises ContentError naming the entry and the rule, in a sentence
+    of bounded length. Memory grows with the directory, not with the contents.
     """
-    if not is_canonical(version) or not agrees(module, version):
-        raise ContentError(f"zip: {version!r} is no canonical version of {module}")
-    size = file.seek(0, 2)
-    if size > max_bytes:
-        raise ContentError(f"zip: {size} bytes are over the limit of {max_bytes}")
-    entries = _directory(file)
-    names = [_raw_name(entry) for entry in entries]
-    total = _check_structure(entries, names, f"{module}@{version}/")
-    lines: list[tuple[bytes, bytes]] = []
-    for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header_offset):
-        try:
-            lines.append((name, _digest(file, entry, name)))
-        except (_BadEntry, zlib.error) as error:
-            raise ContentError(f"zip: {name.decode('utf-8', 'replace')!r}: {error}") from None
-    return ZipReport(h1_lines(lines), len(entries), total)
-
-
-class _BadEntry(Exception):
-    """An entry that cannot be read as its directory record says."""
-
-
-def _directory(file: BinaryIO) -> list[zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError) as error:
-        raise ContentError(f"zip: not a valid zip file: {error}") from None
+        if not is_canonical(version) or not agrees(module, version):
+            raise _Fault(f"{version!r} is no canonical version of {module}")
+        archive = _Archive(file)
+        if archive.size > max_bytes:
+            raise _Fault(f"{archive.size} bytes are over the limit of {max_bytes}")
+        entries = _directory(archive)
+        total = _check_structure(entries, f"{module}@{version}/")
+        # Of several directory entries of one name Go reads the last (no file may be there twice).
+        last = {entry.name: entry for entry in entries}
+        digests = {
+            entry.name: _digest(archive, entry) for entry in sorted(last.values(), key=lambda e: e.offset)
+        }
+    except _Fault as fault:
+        raise ContentError(f"zip: {_shortened(str(fault))}") from None
+    return ZipReport(h1_lines((entry.name, digests[entry.name]) for entry in entries), len(entries), total)
 
 
-def _raw_name(entry: zipfile.ZipInfo) -> bytes:
-    return entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8_FLAG else "cp437")
+class _Fault(Exception):
+    """A rule that the archive breaks."""
 
 
-def _check_structure(entries: list[zipfile.ZipInfo], names: list[bytes], prefix: str) -> int:
+def _shortened(sentence: str) -> str:
+    """The sentence, without the middle if it is long: the entry is at its start, the reason at its end."""
+    if len(sentence) <= _LONGEST_SENTENCE:
+        return sentence
+    half = _LONGEST_SENTENCE // 2
+    return f"{sentence[:half]} … {sentence[-half:]}"
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode("utf-8", "replace"))
+
+
+class _Archive:
+    """The file, of which nothing outside is ever asked for: a lying offset is no error of this host's."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, 2)
+        self.read_bodies = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``; fewer at the end, none outside."""
+        if not 0 <= offset < self.size:
+            return b""
+        self.file.seek(offset)
+        return self.file.read(length)
+
+    def bodies(self, offset: int, length: int) -> Iterator[bytes]:
+        """Up to ``length`` bytes from ``offset`` in chunks.
+
+        Go accepts entries that overlap, and empty deflate blocks give any amount of work without giving a
+        byte. So all entries together may read what the largest archive can hold.
+        """
+        while length and (chunk := self.read_at(offset, min(length, _CHUNK))):
+            self.read_bodies += len(chunk)
+            if self.read_bodies > MAX_ZIP:
+                raise _Fault(f"its overlapping entries read more than {MAX_ZIP} bytes")
+            yield chunk
+            offset += len(chunk)
+            length -= len(chunk)
+
+
+class _Entry(NamedTuple):
+    """A record of the central directory. Sizes and offset may be negative where the record lies."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    compressed: int
+    size: int
+    offset: int
+
+
+def _directory(archive: _Archive) -> list[_Entry]:
+    """Every record up to the first that is none: Go trusts the count alone, modulo 65536."""
+    records, start, base = _directory_end(archive)
+    archive.file.seek(start)
+    entries: list[_Entry] = []
+    while entry := _record(archive.file):
+        entries.append(entry._replace(offset=entry.offset + base) if base else entry)
+    if (len(entries) - records) % 65536:
+        raise _Fault(f"not a valid zip file: {len(entries)} entries instead of {records}")
+    return entries
+
+
+def _directory_end(archive: _Archive) -> tuple[int, int, int]:
+    """Number of records, where the first one is, and what to add to the offsets in them."""
+    end, comment = _find_end(archive)
+    _, records, size, offset, _ = _END.unpack_from(comment)
+    if records == 0xFFFF or size == 0xFFFF or offset == _WIDE:  # 0xFFFF for the size is Go's own choice
+        locator = archive.read_at(end - _LOCATOR64.size, _LOCATOR64.size)
+        if len(locator) == _LOCATOR64.size:
+            signature, disk, where, disks = _LOCATOR64.unpack(locator)
+            if signature == b"PK\x06\x07" and disk == 0 and disks == 1 and where >= 0:
+                end = where
+                wide = archive.read_at(end, _END64.size)
+                if len(wide) != _END64.size or not wide.startswith(b"PK\x06\x06"):
+                    raise _Fault("not a valid zip file: no 64-bit end where the locator says")
+                _, records, size, offset = _END64.unpack(wide)
+    start = end - size
+    if size < 0 or offset < 0 or not 0 <= start < archive.size:
+        raise _Fault("not a valid zip file: its directory lies outside")
+    base = start - offset
+    if base > 0 and _is_record(archive, offset):
+        return records, offset, 0  # bytes that were put between directory and end, not before the archive
+    return records, start, base
+
+
+def _find_end(archive: _Archive) -> tuple[int, bytes]:
+    """Where the end record is, and the bytes from there on. A cut comment before it hides it, as in Go."""
+    for most in _END_TAILS:
+        length = min(most, archive.size)
+        tail = archive.read_at(archive.size - length, length)
+        at = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END.size + 4))
+        if at >= 0 and at + _END.size + int(_END.unpack_from(tail, at)[-1]) <= len(tail):
+            return archive.size - length + at, tail[at:]
+    raise _Fault("not a valid zip file: no end of a directory")
+
+
+def _is_record(archive: _Archive, offset: int) -> bool:
+    archive.file.seek(offset)
+    try:
+        return _record(archive.file) is not None
+    except _Fault:
+        return False
+
+
+def _record(file: BinaryIO) -> _Entry | None:
+    """The record at the file's position; None if there is none, or a cut one."""
+    header = _read(file, _RECORD.size)
+    if len(header) != _RECORD.size:
+        return None
+    signature, flags, method, crc, compressed, size, name_length, extra_length, comment_length, offset = (
+        _RECORD.unpack(header)
+    )
+    if signature != b"PK\x01\x02":
+        return None
+    length = name_length + extra_length + comment_length
+    variable = _read(file, length)
+    if len(variable) != length:
+        return None
+    name = variable[:name_length]
+    if _WIDE in (size, compressed, offset):
+        wide = _widened(variable[name_length : name_length + extra_length], [size, compressed, offset])
+        if wide is None:
+            return None
+        size, compressed, offset = wide
+    return _Entry(name, flags, method, crc, compressed, size, offset)
+
+
+def _read(file: BinaryIO, length: int) -> bytes:
+    data = file.read(length)
+    if length and not data:
+        # Go tells "ends exactly here" from "cut", and forgives only the latter.
+        raise _Fault("not a valid zip file: it ends in the directory")
+    return data
+
+
+def _widened(extra: bytes, values: list[int]) -> list[int] | None:
+    """Size, compressed size and offset with what the 64-bit extra field says; None if it says too little."""
+    wanted = [i for i, value in enumerate(values) if value == _WIDE]
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, at)
+        at += 4
+        if at + length > len(extra):
+            break
+        if tag == 1:
+            if length < 8 * len(wanted):
+                return None
+            for i, value in zip(wanted, struct.unpack_from(f"<{len(wanted)}q", extra, at), strict=True):
+                values[i] = value
+            return values
+        at += length
+    return values if wanted == [0] else None  # a size of 2³²−1 is taken for plain, an offset is not
+
+
+def _check_structure(entries: list[_Entry], prefix: str) -> int:
     """Go's CheckZip for names and declared sizes; the sum of those sizes."""
-    seen = _Names()
+    raw_prefix = prefix.encode()
+    paths: list[tuple[str, bool]] = []
     total = 0
-    for entry, raw in zip(entries, names, strict=True):
+    for entry in entries:
+        if not entry.name.startswith(raw_prefix):
+            raise _Fault(f"{_shown(entry.name)}: the name does not have the prefix {prefix!r}")
         try:
-            name = raw.decode()
+            path = entry.name[len(raw_prefix) :].decode()
         except UnicodeDecodeError:
-            raise ContentError(f"zip: {raw!r}: the name is no valid UTF-8") from None
-        if not name.startswith(prefix):
-            raise ContentError(f"zip: {name!r}: the name does not have the prefix {prefix!r}")
-        path = name[len(prefix) :]
+            raise _Fault(f"{entry.name!r}: the name is no valid UTF-8") from None
         if not path:
             continue
         is_directory = path.endswith("/")
@@ -99,51 +256,51 @@ def _check_structure(entries: list[zipfile.ZipInfo], names: list[bytes], prefix:
         try:
             check_file_path(path)
         except MalformedPath as error:
-            raise ContentError(f"zip: {error.sentence}") from None
-        seen.add(path, is_directory=is_directory)
-        if is_directory:
-            continue
-        total += _check_file(path, entry.file_size, total)
+            raise _Fault(error.sentence) from None
+        paths.append((path, is_directory))
+        if not is_directory:
+            _check_file(path, entry.size, MAX_ZIP - total)
+            total += entry.size
+    _check_collisions(paths)
     return total
 
 
-def _check_file(path: str, size: int, before: int) -> int:
+def _check_file(path: str, size: int, room: int) -> None:
     base = path.rpartition("/")[2]
     if _fold(base) == "go.mod":
         if base != path:
-            raise ContentError(f"zip: {path!r}: a go.mod file outside the module's root")
+            raise _Fault(f"{path!r}: a go.mod file outside the module's root")
         if path != "go.mod":
-            raise ContentError(f"zip: {path!r}: go.mod must be in lower case")
-    if before + size > MAX_ZIP:
-        raise ContentError(f"zip: {path!r}: the files add up to more than {MAX_ZIP} bytes")
+            raise _Fault(f"{path!r}: go.mod must be in lower case")
+    if not 0 <= size <= room:
+        raise _Fault(f"{path!r}: the files add up to more than {MAX_ZIP} bytes")
     if path in ("go.mod", "LICENSE") and size > MAX_SPECIAL:
-        raise ContentError(f"zip: {path!r}: {size} bytes are over the limit of {MAX_SPECIAL}")
-    return size
+        raise _Fault(f"{path!r}: {size} bytes are over the limit of {MAX_SPECIAL}")
 
 
-class _Names:
-    """Paths and their parent directories, no two of which a case-insensitive file system may confuse."""
+def _check_collisions(paths: list[tuple[str, bool]]) -> None:
+    """No two paths, parent directories included, that a case-insensitive file system may confuse.
 
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, bool]] = {}
-
-    def add(self, path: str, *, is_directory: bool) -> None:
-        """Add a path, and each of its parents as a directory."""
-        while path:
-            folded = _fold(path)
-            before = self._seen.get(folded)
-            if before is None:
-                self._seen[folded] = (path, is_directory)
-            elif before[0] != path:
-                raise ContentError(f"zip: {before[0]!r} and {path!r} collide where case does not count")
-            elif before[1] != is_directory:
-                raise ContentError(f"zip: {path!r} is both a file and a directory")
-            elif not is_directory:
-                raise ContentError(f"zip: {path!r} is there twice")
-            else:
-                return  # a known directory: its parents are known too
-            path = path.rpartition("/")[0]
-            is_directory = True
+    Sorted by folded elements, all that lies under one folded directory is together, and the directory itself
+    comes first: comparing neighbours is enough. A table of all parents would take a gigabyte for one name of
+    65,535 bytes.
+    """
+    before, before_elements, before_is_directory = "", [""], True
+    folded = sorted((_fold(path).replace("/", "\0"), path, is_directory) for path, is_directory in paths)
+    for key, path, is_directory in folded:
+        elements = key.split("\0")
+        length = -1  # of what both share: folding keeps the number of characters
+        for ours, theirs in zip(elements, before_elements, strict=False):
+            if ours != theirs:
+                break
+            length += 1 + len(ours)
+        if length > 0:
+            if path[:length] != before[:length]:
+                raise _Fault(f"{before[:length]!r} and {path[:length]!r} collide where case does not count")
+            if length == len(before) and not (before_is_directory and (is_directory or path != before)):
+                both = path != before or is_directory != before_is_directory
+                raise _Fault(f"{before!r} is " + ("both a file and a directory" if both else "there twice"))
+        before, before_elements, before_is_directory = path, elements, is_directory
 
 
 def _fold(text: str) -> str:
@@ -160,76 +317,70 @@ def _fold_char(char: str) -> str:
     return char
 
 
-def _digest(file: BinaryIO, entry: zipfile.ZipInfo, name: bytes) -> bytes:
+def _digest(archive: _Archive, entry: _Entry) -> bytes:
     """SHA-256 of an entry's content, read and checked as Go's archive/zip does."""
-    start = _body_offset(file, entry)
     digest = hashlib.sha256()
-    if name.endswith(b"/"):
-        if entry.file_size:
-            raise _BadEntry("a directory with content")
-        return digest.digest()
     crc = length = 0
-    for chunk in _content(file, entry, start):
-        length += len(chunk)
-        if length > entry.file_size:
-            raise _BadEntry(f"more than the declared {entry.file_size} bytes")
-        crc = zlib.crc32(chunk, crc)
-        digest.update(chunk)
-    if length != entry.file_size:
-        raise _BadEntry(f"{length} bytes instead of the declared {entry.file_size}")
-    if entry.flag_bits & _DESCRIPTOR_FLAG:
-        if crc != entry.CRC or _descriptor_crc(file, start + entry.compress_size) != entry.CRC:
-            raise _BadEntry("checksum error")
-    elif entry.CRC and crc != entry.CRC:
-        raise _BadEntry("checksum error")
+    try:
+        start = _body_offset(archive, entry.offset)
+        if entry.name.endswith(b"/"):
+            if entry.size:
+                raise _Fault("a directory with content")
+            return digest.digest()
+        for chunk in _content(archive, entry, start):
+            length += len(chunk)
+            if length > entry.size:
+                raise _Fault(f"more than the declared {entry.size} bytes")
+            crc = zlib.crc32(chunk, crc)
+            digest.update(chunk)
+        if length != entry.size:
+            raise _Fault(f"{length} bytes instead of the declared {entry.size}")
+        if entry.flags & _DESCRIPTOR_FLAG:
+            if crc != entry.crc or _descriptor_crc(archive, start + entry.compressed) != crc:
+                raise _Fault("checksum error")
+        elif entry.crc and crc != entry.crc:
+            raise _Fault("checksum error")
+    except (_Fault, zlib.error) as error:
+        raise _Fault(f"{_shown(entry.name)}: {error}") from None
     return digest.digest()
 
 
-def _body_offset(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
-    if entry.header_offset < 0:
-        raise _BadEntry("its offset lies outside the archive")
-    file.seek(entry.header_offset)
-    header = file.read(_LOCAL.size)
+def _body_offset(archive: _Archive, offset: int) -> int:
+    header = archive.read_at(offset, _LOCAL.size)
     if len(header) != _LOCAL.size:
-        raise _BadEntry("its header is cut off")
+        raise _Fault("its header is cut off")
     signature, name_length, extra_length = _LOCAL.unpack(header)
     if signature != b"PK\x03\x04":
-        raise _BadEntry("no header where the directory says")
-    return entry.header_offset + _LOCAL.size + int(name_length) + int(extra_length)
+        raise _Fault("no header where the directory says")
+    return offset + _LOCAL.size + int(name_length) + int(extra_length)
 
 
-def _content(file: BinaryIO, entry: zipfile.ZipInfo, start: int) -> Iterator[bytes]:
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _BadEntry(f"unsupported compression method {entry.compress_type}")
-    file.seek(start)
-    left = entry.compress_size
-    inflate = zlib.decompressobj(-15) if entry.compress_type == zipfile.ZIP_DEFLATED else None
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        if not chunk:
-            raise _BadEntry("its content is cut off")
-        left -= len(chunk)
-        if inflate is None:
-            yield chunk
-            continue
-        while chunk and not inflate.eof:
-            yield inflate.decompress(chunk, _CHUNK)
-            chunk = inflate.unconsumed_tail
+def _content(archive: _Archive, entry: _Entry, start: int) -> Iterator[bytes]:
+    """The content in chunks of bounded size. Nothing is known yet about its length."""
+    # A size over 2⁶³ is negative to Go too, which then reads as far as there are bytes.
+    bodies = archive.bodies(start, entry.compressed if entry.compressed >= 0 else archive.size)
+    if entry.method == _STORED:
+        yield from bodies
+        return
+    if entry.method != _DEFLATED:
+        raise _Fault(f"unsupported compression method {entry.method}")
+    inflate = zlib.decompressobj(-15)
+    for body in bodies:
+        data = body
+        while data and not inflate.eof:
+            yield inflate.decompress(data, _CHUNK)
+            data = inflate.unconsumed_tail
         if inflate.eof:
             return
-    if inflate is not None:
-        # What the last input still holds back: the output bound may have stopped it.
-        while rest := inflate.decompress(b"", _CHUNK):
-            yield rest
-        if not inflate.eof:
-            raise _BadEntry("its compressed content ends too early")
+    # What the last input still holds back: the output bound may have stopped it.
+    while rest := inflate.decompress(b"", _CHUNK):
+        yield rest
+    if not inflate.eof:
+        raise _Fault("its compressed content ends too early")
 
 
-def _descriptor_crc(file: BinaryIO, offset: int) -> int:
-    file.seek(offset)
-    data = file.read(16)
-    if data[:4] == b"PK\x07\x08":
-        data = data[4:]
+def _descriptor_crc(archive: _Archive, offset: int) -> int:
+    data = archive.read_at(offset, 16).removeprefix(b"PK\x07\x08")
     if len(data) < 12:
-        raise _BadEntry("its data descriptor is cut off")
+        raise _Fault("its data descriptor is cut off")
     return int.from_bytes(data[:4], "little")

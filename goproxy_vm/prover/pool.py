@@ -7,10 +7,12 @@ interpreter from the loop and multiplies the p99 of hits; a niced process does n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.observe.logs import get_logger
@@ -37,9 +39,10 @@ class ZipProver:
         self._jobs: set[asyncio.Task[ZipReport]] = set()
 
     async def start(self) -> None:
-        """Start the worker process now: the first large zip then need not wait for it."""
+        """Start the worker process now, if it can be: the first large zip then need not wait for it."""
         async with self._turn:
-            await self._running()
+            with contextlib.suppress(NoRoom):
+                await self._running()
 
     async def close(self) -> None:
         """End the worker process; jobs under way are cancelled."""
@@ -53,58 +56,71 @@ class ZipProver:
     async def prove(self, path: Path, module: str, version: str) -> ZipReport:
         """Check the zip at ``path``. ContentError: it is bad, or checking it killed the worker twice.
 
-        NoRoom: this host cannot read it back.
+        NoRoom: this host cannot read it back, or cannot start the worker. Large zips are checked one at a
+        time, in the order of the calls. A caller that is cancelled stops nothing but its own wait.
         """
         loop = asyncio.get_running_loop()
-        size = await loop.run_in_executor(self._thread, lambda: path.stat().st_size)
-        if size <= self._inline_limit:
+        if await loop.run_in_executor(self._thread, _size, path) <= self._inline_limit:
             return await loop.run_in_executor(self._thread, _check, path, module, version)
         # Shielded: a waiter that leaves must not break the pairing of jobs and answers.
-        job = asyncio.create_task(self._prove_large(path, module, version))
+        job = asyncio.create_task(
+            self._prove_large({"path": str(path), "module": module, "version": version})
+        )
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return await asyncio.shield(job)
 
-    async def _prove_large(self, path: Path, module: str, version: str) -> ZipReport:
-        line = json.dumps({"path": str(path), "module": module, "version": version}).encode() + b"\n"
+    async def _prove_large(self, job: dict[str, str]) -> ZipReport:
         async with self._turn:
             for _ in range(2):
-                answer = await self._ask(line)
+                answer = await self._ask(job)
                 if answer is not None:
                     return _report(answer)
         raise ContentError("zip: the process that checks it died twice; it may be a zip bomb")
 
-    async def _ask(self, line: bytes) -> bytes | None:
-        """The worker's answer, or None if it died over it."""
+    async def _ask(self, job: dict[str, str]) -> dict[str, Any] | None:
+        """The worker's answer, or None if it died over the job.
+
+        Whatever else it says, it is ended: one answer too many or too few would give every later zip the h1
+        of another.
+        """
         worker = await self._running()
         assert worker.stdin is not None  # noqa: S101 (it was started with pipes)
         assert worker.stdout is not None  # noqa: S101
         try:
-            worker.stdin.write(line)
+            worker.stdin.write(json.dumps(job).encode() + b"\n")
             await worker.stdin.drain()
-            answer = await worker.stdout.readline()
-        except (ConnectionError, BrokenPipeError):
-            answer = b""
+            answer = json.loads(await worker.stdout.readline())
+            if answer["path"] == job["path"]:
+                return dict(answer)
+        except (OSError, ValueError, LookupError):
+            pass  # a broken pipe; no line, half a line, too long a line; a line of something else
         except asyncio.CancelledError:
             await self._end()  # its answer would be taken for the next job's
             raise
-        if answer.endswith(b"\n"):
-            return answer
         await self._end()
         log.warning("worker died", status=worker.returncode)
         return None
 
     async def _running(self) -> asyncio.subprocess.Process:
+        if self._worker is not None and self._worker.returncode is not None:
+            await self._end()  # it died between two jobs: that is not held against the next one
         if self._worker is None:
-            self._worker = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "goproxy_vm.prover.worker",
-                str(self._memory_limit),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                cwd=_PACKAGE_ROOT,  # so that the package is found, wherever the server was started
-            )
+            try:
+                self._worker = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "goproxy_vm.prover.worker",
+                    str(self._memory_limit),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    cwd=_PACKAGE_ROOT,  # so that the package is found, wherever the server was started
+                )
+            except OSError as error:
+                log.warning("worker cannot be started", reason=error.strerror)
+                raise NoRoom(
+                    f"this host cannot start the process that checks zips: {error.strerror}"
+                ) from error
         return self._worker
 
     async def _end(self, *, kill: bool = True) -> None:
@@ -118,18 +134,28 @@ class ZipProver:
         await worker.communicate()
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(error.strerror) from error
+
+
 def _check(path: Path, module: str, version: str) -> ZipReport:
     try:
         with path.open("rb") as file:
             return check_zip(file, module, version)
     except OSError as error:
-        raise NoRoom(f"this host cannot read the zip back: {error.strerror}") from error
+        raise _unreadable(error.strerror) from error
 
 
-def _report(line: bytes) -> ZipReport:
-    answer = json.loads(line)
+def _report(answer: dict[str, Any]) -> ZipReport:
     if "error" in answer:
         raise ContentError(answer["error"])
     if "unreadable" in answer:
-        raise NoRoom(f"this host cannot read the zip back: {answer['unreadable']}")
+        raise _unreadable(answer["unreadable"])
     return ZipReport(answer["h1"], answer["files"], answer["uncompressed"])
+
+
+def _unreadable(reason: str | None) -> NoRoom:
+    return NoRoom(f"this host cannot read the zip back: {reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from goproxy_vm.errors import ContentError
@@ -16,9 +17,10 @@ from goproxy_vm.hostos import limit_memory, lower_priority
 from goproxy_vm.protocol.modzip import check_zip
 
 
-def answer(line: str) -> dict[str, object]:
-    """The answer to one job ``{path, module, version}``: ``{h1, files, uncompressed}`` or ``{error}``."""
-    job = json.loads(line)
+def answer(job: dict[str, str]) -> dict[str, object]:
+    """The answer to one job ``{path, module, version}``: ``{h1, files, uncompressed}``, ``{error}`` of the
+    zip, or ``{unreadable}``, which is this host's.
+    """
     try:
         with Path(job["path"]).open("rb") as file:
             report = check_zip(file, job["module"], job["version"])
@@ -28,16 +30,22 @@ def answer(line: str) -> dict[str, object]:
         return {"error": "zip: it takes more memory to check than this server allows"}
     except OSError as error:
         return {"unreadable": error.strerror}
-    return {"h1": report.h1, "files": report.files, "uncompressed": report.uncompressed}
+    return asdict(report)
 
 
 def main(memory_limit: int) -> None:
-    """Serve jobs from standard input. ^C in a terminal reaches every process: the server decides, not we."""
+    """Serve jobs from standard input; each answer repeats the job's path.
+
+    ^C in a terminal reaches every process: the server decides, not we. When it is gone, an answer is of no
+    use to anybody, and no reason for a traceback.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     lower_priority()
     limit_memory(memory_limit)
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(answer(line)) + "\n")
+        job = json.loads(line)
+        sys.stdout.write(json.dumps({"path": job["path"], **answer(job)}) + "\n")
         sys.stdout.flush()
 
 

@@ -1,9 +1,8 @@
 """Who owns a connection: one small protocol in front of aiohttp's.
 
 ``Connection`` accepts the transport and keeps it for its whole life; it forwards everything to the
-protocol that ``aiohttp.web.Server``, a documented protocol factory, makes for it. So limits per
-address, idle timers and send timers hold whatever writes the answer
-(docs/decisions/0001-one-process-proves-and-serves.md).
+protocol that speaks HTTP on it. So limits per address, idle timers and send timers hold whatever
+writes the answer (docs/decisions/0001-one-process-proves-and-serves.md).
 """
 
 from __future__ import annotations
@@ -24,19 +23,21 @@ SWEEP = 1.0
 DRAIN_POLL = 0.05
 """Seconds between two looks whether all answers are sent, at shutdown."""
 IDLE = 75.0
-"""Seconds a connection may wait for a first or next whole request; aiohttp's own keep-alive is the same."""
+"""Seconds a connection may wait for a first or next whole request. aiohttp's own timer is much longer,
+and is not started before the first answer by every version of it."""
 _TEXT = b"goproxy-vm: too many connections from this address; retry later\n"
 TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Cache-Control: no-store\r\nCache-Status: goproxy-vm; detail=refused\r\n"
     b"Retry-After: 5\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_TEXT), _TEXT)
 )
 
 log = get_logger("connection")
 
 
-def client_address(transport: asyncio.BaseTransport | None) -> str:
+def client_address(transport: asyncio.BaseTransport) -> str:
     """The peer's IP address, or ``unix`` for a local socket (one client as far as limits go)."""
-    peer = transport.get_extra_info("peername") if transport is not None else None
+    peer = transport.get_extra_info("peername")
     if not isinstance(peer, tuple):
         return "unix"
     address = str(peer[0])
@@ -46,14 +47,15 @@ def client_address(transport: asyncio.BaseTransport | None) -> str:
 class Connection(asyncio.Protocol):
     """Owns one client's connection and forwards its events to aiohttp's protocol."""
 
+    transport: asyncio.Transport
+
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
         self._connections = connections
         self._inner = inner
-        self.transport: asyncio.Transport | None = None
         self.client = "unix"
         self.answering = 0
         self._refused = False
-        self._last_received = 0.0
+        self._last_busy = 0.0
         self._last_progress = 0.0
         self._unsent = 0
 
@@ -61,7 +63,7 @@ class Connection(asyncio.Protocol):
         """Count the connection against its address, then hand it on."""
         self.transport = cast("asyncio.Transport", transport)
         self.client = client_address(transport)
-        self._last_received = self._last_progress = self._connections.now()
+        self._last_busy = self._last_progress = self._connections.now()
         if not self._connections.add(self):
             self._refused = True
             self.transport.write(TOO_MANY)
@@ -71,13 +73,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Forward what the client sent."""
-        if not self._refused:
-            self._last_received = self._connections.now()
-            self._inner.data_received(data)
+        self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Forward the end of what the client sends."""
-        return None if self._refused else self._inner.eof_received()
+        return self._inner.eof_received()
 
     def pause_writing(self) -> None:
         """Forward: the client reads more slowly than we write."""
@@ -95,16 +95,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being made, or waits to be sent."""
-        transport = self.transport
-        unsent = transport is not None and not transport.is_closing() and transport.get_write_buffer_size()
-        return bool(self.answering or unsent)
+        """Whether an answer is being made, or waits to be sent (on a closing transport too)."""
+        return bool(self.answering or self.transport.get_write_buffer_size())
 
     def sweep(self, now: float, send_timeout: float) -> None:
         """Abort a send without progress, close a connection that asks for nothing."""
         transport = self.transport
-        if transport is None or transport.is_closing():
-            return
         unsent = transport.get_write_buffer_size() + unsent_bytes(transport.get_extra_info("socket"))
         if unsent == 0 or unsent != self._unsent:
             self._unsent = unsent
@@ -113,15 +109,19 @@ class Connection(asyncio.Protocol):
             log.warning("send without progress", client=self.client, unsent=unsent, seconds=send_timeout)
             transport.abort()
             return
-        if not self.answering and not unsent and now - self._last_received > IDLE:
+        # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever.
+        if self.answering or unsent:
+            self._last_busy = now
+        elif now - self._last_busy > IDLE:
             transport.close()
 
 
 class Connections:
     """All connections of a listener: how many each address holds, and their timers.
 
-    ``most`` is the limit per address; ``send_timeout`` the seconds after which a send that makes no
-    progress is aborted (a VM that was suspended in the middle of a download never says so).
+    ``inner`` makes the protocol that speaks HTTP; ``most`` is the limit per address; ``send_timeout`` the
+    seconds after which a send that makes no progress is aborted (a VM that was suspended in the middle of
+    a download never says so).
     """
 
     def __init__(
@@ -164,6 +164,12 @@ class Connections:
         if not self._by_client[connection.client]:
             del self._by_client[connection.client]
 
+    def close_idle(self) -> None:
+        """Close what waits for a request, so that its client asks elsewhere at once."""
+        for connection in self._all:
+            if not connection.busy:
+                connection.transport.close()
+
     async def drained(self, timeout: float) -> None:
         """Wait until no answer is under way and nothing is left to send, ``timeout`` seconds at most."""
         end = self.now() + timeout
@@ -172,9 +178,8 @@ class Connections:
 
     def abort(self) -> None:
         """Cut what is still open: a client that reads nothing would keep its connection for ever."""
-        for connection in list(self._all):
-            if connection.transport is not None:
-                connection.transport.abort()
+        for connection in self._all:
+            connection.transport.abort()
 
     def start(self) -> None:
         """Begin to look after timers."""
@@ -186,7 +191,7 @@ class Connections:
             self._timer.cancel()
 
     def _sweep(self) -> None:
-        now = self.now()
-        for connection in list(self._all):
-            connection.sweep(now, self._send_timeout)
         self.start()
+        now = self.now()
+        for connection in self._all:
+            connection.sweep(now, self._send_timeout)

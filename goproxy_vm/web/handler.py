@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import secrets
 import time
@@ -16,7 +15,7 @@ from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.proxy import Asker
 from goproxy_vm.web import pages
-from goproxy_vm.web.connection import Connection, client_address
+from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
 from goproxy_vm.web.send import send
 
@@ -37,6 +36,10 @@ _PAGES = frozenset({"/", "/robots.txt", "/healthz", "/readyz"})
 
 class _MethodNotAllowed(RequestError):
     status = 405
+
+
+class _NotHttp(RequestError):
+    status = 400
 
 
 class Handler:
@@ -67,12 +70,21 @@ class Handler:
         transport = request.transport
         connection = transport.get_protocol() if transport is not None else None
         if not isinstance(connection, Connection):
-            return await self._handle(request, client_address(transport))
+            return web.Response(status=503)  # nobody is there any more; fetch nothing on their behalf
         connection.answering += 1
         try:
             return await self._handle(request, connection.client)
         finally:
             connection.answering -= 1
+
+    def malformed(self, request: web.BaseRequest, reason: str) -> web.Response:
+        """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
+        error = _NotHttp("not a valid HTTP/1.1 request, or its head is too long")
+        request_id = secrets.token_hex(6)
+        self._metrics.request("other", error.result)
+        client = request.remote or "unix"
+        log.debug("request failed", request_id=request_id, client=client, status=error.status, reason=reason)
+        return error_response(error, "", request_id, 0, forwarded=False)
 
     async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
         request_id = secrets.token_hex(6)
@@ -80,6 +92,7 @@ class Handler:
         asked = _Asked()
         try:
             answer = await self._answer(request, client, asked)
+            response = await send(request, answer, {}, self._reader)
         except GoproxyError as error:
             self._metrics.request(asked.endpoint, error.result)
             level = log.warning if error.status >= 500 else log.debug
@@ -87,26 +100,24 @@ class Handler:
                 "request failed",
                 request_id=request_id,
                 client=client,
-                path=request.path_qs,
+                path=request.raw_path,
                 status=error.status,
                 reason=error.sentence,
                 seconds=round(time.monotonic() - started, 3),
             )
-            response = error_response(
+            failed = error_response(
                 error, asked.about, request_id, self._settings.negative, forwarded=asked.endpoint != "other"
             )
             if isinstance(error, _MethodNotAllowed):
-                response.headers[hdrs.ALLOW] = "GET, HEAD"
-            return response
-        except asyncio.CancelledError:
-            raise
+                failed.headers[hdrs.ALLOW] = "GET, HEAD"
+            return failed
         except Exception:
-            log.exception("request crashed", request_id=request_id, client=client, path=request.path_qs)
+            log.exception("request crashed", request_id=request_id, client=client, path=request.raw_path)
             self._metrics.request(asked.endpoint, Result.ERROR)
             crash = GoproxyError("internal error; the server's log has the cause")
             return error_response(crash, asked.about, request_id, 0, forwarded=False)
         self._metrics.request(asked.endpoint, answer.result)
-        return await send(request, answer, {}, self._reader)
+        return response
 
     async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
         path = _raw_path(request)
@@ -151,7 +162,7 @@ class Handler:
         return Answer(text, _TEXT, UNCACHEABLE, "detail=page", Result.HIT)
 
     def _own_host(self, request: web.BaseRequest) -> str:
-        name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        name = request.get_extra_info("sockname")
         if not isinstance(name, tuple):
             return "localhost"
         return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
@@ -186,7 +197,7 @@ class _Asked:
 def _raw_path(request: web.BaseRequest) -> str:
     """The path as it came on the wire, without its query (case 49), of an absolute-form target too."""
     path = request.raw_path.partition("?")[0].partition("#")[0]
-    if path.startswith(("http://", "https://")):
+    if path.lower().startswith(("http://", "https://")):
         _, _, path = path.partition("://")[2].partition("/")
         path = f"/{path}"
     return path

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import StartError
@@ -25,49 +26,80 @@ AT_ONCE = 0.001
 """Seconds that ``web.Server.shutdown`` still waits for handlers; it takes 0 for no limit."""
 
 
-def bind(address: Address, key: str) -> socket.socket:
-    """A bound, not yet listening socket; StartError naming the setting ``key`` and the address."""
-    if address.path is not None:
-        return _bind_unix(Path(address.path), key)
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A listening socket, and for a Unix socket of our making the inode of its file."""
+
+    sock: socket.socket
+    inode: int | None = None
+
+    def unlink(self) -> None:
+        """Remove the socket's file if we made it and nobody has put another in its place."""
+        if self.inode is None:
+            return
+        path = self.sock.getsockname()
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_ino == self.inode:  # noqa: PTH116 (two quick calls at the very end)
+                os.unlink(path)  # noqa: PTH108
+
+    def close(self) -> None:
+        """Stop listening where nothing has been served yet."""
+        if self.sock.fileno() >= 0:
+            self.unlink()
+            self.sock.close()
+
+
+def bind(address: Address, key: str) -> Bound:
+    """A listening socket; StartError naming the setting ``key`` and the address."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        if address.path is not None:
+            return _bind_unix(address.path)
+        return Bound(_bind_tcp(address))
+    except UnicodeError:
+        reason = "the host name has a part that is too long"
     except OSError as error:
-        raise StartError(f"{key}: {address}: {error.strerror}") from None
-    sock = socket.socket(family, kind, protocol)
-    try:
+        reason = error.strerror or str(error)
+    raise StartError(f"{key}: cannot listen on {address}: {reason}")
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(family, kind, protocol))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(where)
         sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise StartError(f"{key}: cannot listen on {address}: {error.strerror}") from None
-    sock.setblocking(False)
+        sock.setblocking(False)
+        stack.pop_all()
     return sock
 
 
-def _bind_unix(path: Path, key: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            if sock.connect_ex(str(path)) == 0:
-                raise StartError(f"{key}: cannot listen on unix:{path}: another server answers there")
-            path.unlink()  # left behind by a server that was killed
-            sock.close()
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(str(path))
+def _bind_unix(path: str) -> Bound:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.setblocking(False)
+        if _left_behind(path):
+            os.unlink(path)  # noqa: PTH108 (before anything is served)
+        sock.bind(path)
         sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise StartError(f"{key}: cannot listen on unix:{path}: {error.strerror}") from None
-    except StartError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
+        bound = Bound(sock, os.stat(path).st_ino)  # noqa: PTH116
+        stack.pop_all()
+    return bound
+
+
+def _left_behind(path: str) -> bool:
+    """Whether a socket's file is there that nobody listens on: its server was killed. OSError: one does."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH110, PTH116
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog must not hold us up
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            return True
+    raise OSError(errno.EADDRINUSE, "another server listens there")
 
 
 def url_of(sock: socket.socket) -> str:
@@ -82,34 +114,32 @@ def url_of(sock: socket.socket) -> str:
 class Listener:
     """Serves one ``aiohttp.web.Server`` on several sockets, behind ``Connections``."""
 
-    def __init__(
-        self, server: web.Server, connections: Connections, sockets: Sequence[socket.socket]
-    ) -> None:
+    def __init__(self, server: web.Server, connections: Connections, sockets: Sequence[Bound]) -> None:
         self._server = server
         self._connections = connections
         self._sockets = sockets
         self._listening: list[asyncio.Server] = []
-        self.urls = [url_of(sock) for sock in sockets]
+        self.urls = [url_of(bound.sock) for bound in sockets]
 
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            unix = sock.family == socket.AF_UNIX
-            create = loop.create_unix_server if unix else loop.create_server
-            self._listening.append(await create(self._connections, sock=sock, backlog=BACKLOG))
+        for bound in self._sockets:
+            # create_server takes a Unix socket too; create_unix_server would remove one that systemd owns.
+            self._listening.append(
+                await loop.create_server(self._connections, sock=bound.sock, backlog=BACKLOG)
+            )
         self._connections.start()
 
     async def stop(self, timeout: float) -> None:
         """Stop accepting, close idle connections, give answers under way ``timeout`` seconds."""
+        for bound in self._sockets:
+            bound.unlink()
         for listening in self._listening:
             listening.close()
+        self._connections.close_idle()
         self._server.pre_shutdown()
         await self._connections.drained(timeout)
         await self._server.shutdown(AT_ONCE)
         self._connections.abort()
         self._connections.stop()
-        for url in self.urls:
-            if url.startswith("unix:"):
-                with contextlib.suppress(OSError):
-                    os.unlink(url.removeprefix("unix:"))  # noqa: PTH108 (one quick call at the very end)

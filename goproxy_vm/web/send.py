@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.errors import NoRoom
+from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import UNCACHEABLE
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ CACHE_NAME = "goproxy-vm"
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
 CHUNK = 256 << 10
+
+log = get_logger("web")
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
@@ -65,9 +69,9 @@ async def send(
 ) -> web.StreamResponse:
     """Send ``answer`` to the client that made ``request`` and close it; returns the response.
 
-    ``headers`` are added to the answer's own. ``reader`` does the blocking reads. A connection that
-    breaks in the middle raises what aiohttp raises; a stored file that turns out to be shorter than
-    it was aborts the connection, so that the client never takes it for whole.
+    ``headers`` are added to the answer's own. ``reader`` does the blocking reads. NoRoom: the stored file
+    cannot be read, and nothing has been sent. What goes wrong later aborts the connection, so that the
+    client never takes a part for the whole.
     """
     try:
         return await _send(request, answer, headers, reader)
@@ -114,9 +118,7 @@ async def _send(
         elif count > SMALL:
             return await _stream(request, body, offset, count, status, headers, reader)
         else:
-            body = await asyncio.get_running_loop().run_in_executor(reader, body.pread, offset, count)
-            if len(body) != count:
-                return _cut(request)
+            body = await _read(body, offset, count, reader)
             offset = 0
     return web.Response(status=status, headers=headers, body=body[offset : offset + count])
 
@@ -130,22 +132,34 @@ async def _stream(
     headers: dict[str, str],
     reader: Executor,
 ) -> web.StreamResponse:
-    loop = asyncio.get_running_loop()
+    end = offset + count
+    chunk = await _read(file, offset, min(CHUNK, count), reader)  # while the failure can still be told
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = count
-    await response.prepare(request)
-    end = offset + count
-    while offset < end:
-        chunk = await loop.run_in_executor(reader, file.pread, offset, min(CHUNK, end - offset))
-        if not chunk:
-            return _cut(request)
-        await response.write(chunk)
-        offset += len(chunk)
+    try:
+        await response.prepare(request)
+        while True:
+            await response.write(chunk)
+            offset += len(chunk)
+            if offset == end:
+                break
+            chunk = await _read(file, offset, min(CHUNK, end - offset), reader)
+    except ConnectionError:
+        log.debug("client left", path=request.raw_path, left=end - offset)
+    except NoRoom as error:
+        log.error("answer cut off", path=request.raw_path, left=end - offset, reason=error.sentence)
+    finally:
+        if offset < end and request.transport is not None:
+            request.transport.abort()
     return response
 
 
-def _cut(request: web.BaseRequest) -> web.Response:
-    """Abort the connection of an answer that cannot be whole."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
+async def _read(file: StoredFile, offset: int, n: int, reader: Executor) -> bytes:
+    """Exactly ``n`` bytes of a stored file; NoRoom where it has no such bytes, or the disk fails."""
+    try:
+        data = await asyncio.get_running_loop().run_in_executor(reader, file.pread, offset, n)
+    except OSError as error:
+        raise NoRoom(f"this host cannot read the stored file: {error.strerror}") from error
+    if len(data) < n:
+        raise NoRoom("the stored file is shorter than on record; ask again")
+    return data

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import struct
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.prover import ZipProver
-from tests.fakes.modules import build_zip
+from tests.fakes.modules import build_zip, raw_zip
 
 M, V = "example.com/m", "v1.0.0"
 
@@ -88,11 +91,18 @@ async def test_killed_worker_is_restarted_and_the_job_done(prover: ZipProver, tm
     assert worker_pid(prover) != pid
 
 
+@pytest.fixture
+async def worker_only() -> AsyncIterator[ZipProver]:
+    made = ZipProver(inline_limit=-1)
+    yield made
+    await made.close()
+
+
 async def test_job_that_kills_the_worker_twice_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    prover = ZipProver(inline_limit=0)
+    prover = ZipProver(inline_limit=-1)
     try:
         with pytest.raises(ContentError, match="died twice"):
             await prover.prove(large(tmp_path), M, V)
@@ -100,15 +110,117 @@ async def test_job_that_kills_the_worker_twice_is_refused(
         await prover.close()
 
 
+async def test_sentence_about_a_long_name_does_not_shift_the_answers(
+    worker_only: ZipProver, tmp_path: Path
+) -> None:
+    """It was over asyncio's bound for a line, and each later zip then got the h1 of the one before."""
+    evil = tmp_path / "evil"
+    evil.write_bytes(raw_zip({f"{M}@{V}/" + "\x01" * 60_000: b""}))
+    files = [large(tmp_path, f"large-{i}") for i in range(3)]
+    expected = [await worker_only.prove(file, M, V) for file in files]
+    pid = worker_pid(worker_only)
+    with pytest.raises(ContentError, match="invalid char") as caught:
+        await worker_only.prove(evil, M, V)
+    assert len(caught.value.sentence) < 600
+    assert [await worker_only.prove(file, M, V) for file in files] == expected
+    assert worker_pid(worker_only) == pid
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        '{"path": "/elsewhere", "h1": "h1:x", "files": 1, "uncompressed": 1}',
+        "{}",
+        "nonsense",
+        "x" * 100_000,
+        "",
+    ],
+    ids=["another job's", "no path", "no JSON", "no end", "nothing"],
+)
+async def test_answer_to_something_else_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    (tmp_path / "says").write_text(says + "\n")
+    impostor = tmp_path / "impostor"
+    impostor.write_text(f"#!/bin/sh\nread line\ncat {tmp_path}/says\nread line\n")
+    impostor.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(impostor))
+    prover = ZipProver(inline_limit=-1)
+    try:
+        with pytest.raises(ContentError, match="died twice"):
+            await prover.prove(large(tmp_path), M, V)
+    finally:
+        await prover.close()
+
+
+async def test_worker_that_cannot_be_started_is_this_hosts_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    prover = ZipProver(inline_limit=2000)
+    await prover.start()  # small zips can be served all the same
+    with pytest.raises(NoRoom, match="cannot start"):
+        await prover.prove(large(tmp_path), M, V)
+    assert (await prover.prove(small(tmp_path), M, V)).files == 1
+    monkeypatch.undo()
+    assert (await prover.prove(large(tmp_path), M, V)).files == 1
+    await prover.close()
+
+
+SERVER = """
+import asyncio
+from goproxy_vm.prover import ZipProver
+
+async def main():
+    prover = ZipProver()
+    await prover.start()
+    print(prover._worker.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux lets one wait for a process of others")
+def test_worker_ends_when_the_server_is_killed() -> None:
+    root = Path(__file__).parent.parent.parent
+    server = subprocess.Popen([sys.executable, "-c", SERVER], cwd=root, stdout=subprocess.PIPE, text=True)
+    with server:
+        assert server.stdout is not None
+        worker = os.pidfd_open(int(server.stdout.readline()))
+        server.kill()
+    try:
+        assert select.select([worker], [], [], 30)[0] == [worker]
+    finally:
+        os.close(worker)
+
+
 async def test_bomb_of_entries_is_contained(tmp_path: Path) -> None:
+    """20 MB of directory, each record of which costs ten times its size once it is read."""
+    name = f"{M}@{V}/".encode()
+    record = struct.pack("<4s24xH16x", b"PK\x01\x02", len(name)) + name
+    count = 300_000
     bomb = tmp_path / "bomb"
-    bomb.write_bytes(build_zip(M, V, {f"{i}": b"" for i in range(60_000)}))
+    end = struct.pack("<4s4xHHLLH", b"PK\x05\x06", count % 65536, count % 65536, count * len(record), 0, 0)
+    bomb.write_bytes(record * count + end)
     prover = ZipProver(inline_limit=0, memory_limit=60 << 20)
     try:
         with pytest.raises(ContentError, match="more memory"):
             await prover.prove(bomb, M, V)
+        assert (await prover.prove(large(tmp_path), M, V)).files == 1
     finally:
         await prover.close()
+
+
+async def test_bomb_of_content_is_refused_unread(worker_only: ZipProver, tmp_path: Path) -> None:
+    data = bytearray(build_zip(M, V, {f"{i}": b"x" for i in range(3)}))
+    at = -1
+    while (at := data.find(b"PK\x01\x02", at + 1)) >= 0:
+        data[at + 24 : at + 28] = (200_000_000).to_bytes(4, "little")
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(data)
+    with pytest.raises(ContentError, match="add up to more"):
+        await worker_only.prove(bomb, M, V)
 
 
 async def test_close_cancels_what_is_under_way(prover: ZipProver, tmp_path: Path) -> None:
@@ -120,10 +232,12 @@ async def test_close_cancels_what_is_under_way(prover: ZipProver, tmp_path: Path
         await job
 
 
-async def test_file_that_cannot_be_read_back(prover: ZipProver, tmp_path: Path) -> None:
-    for size in (100, 5000):
-        unreadable = tmp_path / f"{size}"
-        unreadable.mkdir()
-        (unreadable / "x").write_bytes(bytes(size))
-        with pytest.raises((NoRoom, OSError)):
-            await prover.prove(unreadable, M, V)
+@pytest.mark.parametrize("limit", [-1, 1 << 30])
+async def test_file_that_cannot_be_read_back(tmp_path: Path, limit: int) -> None:
+    prover = ZipProver(inline_limit=limit)
+    try:
+        for path in (tmp_path, tmp_path / "absent"):
+            with pytest.raises(NoRoom, match="read the zip back"):
+                await prover.prove(path, M, V)
+    finally:
+        await prover.close()

@@ -1,0 +1,183 @@
+"""What only Linux can do, and the fall-backs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm import hostos
+
+FIRST = 700
+"""Descriptors from here on stand for those that systemd hands over from 3 on."""
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two listening sockets, handed over."""
+    monkeypatch.setattr(hostos, "FIRST_HANDED_FD", FIRST)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    monkeypatch.delenv("LISTEN_FDNAMES", raising=False)
+    for fd in (FIRST, FIRST + 1):
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            assert fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, fd) == fd
+            os.set_inheritable(fd, True)
+    yield
+    for fd in (FIRST, FIRST + 1):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def names(sockets: list[tuple[str, socket.socket]]) -> list[str]:
+    for _, sock in sockets:
+        sock.close()
+    return [name for name, _ in sockets]
+
+
+def test_sockets_are_taken_over(handed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_FDNAMES", "main:admin")
+    sockets = hostos.listen_fds()
+    assert [sock.fileno() for _, sock in sockets] == [FIRST, FIRST + 1]
+    for _, sock in sockets:
+        assert sock.gettimeout() == 0
+        assert not sock.get_inheritable()
+        assert sock.getsockname()[0] == "127.0.0.1"
+    assert names(sockets) == ["main", "admin"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, ["", ""]), ("main", ["main", ""]), ("a:b:c", ["a", "b"]), (":b", ["", "b"])],
+)
+def test_names_need_not_be_complete(
+    handed: None, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: list[str]
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("LISTEN_FDNAMES", given)
+    assert names(hostos.listen_fds()) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LISTEN_PID", "1"),
+        ("LISTEN_PID", ""),
+        ("LISTEN_PID", None),
+        ("LISTEN_FDS", "two"),
+        ("LISTEN_FDS", "0"),
+        ("LISTEN_FDS", "-1"),
+        ("LISTEN_FDS", None),
+    ],
+)
+def test_nothing_is_meant_for_us(
+    handed: None, monkeypatch: pytest.MonkeyPatch, key: str, value: str | None
+) -> None:
+    monkeypatch.setenv("LISTEN_FDNAMES", "main")
+    if value is None:
+        monkeypatch.delenv(key)
+    else:
+        monkeypatch.setenv(key, value)
+    assert hostos.listen_fds() == []
+
+
+def test_a_descriptor_that_is_not_open(handed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "3")
+    with pytest.raises(OSError, match=f"descriptor {FIRST + 2} is no socket"):
+        hostos.listen_fds()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(FIRST)  # what had been taken over is closed again
+
+
+def test_a_descriptor_that_is_no_socket(handed: None, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        os.dup2(file.fileno(), FIRST + 1)
+    with pytest.raises(OSError, match=f"descriptor {FIRST + 1} is no socket"):
+        hostos.listen_fds()
+
+
+def test_a_socket_of_another_kind(handed: None) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        os.dup2(sock.fileno(), FIRST)
+    with pytest.raises(OSError, match=f"descriptor {FIRST} is no stream socket"):
+        hostos.listen_fds()
+
+
+def test_unsent_bytes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as sender:
+        sender.connect(server.getsockname())
+        assert hostos.unsent_bytes(sender) == 0
+        receiver, _ = server.accept()
+        with receiver:
+            sender.setblocking(False)
+            sent = sender.send(bytes(16 << 20))  # as much as both buffers take
+            assert 0 < hostos.unsent_bytes(sender) <= sent < 16 << 20
+            receiver.recv(sent, socket.MSG_WAITALL)
+            while hostos.unsent_bytes(sender):  # pytest-timeout bounds it
+                pass
+    assert hostos.unsent_bytes(sender) == 0  # closed
+
+
+def test_unsent_bytes_of_what_is_no_socket(tmp_path: Path) -> None:
+    class Fake:
+        def __init__(self, fd: int) -> None:
+            self.fileno = lambda: fd
+
+    with (tmp_path / "file").open("w") as file:
+        assert hostos.unsent_bytes(Fake(file.fileno())) == 0  # type: ignore[arg-type]  # only fileno is used
+
+
+def test_unsent_bytes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with socket.socket() as sock:
+        assert hostos.unsent_bytes(sock) == 0
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_lower_priority(monkeypatch: pytest.MonkeyPatch, platform: str, allowed: bool) -> None:
+    done: list[object] = []
+
+    def ask(*what: object) -> None:
+        done.append(what[:2])
+        if not allowed:
+            raise PermissionError
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(os, "nice", ask)
+    monkeypatch.setattr(os, "sched_setscheduler", ask)
+    hostos.lower_priority()
+    assert done == ([(19,), (0, os.SCHED_IDLE)] if platform == "linux" else [(19,)])
+
+
+@pytest.mark.parametrize("error", [None, OSError, ValueError])
+def test_limit_memory(monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None) -> None:
+    limits: list[object] = []
+
+    def setrlimit(*what: object) -> None:
+        limits.append(what)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    hostos.limit_memory(1 << 30)
+    assert limits == [(resource.RLIMIT_AS, (1 << 30, 1 << 30))]
+
+
+def test_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = hostos.boot_id()
+    assert first == hostos.boot_id() == first.strip()
+
+    def nothing(_: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", nothing)
+    assert hostos.boot_id() == ""
