@@ -8,7 +8,6 @@ import errno
 import os
 import socket
 import sys
-from pathlib import Path
 
 FIRST_HANDED_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -76,11 +75,3 @@ def listen_fds() -> list[tuple[str, socket.socket]]:
             handed.append((name, sock))
         opened.pop_all()
     return handed
-
-
-def boot_id() -> str:
-    """What changes with every boot of the host; empty where the system has no such thing."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 class FairSlots:
     """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest.
 
-    One client alone may hold three quarters of the slots: the last quarter stays open for whoever
-    comes next, so that a newcomer never waits behind one greedy VM. As soon as others wait, whoever
-    holds more waits its turn. VMs behind one NAT share an address, hence a share.
+    No client ever holds more than a quarter of the slots, alone or not: a fetch cannot be taken back, so
+    that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever wants more
+    waits its turn. VMs behind one NAT share an address, hence a share.
     """
 
     def __init__(self, total: int) -> None:
         self._free = total
-        self._most = total - total // 4
+        self._most = max(1, total // 4)
         self._held: Counter[str] = Counter()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 

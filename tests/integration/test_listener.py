@@ -136,16 +136,39 @@ async def test_send_without_progress_is_aborted(
         assert 0 < len(got) < len(whole)
 
 
-async def test_a_closing_connection_is_aborted_too(
-    serve: Serve, upstream: FakeUpstream, quick: None, connections: list[Connections]
-) -> None:
-    upstream.on(f"{M}/@v/big.info", fetch_of(SIZE))
-    host = await serve(upstream, send_timeout=0.3)
-    async with Wire(host.server.url, receive_buffer=4096) as wire:
-        wire.ask(f"{M}/@v/big.info", "Connection: close")
-        await wire.head()
-        await until(lambda: not len(connections[0]))
+class _Hasty(asyncio.Protocol):
+    """Writes a large answer at once, and closes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(bytes(SIZE))
+        transport.close()
+
+
+async def test_a_closing_connection_is_aborted_too(quick: None) -> None:
+    connections = Connections(_Hasty, most=1, send_timeout=0.3)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    connections.start()
+    async with Wire(listener.url_of(server.sockets[0]), receive_buffer=4096) as wire:
+        await until(lambda: len(connections) == 1)
+        await until(lambda: not len(connections))
         assert len(await wire.rest()) < SIZE
+    connections.stop()
+    server.close()
+
+
+async def test_a_closing_connection_is_waited_for(quick: None) -> None:
+    connections = Connections(_Hasty, most=1, send_timeout=60.0)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    async with Wire(listener.url_of(server.sockets[0]), receive_buffer=4096) as wire:
+        await until(lambda: len(connections) == 1)
+        draining = asyncio.create_task(connections.drained(10))
+        done, _ = await asyncio.wait([draining], timeout=0.1)
+        assert not done
+        assert await wire.rest() == bytes(SIZE)
+        await draining
+        assert not len(connections)
+    server.close()
 
 
 async def test_a_slow_but_steady_reader_survives(

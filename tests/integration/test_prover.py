@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -19,6 +20,8 @@ from goproxy_vm.prover import ZipProver
 from tests.fakes.modules import build_zip, raw_zip
 
 M, V = "example.com/m", "v1.0.0"
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what another process does")
 
 
 @pytest.fixture
@@ -96,6 +99,104 @@ async def worker_only() -> AsyncIterator[ZipProver]:
     made = ZipProver(inline_limit=-1)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A zip of a hole of 200 MB: it takes no room, and long enough to be met in the middle."""
+    path = tmp_path / "slow"
+    name, size = f"{M}@{V}/hole".encode(), 200_000_000
+    with path.open("wb") as file:
+        file.write(struct.pack("<4s22xHH", b"PK\x03\x04", len(name), 0) + name)
+        start = file.seek(size, os.SEEK_CUR)
+        sizes = struct.pack("<LLH", size, size, len(name))  # no checksum: Go does not miss it
+        file.write(struct.pack("<4s16x", b"PK\x01\x02") + sizes + bytes(16) + name)
+        file.write(struct.pack("<4s4xHHLLH", b"PK\x05\x06", 1, 1, 46 + len(name), start, 0))
+    return path
+
+
+async def under_way(prover: ZipProver, path: Path) -> asyncio.subprocess.Process:
+    """The worker, once it has the file open."""
+    while True:
+        if (worker := prover._worker) is not None:
+            with contextlib.suppress(OSError):  # it has just ended, or closed one of them
+                if path in [fd.readlink() for fd in Path(f"/proc/{worker.pid}/fd").iterdir()]:
+                    return worker
+        await asyncio.sleep(0.001)
+
+
+@linux
+async def test_job_during_which_the_worker_dies_is_done_again(worker_only: ZipProver, slow: Path) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    first = await under_way(worker_only, slow)
+    first.kill()
+    assert (await job).uncompressed == 200_000_000
+    assert worker_pid(worker_only) != first.pid
+
+
+@linux
+async def test_job_during_which_the_worker_dies_twice_is_refused(worker_only: ZipProver, slow: Path) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    for _ in range(2):
+        worker = await under_way(worker_only, slow)
+        worker.kill()
+        await worker.wait()
+    with pytest.raises(ContentError, match="died twice"):
+        await job
+
+
+@linux
+async def test_worker_that_died_between_jobs_is_no_failure_of_the_next(
+    worker_only: ZipProver, slow: Path
+) -> None:
+    await worker_only.start()
+    idle = worker_only._worker
+    assert idle is not None
+    idle.kill()
+    await idle.wait()
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    (await under_way(worker_only, slow)).kill()
+    assert (await job).files == 1
+
+
+@linux
+async def test_waiter_that_leaves_in_the_middle_takes_no_answer_with_it(
+    worker_only: ZipProver, slow: Path, tmp_path: Path
+) -> None:
+    gone = asyncio.create_task(worker_only.prove(slow, M, V))
+    worker = await under_way(worker_only, slow)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert (await worker_only.prove(large(tmp_path), M, V)).uncompressed == 1_000_000
+    assert worker_pid(worker_only) == worker.pid
+
+
+@linux
+async def test_large_zips_are_answered_in_order(worker_only: ZipProver, slow: Path, tmp_path: Path) -> None:
+    done: list[int] = []
+
+    async def prove(i: int, path: Path) -> None:
+        await worker_only.prove(path, M, V)
+        done.append(i)
+
+    jobs = [asyncio.create_task(prove(0, slow))]
+    await under_way(worker_only, slow)
+    for i in range(1, 5):
+        jobs.append(asyncio.create_task(prove(i, large(tmp_path, f"large-{i}", size=9000 // i))))
+        while len(worker_only._jobs) == i:
+            await asyncio.sleep(0)
+    await asyncio.gather(*jobs)
+    assert done == [0, 1, 2, 3, 4]
+
+
+@linux
+async def test_interrupt_at_the_terminal_is_not_for_the_worker(worker_only: ZipProver, slow: Path) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    worker = await under_way(worker_only, slow)
+    worker.send_signal(signal.SIGINT)
+    assert (await job).files == 1
+    assert worker_pid(worker_only) == worker.pid
 
 
 async def test_job_that_kills_the_worker_twice_is_refused(
@@ -228,6 +329,18 @@ async def test_close_cancels_what_is_under_way(prover: ZipProver, tmp_path: Path
     while not prover._jobs:
         await asyncio.sleep(0.001)
     await prover.close()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+
+
+@linux
+async def test_close_in_the_middle_of_a_job_ends_the_worker_at_once(
+    worker_only: ZipProver, slow: Path
+) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    worker = await under_way(worker_only, slow)
+    await worker_only.close()
+    assert worker.returncode == -signal.SIGKILL
     with pytest.raises(asyncio.CancelledError):
         await job
 

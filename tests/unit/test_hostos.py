@@ -170,14 +170,3 @@ def test_limit_memory(monkeypatch: pytest.MonkeyPatch, error: type[Exception] | 
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     hostos.limit_memory(1 << 30)
     assert limits == [(resource.RLIMIT_AS, (1 << 30, 1 << 30))]
-
-
-def test_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = hostos.boot_id()
-    assert first == hostos.boot_id() == first.strip()
-
-    def nothing(_: Path) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", nothing)
-    assert hostos.boot_id() == ""
