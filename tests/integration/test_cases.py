@@ -220,33 +220,67 @@ async def test_case_27_gopkg(host: Host, upstream: FakeUpstream) -> None:
     assert (await host.get(f"/gopkg.in/check.v1/@v/{version}.mod")).status == 200
 
 
+MALFORMED = [
+    ("20", f"{M}/@v/latest.info"),
+    ("23", f"{M}/@v/master.mod"),
+    ("23", f"{M}/@v/v1.0.zip"),
+    ("23", f"{M}/@v/v1.0.0+meta.mod"),
+    ("26a", f"{M}/@v/v2.0.0.mod"),
+    ("26a", f"{M}/v2/@v/v1.0.0.zip"),
+    ("28", f"{M}/@v/v1.0.0.ziphash"),
+    ("28", f"{M}/@v/v1.0.0.lock"),
+    ("28", f"{M}/@v/v1.0.0.partial"),
+    ("28", f"{M}/@v/v1.0.0.txt"),
+    ("29", f"{M}/@v/"),
+    ("29", f"{M}/@v/v1.0.0"),
+    ("29", "/@v/list"),
+    ("30", f"{M}/@v/list/"),
+    ("30", f"{M}//@v/list"),
+    ("30", f"/{M}/@v/list"),
+    ("31", "/example.com/M/@v/list"),
+    ("32", f"{M}/@v/v1.0.0-RC1.info"),
+    ("33", "/example.com/!!m/@v/list"),
+    ("33", "/example.com/m!/@v/list"),
+    ("33", "/example.com/!1/@v/list"),
+    ("33", "/example.com/!M/@v/list"),
+    ("34", "/example.com/%2521m/@v/list"),
+    ("35", "/example/@v/list"),
+    ("36", f"{M}/v1/@v/list"),
+    ("36", f"{M}/v02/@v/list"),
+    ("36", f"{M}/v2.0/@v/list"),
+    ("37", "/gopkg.in/yaml/@v/list"),
+    ("37", "/gopkg.in/yaml/v2/@v/list"),
+    ("38", "/example.com/con/@v/list"),
+    ("38", "/example.com/x~1/@v/list"),
+    ("38", "/example.com/c++/@v/list"),
+    ("39", "/a.b:8080/x/@v/list"),
+    ("40", f"{M}/@v/x/@v/list"),
+    ("40", f"{M}@v1.0.0/@v/list"),
+    ("41", "/../../etc/passwd"),
+    ("42", "/example.com/%2e%2e/@v/list"),
+    ("43", "/example.com%2Fm/@v/list"),
+    ("43", f"{M}/@v/feat%2Fx.info"),
+    ("44", f"{M}%00/@v/list"),
+    ("44", f"{M}/@v/a%5cb.info"),
+    ("45", "/example.com/%ff/@v/list"),
+    ("46", f"{M}/@v/v1.0.0-{'a' * 300}.info"),
+    ("46", f"{M}/@v/v1.0.0-{'a' * 5000}.info"),
+    ("48", f"{M}/@v/feat/x.info"),
+    ("48", f"{M}/@v/con.info"),
+    ("48", f"{M}/@v/...info"),
+    ("82", "/sumdb/unknown.example/supported"),
+    ("82", "/sumdb/supported"),
+    ("95", "/sumdb/sum.golang.org/../x"),
+]
+
+
 @pytest.mark.parametrize(
-    ("case", "path", "status"),
-    [
-        ("20", f"{M}/@v/latest.info", 404),
-        ("23", f"{M}/@v/master.mod", 404),
-        ("26a", f"{M}/@v/v2.0.0.mod", 404),
-        ("28", f"{M}/@v/v1.0.0.ziphash", 404),
-        ("29", f"{M}/@v/", 404),
-        ("30", f"/{M}/@v/list", 404),
-        ("31", "/example.com/M/@v/list", 404),
-        ("34", "/example.com/%2521m/@v/list", 404),
-        ("41", "/../../etc/passwd", 404),
-        ("42", "/example.com/%2e%2e/@v/list", 404),
-        ("43", "/example.com%2Fm/@v/list", 404),
-        ("44", f"{M}%00/@v/list", 404),
-        ("45", "/example.com/%ff/@v/list", 404),
-        ("46", f"{M}/@v/v1.0.0-{'a' * 300}.info", 404),
-        ("46", f"{M}/@v/v1.0.0-{'a' * 5000}.info", 404),
-        ("48", f"{M}/@v/...info", 404),
-        ("82", "/sumdb/unknown.example/supported", 404),
-        ("95", "/sumdb/sum.golang.org/../x", 404),
-    ],
+    ("case", "path"), MALFORMED, ids=[f"case_{case}-{number}" for number, (case, _) in enumerate(MALFORMED)]
 )
 async def test_malformed_paths_never_reach_an_upstream(
-    host: Host, upstream: FakeUpstream, case: str, path: str, status: int
+    host: Host, upstream: FakeUpstream, case: str, path: str
 ) -> None:
-    await fails(host, path, status)
+    await fails(host, path, 404)
     assert upstream.requests == []
     assert await host.metric("goproxy_vm_requests_total{") == 1
     page = (await host.admin("/metrics")).text
@@ -270,6 +304,11 @@ async def raw(host: Host, request: bytes) -> bytes:
     writer.close()
     await writer.wait_closed()
     return line.split()[1]
+
+
+async def test_case_32_escaped_prerelease(host: Host, upstream: FakeUpstream) -> None:
+    upstream.add_module("example.com/m", "v1.0.0-RC1")
+    assert (await host.get(f"{M}/@v/v1.0.0-!r!c1.info")).status == 200
 
 
 async def test_case_49_query_is_ignored(host: Host, upstream: FakeUpstream) -> None:
@@ -461,6 +500,15 @@ async def test_case_79_policy(serve: Serve, upstream: FakeUpstream) -> None:
     await fails(host, f"{M}/@v/list", 403, "deny")
     await fails(host, f"{M}/sub/@v/v1.0.0.zip", 403)
     assert upstream.requests == []
+
+
+async def test_case_80_every_error_can_be_shown(host: Host, upstream: FakeUpstream) -> None:
+    upstream.on("*", Reply("\n".join(["☠ " * 300] * 20).encode(), 503, {"Content-Type": "text/plain"}))
+    for path, status in ((f"{M}/@v/list", 502), ("/nonsense", 404), (f"{M}/@v/v1.0.0.zip", 502)):
+        await fails(host, path, status)
+    for got in (await host.get("/", method="POST"), await host.get(f"{M}/@v/{'a' * 9000}.info")):
+        assert got.headers["Content-Type"] == "text/plain; charset=utf-8"
+        refused_text(got.text)
 
 
 async def test_content_that_changes_is_refused_for_ever(serve: Serve, upstream: FakeUpstream) -> None:
