@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.modules import build_zip, raw_zip
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Host, Serve
+from tests.malformed import MALFORMED
 
 M = "/example.com/m"
 PSEUDO = "v0.0.0-20191109021931-daa7c04131f5"
@@ -218,60 +219,6 @@ async def test_case_27_gopkg(host: Host, upstream: FakeUpstream) -> None:
     version = "v0.0.0-20161208181325-20d25e280405"
     upstream.add_module("gopkg.in/check.v1", version)
     assert (await host.get(f"/gopkg.in/check.v1/@v/{version}.mod")).status == 200
-
-
-MALFORMED = [
-    ("20", f"{M}/@v/latest.info"),
-    ("23", f"{M}/@v/master.mod"),
-    ("23", f"{M}/@v/v1.0.zip"),
-    ("23", f"{M}/@v/v1.0.0+meta.mod"),
-    ("26a", f"{M}/@v/v2.0.0.mod"),
-    ("26a", f"{M}/v2/@v/v1.0.0.zip"),
-    ("28", f"{M}/@v/v1.0.0.ziphash"),
-    ("28", f"{M}/@v/v1.0.0.lock"),
-    ("28", f"{M}/@v/v1.0.0.partial"),
-    ("28", f"{M}/@v/v1.0.0.txt"),
-    ("29", f"{M}/@v/"),
-    ("29", f"{M}/@v/v1.0.0"),
-    ("29", "/@v/list"),
-    ("30", f"{M}/@v/list/"),
-    ("30", f"{M}//@v/list"),
-    ("30", f"/{M}/@v/list"),
-    ("31", "/example.com/M/@v/list"),
-    ("32", f"{M}/@v/v1.0.0-RC1.info"),
-    ("33", "/example.com/!!m/@v/list"),
-    ("33", "/example.com/m!/@v/list"),
-    ("33", "/example.com/!1/@v/list"),
-    ("33", "/example.com/!M/@v/list"),
-    ("34", "/example.com/%2521m/@v/list"),
-    ("35", "/example/@v/list"),
-    ("36", f"{M}/v1/@v/list"),
-    ("36", f"{M}/v02/@v/list"),
-    ("36", f"{M}/v2.0/@v/list"),
-    ("37", "/gopkg.in/yaml/@v/list"),
-    ("37", "/gopkg.in/yaml/v2/@v/list"),
-    ("38", "/example.com/con/@v/list"),
-    ("38", "/example.com/x~1/@v/list"),
-    ("38", "/example.com/c++/@v/list"),
-    ("39", "/a.b:8080/x/@v/list"),
-    ("40", f"{M}/@v/x/@v/list"),
-    ("40", f"{M}@v1.0.0/@v/list"),
-    ("41", "/../../etc/passwd"),
-    ("42", "/example.com/%2e%2e/@v/list"),
-    ("43", "/example.com%2Fm/@v/list"),
-    ("43", f"{M}/@v/feat%2Fx.info"),
-    ("44", f"{M}%00/@v/list"),
-    ("44", f"{M}/@v/a%5cb.info"),
-    ("45", "/example.com/%ff/@v/list"),
-    ("46", f"{M}/@v/v1.0.0-{'a' * 300}.info"),
-    ("46", f"{M}/@v/v1.0.0-{'a' * 5000}.info"),
-    ("48", f"{M}/@v/feat/x.info"),
-    ("48", f"{M}/@v/con.info"),
-    ("48", f"{M}/@v/...info"),
-    ("82", "/sumdb/unknown.example/supported"),
-    ("82", "/sumdb/supported"),
-    ("95", "/sumdb/sum.golang.org/../x"),
-]
 
 
 @pytest.mark.parametrize(

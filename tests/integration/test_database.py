@@ -181,7 +181,7 @@ async def test_case_60a_absent_at_one_source_while_another_is_unreachable(host: 
     await fails(host, f"{M}/@v/v1.0.0.mod", 502, world.upstream.name, "404", "127.0.0.1:1:", "nosumdb")
 
 
-async def test_case_61_exempt_module(serve: Serve, world: World) -> None:
+async def test_case_61_61a_exempt_module(serve: Serve, world: World) -> None:
     host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
     assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
     assert world.database.requests == []
