@@ -1,0 +1,237 @@
+"""What the store tells operators: values without behaviour, the same for the API, the command line and tests.
+
+Sizes: ``bytes`` are allocated (``st_blocks`` times 512), ``length`` is the file's own. Times are epoch
+seconds, ages and durations seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+T = TypeVar("T")
+
+PassReason = Literal["size", "idle", "min_free", "evict", "scrub", "recovery"]
+Sort = Literal["name", "size", "idle", "hits"]
+KINDS = ("info", "mod", "zip")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One stored file; ``h1`` of mod and zip."""
+
+    bytes: int
+    length: int
+    sha256: str
+    fetched: float
+    last_used: float
+    hits: int
+    h1: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """A version of which at least one file is stored; ``files`` by kind, absent ones left out."""
+
+    module: str
+    version: str
+    bytes: int
+    hits: int
+    fetched: float
+    last_used: float
+    idle_seconds: float
+    pinned: bool
+    files: dict[str, FileFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list: where the next one begins (None at the end), and how many there are in all."""
+
+    items: list[T]
+    next_cursor: str | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stored files an operator means: all conditions hold, None ones not counted.
+
+    ``match``: globs over ``module@version``, any of which; ``idle_for``: version not requested for that
+    many seconds; ``older_than``: fetched more than that many seconds ago; ``larger_than``: the version's
+    bytes; ``kinds``: of the selected versions, the files to take.
+    """
+
+    match: tuple[str, ...] | None = None
+    idle_for: float | None = None
+    older_than: float | None = None
+    larger_than: int | None = None
+    kinds: tuple[str, ...] = KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedVersion:
+    """Files of one version that went, or would go."""
+
+    module: str
+    version: str
+    kinds: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What went, or would go: versions touched, files, bytes, cached answers; items sorted by name."""
+
+    dry_run: bool
+    versions: int
+    files: int
+    bytes: int
+    answers: int
+    items: list[RemovedVersion]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The store at one moment; ``oldest_idle_seconds`` of the zip that was not requested for longest."""
+
+    entries: int
+    bytes: int
+    oldest_idle_seconds: float
+
+
+@dataclass(slots=True)
+class Pass:
+    """One run of the janitor, the scrub or the recovery; ``scrubbed`` are entries, bytes, corrupt."""
+
+    id: int
+    reason: PassReason
+    started: float
+    before: Totals
+    target_bytes: int | None = None
+    finished: float | None = None
+    reached: bool | None = None
+    after: Totals | None = None
+    evicted_entries: int = 0
+    evicted_bytes: int = 0
+    scrubbed: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What evicting to a target did, or would do; ``pass_id`` is None for a dry run."""
+
+    removal: Removal
+    target_bytes: int
+    before_bytes: int
+    after_bytes: int
+    reached: bool
+    pass_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A pattern whose versions are not evicted; ``source`` is ``config`` or ``api``."""
+
+    pattern: str
+    source: Literal["config", "api"]
+    versions: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """All pins by pattern; bytes pinned, and how many of them are protected at most."""
+
+    items: list[Pin]
+    pinned_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was stored at one time, kept for comparison."""
+
+    id: int
+    name: str
+    created: float
+    versions: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Went:
+    """Files of a version that a later snapshot lacks, and why the last of them went."""
+
+    module: str
+    version: str
+    kinds: tuple[str, ...]
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """From snapshot ``a`` to ``b`` (names; ``now`` for the present)."""
+
+    a: str
+    b: str
+    came: list[RemovedVersion]
+    went: list[Went]
+    bytes_came: int
+    bytes_freed: int
+    freed_by_reason: dict[str, int]
+    truncated: bool
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What the start has put right so far: temporary files deleted, evictions finished, rows without a
+    file, files without a row adopted or discarded."""
+
+    done: bool = False
+    temporary: int = 0
+    dying: int = 0
+    ghosts: int = 0
+    adopted: int = 0
+    discarded: int = 0
+    index_rebuilt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """The store's state; limits and sizes in bytes."""
+
+    dir: str
+    policy: str
+    limit_bytes: int
+    used_bytes: int
+    reserved_bytes: int
+    pinned_bytes: int
+    pinned_limit_bytes: int
+    min_free_bytes: int
+    disk_free_bytes: int
+    max_idle_seconds: float | None
+    oldest_idle_seconds: float
+    versions: int
+    entries: dict[str, int]
+    sizes: dict[str, int]
+    answers_bytes: int
+    answers_limit_bytes: int
+    quarantine_bytes: int
+    quarantine_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The server's state: ``state`` is ``recovering`` or ``ready``."""
+
+    version: str
+    started: float
+    uptime_seconds: float
+    state: Literal["recovering", "ready"]
+    cache: CacheStatus
+    fetches_in_flight: int
+    recovery: Recovery = field(default_factory=Recovery)
+    last_pass: Pass | None = None
