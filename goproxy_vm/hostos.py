@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import sys
+from pathlib import Path
 
 FIRST_HANDED_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -43,6 +44,14 @@ def limit_memory(limit: int) -> None:
 
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def boot_id() -> str:
+    """Names this boot of the host; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def listen_fds() -> list[tuple[str, socket.socket]]:

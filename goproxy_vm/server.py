@@ -69,7 +69,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await Store.open(settings.cache_dir)
+        store = await Store.open(settings.cache_dir, settings)
         stack.push_async_callback(store.close)
         prover = ZipProver()
         await prover.start()
@@ -81,6 +81,7 @@ class Server:
         proofs = Proofs(settings, store, database, self.metrics)
         proxy = Proxy(settings, store, upstreams, prover, proofs)
         stack.push_async_callback(proxy.close)
+        store.recover(proxy.prove_stray)
         mirror = SumdbMirror(settings, database, proofs) if database is not None else None
         handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
         server = web.Server(handler)

@@ -1,43 +1,197 @@
-"""Room in the budget, reserved before a file is written and given back in a ``finally``."""
+"""Room in the budget: admitted before a download starts, held before its bytes are written, given back
+in a ``finally``. What is used and what is held never pass the limit together, not for a moment.
+
+Two numbers, because an upstream may lie about a length: a download is *admitted* with what it declares,
+beside all others, so that all admitted ones can always end; room is *held*, and others evicted for it,
+only as the bytes really come.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.errors import NoRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from goproxy_vm.cache.usage import Usage
+
 UNKNOWN_LENGTH = 64 << 20
-"""Bytes reserved for a download whose length was not declared, and the step by which it grows."""
+"""Bytes admitted for a download whose length was not declared, and the step by which it grows."""
+STEP = 8 << 20
+"""Bytes held ahead of those that have come: each step may wait for an eviction."""
+PINNED_SHARE = 2
+"""A half of the budget at most is protected by pins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``total``: bytes that modules/ and tmp/ may use; ``block``: what the file system allocates by;
+    ``high``, ``low``: bytes at which eviction begins and ends; ``patience``: seconds to wait for room."""
+
+    total: int
+    block: int = 4096
+    high: int = 0
+    low: int = 0
+    patience: float = 300.0
+
+    @property
+    def pinned(self) -> int:
+        """Bytes that pins protect at most."""
+        return self.total // PINNED_SHARE
+
+    def allocated(self, length: int) -> int:
+        """Bytes that a file of that length will use, or a little more: blocks, and the map of them."""
+        blocks = -(-length // self.block)
+        return (blocks + (length >> 26) + (1 if length > STEP else 0)) * self.block
 
 
 class Reservation:
-    """Room held by one file from before its first byte until it is on record, or gone."""
+    """Room of one file, from before its first byte until it is on record, or gone."""
 
-    def __init__(self, admission: Admission, size: int) -> None:
+    def __init__(self, admission: Admission, admitted: int) -> None:
         self._admission = admission
-        self.size = size
+        self.admitted = admitted
+        """Bytes it may come to."""
+        self.size = 0
         """Bytes held."""
 
-    def grow(self, n: int) -> None:
-        """Hold at least ``n`` more bytes. NoRoom where there are none: it holds room, so it never waits."""
-        n = max(n, UNKNOWN_LENGTH)
-        self._admission.reserved += n
-        self.size += n
+    async def hold(self, length: int) -> None:
+        """Hold room for ``length`` bytes in all, waiting for evictions. NoRoom: there is none."""
+        admission = self._admission
+        need = admission.limits.allocated(length)
+        if need > self.admitted:
+            admission.grow(self, need - self.admitted)
+        if need > self.size:
+            await admission.hold(self, min(self.admitted, need + STEP) - self.size)
 
     def release(self) -> None:
         """Give the room back; a second call does nothing."""
-        self._admission.reserved -= self.size
-        self.size = 0
+        self._admission.release(self)
 
 
 class Admission:
-    """Who may write: admits every file, and counts what they hold."""
+    """Who may write, and how much. ``pressure`` is called when somebody waits for an eviction."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits, usage: Usage, pressure: Callable[[], None]) -> None:
+        self.limits = limits
         self.reserved = 0
         """Bytes held by all reservations."""
+        self.wanted = 0
+        """Bytes that reservations wait to hold."""
+        self._usage = usage
+        self._pressure = pressure
+        self._admitted = 0
+        self._queue: deque[_Turn] = deque()
+        self._changed = asyncio.Event()
+        self._hopeless = 0
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that downloads may come to together: the limit less what is not evicted for them."""
+        protected = min(self._usage.pinned, self.limits.pinned)
+        return max(0, self.limits.total - protected - self._usage.metadata)
 
     async def reserve(self, length: int | None) -> Reservation:
-        """Room for a file of ``length`` bytes, or of a length not yet known.
+        """Admit a file of ``length`` bytes, or of a length not yet known: first come, first served.
 
-        May wait, so the caller holds nothing meanwhile. NoRoom where it can never fit.
+        NoRoom: it can never fit, or nothing came free for so long.
         """
-        size = UNKNOWN_LENGTH if length is None else length
-        self.reserved += size
-        return Reservation(self, size)
+        need = UNKNOWN_LENGTH if length is None else self.limits.allocated(length)
+        if length is None:
+            need = min(need, self.capacity)
+        if not need <= self.capacity:
+            raise NoRoom(f"needs {need} of a budget of {self.limits.total} bytes")
+        if self._queue or not self._fits(need):
+            await self._wait_in_turn(need)
+        else:
+            self._admitted += need
+        return Reservation(self, need)
+
+    def grow(self, reservation: Reservation, more: int) -> None:
+        """Admit at least ``more`` bytes of the same file: at once or not at all, for it holds room already.
+
+        NoRoom: they do not fit beside the others.
+        """
+        more = max(more, min(UNKNOWN_LENGTH, self.capacity - self._admitted))
+        if not self._fits(more):
+            total = self.limits.total
+            raise NoRoom(
+                f"grew beyond the room that a budget of {total} bytes has left beside other downloads"
+            )
+        self._admitted += more
+        reservation.admitted += more
+
+    async def hold(self, reservation: Reservation, more: int) -> None:
+        """Room for ``more`` bytes, as soon as evictions have made it. NoRoom: there is nothing to evict."""
+        hopeless = self._hopeless
+        self.wanted += more
+        try:
+            async with asyncio.timeout(self.limits.patience):
+                while self._usage.used + self.reserved + more > self.limits.total:
+                    self._pressure()
+                    self._changed.clear()
+                    await self._changed.wait()
+                    if self._hopeless != hopeless:
+                        raise NoRoom("the disk's budget is full, and nothing in it may be removed")
+        except TimeoutError:
+            raise NoRoom(f"no room was made within {self.limits.patience:g} s") from None
+        finally:
+            self.wanted -= more
+        self.reserved += more
+        reservation.size += more
+        if self._usage.used + self.reserved > self.limits.high:
+            self._pressure()
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back a reservation."""
+        self.reserved -= reservation.size
+        self._admitted -= reservation.admitted
+        reservation.size = reservation.admitted = 0
+        self.changed()
+
+    def changed(self) -> None:
+        """Something was removed or given back: those who wait look again."""
+        self._changed.set()
+        self._admit_next()
+
+    def give_up(self) -> None:
+        """Nothing more can be removed: those who wait for that fail."""
+        self._hopeless += 1
+        self._changed.set()
+
+    def _fits(self, need: int) -> bool:
+        return self._admitted + need <= self.capacity
+
+    async def _wait_in_turn(self, need: int) -> None:
+        turn = _Turn(need, asyncio.get_running_loop().create_future())
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(self.limits.patience):
+                await turn.granted
+        except BaseException as error:
+            if turn in self._queue:
+                self._queue.remove(turn)
+            elif turn.granted.done() and not turn.granted.cancelled():
+                self._admitted -= need
+            self._admit_next()
+            if isinstance(error, TimeoutError):
+                raise NoRoom(f"no room came free within {self.limits.patience:g} s") from None
+            raise
+
+    def _admit_next(self) -> None:
+        while self._queue and self._fits(self._queue[0].need):
+            turn = self._queue.popleft()
+            if not turn.granted.done():
+                self._admitted += turn.need
+                turn.granted.set_result(None)
+
+
+@dataclass(eq=False, slots=True)
+class _Turn:
+    need: int
+    granted: asyncio.Future[None]

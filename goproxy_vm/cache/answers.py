@@ -21,7 +21,7 @@ from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from goproxy_vm.cache.health import Health
@@ -114,8 +114,12 @@ class Answers:
     """The answers on disk. No method raises for the disk's sake: what cannot be read is missing,
     what cannot be written is not kept; both are logged."""
 
-    def __init__(self, cache: diskcache.Cache, thread: Threads, health: Health) -> None:
+    def __init__(
+        self, cache: diskcache.Cache, rows: sqlite3.Connection, thread: Threads, health: Health
+    ) -> None:
         self._cache = cache
+        self._rows = rows
+        """For what diskcache has no question: how many have a tag, which are the oldest."""
         self._thread = thread
         self._health = health
 
@@ -125,11 +129,15 @@ class Answers:
 
         OSError, sqlite3.Error: the directory cannot be used at all.
         """
-        return cls(await thread.run(_open_cache, directory), thread, health)
+        return cls(*await thread.run(_open_cache, directory), thread, health)
 
     async def close(self) -> None:
         """Close the database, in the thread that opened it."""
-        await self._thread.run(self._cache.close)
+        await self._thread.run(self._close)
+
+    def _close(self) -> None:
+        self._rows.close()
+        self._cache.close()
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer stored under that key, however old, unless it was past its ``keep``."""
@@ -148,6 +156,49 @@ class Answers:
     async def drop(self, tag: str) -> int:
         """Forget all answers stored with that tag; their number."""
         return await self._attempt(0, self._cache.evict, tag)
+
+    async def count(self, tags: Iterable[str]) -> int:
+        """How many answers :meth:`drop` would forget for those tags."""
+        return await self._attempt(0, self._count, sorted(tags))
+
+    async def modules(self, matches: Callable[[str, str], bool]) -> frozenset[str]:
+        """The tags that a selection of versions means: modules of which any version may be selected."""
+        return await self._attempt(frozenset[str](), self._modules, matches)
+
+    async def trim(self, most_bytes: int) -> int:
+        """Forget what is too old to be of use, then the oldest until the rest fits; how many.
+
+        Tiles of the checksum database go last: a record is of use only with the tiles that prove it.
+        """
+        return await self._attempt(0, self._trim, most_bytes)
+
+    async def size(self) -> tuple[int, int]:
+        """Answers stored, and bytes of their database."""
+        return await self._attempt((0, 0), lambda: (len(self._cache), self._volume()))
+
+    def _volume(self) -> int:
+        return int(self._cache.volume())
+
+    def _count(self, tags: Iterable[str]) -> int:
+        query = "SELECT count(*) FROM Cache WHERE tag = ?"
+        return sum(self._rows.execute(query, (tag,)).fetchone()[0] for tag in tags)
+
+    def _modules(self, matches: Callable[[str, str], bool]) -> frozenset[str]:
+        tags = self._rows.execute("SELECT DISTINCT tag FROM Cache").fetchall()
+        return frozenset(tag for (tag,) in tags if type(tag) is str and matches(tag, ""))
+
+    def _trim(self, most_bytes: int) -> int:
+        removed = int(self._cache.expire())
+        while self._volume() > most_bytes:
+            rows = self._rows.execute(
+                "SELECT key FROM Cache ORDER BY key GLOB 'sumdb/*/tile/*', store_time LIMIT 100"
+            ).fetchall()
+            if not rows:
+                break
+            for (key,) in rows:
+                self._cache.delete(key)
+            removed += len(rows)
+        return removed
 
     def _get(self, key: str) -> CachedAnswer | None:
         try:
@@ -172,12 +223,14 @@ class Answers:
             return otherwise
 
 
-def _open_cache(directory: Path) -> diskcache.Cache:
+def _open_cache(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
     try:
-        return PlainCache(directory)
+        cache = PlainCache(directory)
     except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
         # diskcache obeys settings found in the database; nothing in it is precious.
         log.warning("cached answers begun anew", directory=directory, reason=reason(error))
-    shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)
-    return PlainCache(directory)
+        shutil.rmtree(directory)
+        directory.mkdir(mode=0o700)
+        cache = PlainCache(directory)
+    rows = sqlite3.connect(f"{(directory / diskcache.core.DBNAME).as_uri()}?mode=ro", uri=True, timeout=1.0)
+    return cache, rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import reason
@@ -15,8 +14,9 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.health import Health
-    from goproxy_vm.cache.index import Index
+    from goproxy_vm.cache.index import Index, Victim
     from goproxy_vm.cache.publish import Checkpoint, Item
 
 log = get_logger("cache")
@@ -37,6 +37,8 @@ class CommitQueue:
         database: Threads,
         health: Health,
         stored: Callable[[Item], None],
+        replaced: Callable[[Victim], None],
+        clock: LogicalClock,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.pending: dict[str, Item] = {}
@@ -49,6 +51,8 @@ class CommitQueue:
         self._database = database
         self._health = health
         self._stored = stored
+        self._replaced = replaced
+        self._clock = clock
         self._checkpoint: Checkpoint = checkpoint or (lambda step, path: None)
         self._items: list[Item] = []
         self._queued = 0
@@ -71,6 +75,13 @@ class CommitQueue:
         self._queued += 1
         self._in_memory += len(item.content.data or b"")
         self._added.set()
+
+    async def flushed(self) -> None:
+        """Wait until what is queued now is stored, or could not be."""
+        for item in list(self._items):
+            await item.settled.wait()
+        async with self.disk:  # what left the queue is settled before the disk is free again
+            pass
 
     async def close(self) -> None:
         """Store what is queued, then end."""
@@ -95,7 +106,8 @@ class CommitQueue:
             failed.update(await self.threads.run(publish, batch, self._checkpoint))
             done = [item for item in batch if item not in failed]
             if done:
-                await self._database.run(self._record, done)
+                for victim in await self._database.run(self._record, done):
+                    self._replaced(victim)
                 self._health.succeeded()
         except (OSError, sqlite3.Error) as error:
             await self._withdraw(batch, failed, error)
@@ -115,10 +127,11 @@ class CommitQueue:
         for item in batch:
             failed.setdefault(item, error)
 
-    def _record(self, items: Sequence[Item]) -> None:
+    def _record(self, items: Sequence[Item]) -> list[Victim]:
         self._checkpoint("index", "")
-        self._index.add([item.row() for item in items], time.time())
+        replaced = self._index.add([item.row() for item in items], self._clock.wall(), self._clock.now())
         self._checkpoint("done", "")
+        return replaced
 
     def _settle(self, item: Item, *, stored: bool) -> None:
         if stored:
@@ -129,3 +142,4 @@ class CommitQueue:
         self._in_memory -= len(item.content.data or b"")
         item.reservation.release()
         item.content.close()
+        item.settled.set()

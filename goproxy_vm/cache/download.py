@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 
@@ -26,6 +28,17 @@ log = get_logger("cache")
 
 BATCH = 1 << 20
 """Bytes collected before they are written: one thread hop each."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Room(Protocol):
+    """Who makes room on the disk, by evicting what is stored."""
+
+    async def make_room(self, more: int) -> bool:
+        """Leave room for ``more`` bytes beside what has to stay free; whether that was possible."""
+
+    async def full(self, more: int) -> bool:
+        """The disk was full when ``more`` bytes were written; whether anything was freed."""
 
 
 class Download:
@@ -35,7 +48,14 @@ class Download:
     :meth:`discard` in a ``finally``: it does nothing to a download that was adopted.
     """
 
-    def __init__(self, path: Path, admission: Admission, threads: Threads, health: Health) -> None:
+    def __init__(
+        self,
+        path: Path,
+        admission: Admission,
+        threads: Threads,
+        health: Health,
+        room: Room,
+    ) -> None:
         self.path = path
         """The temporary file; complete after :meth:`finish`."""
         self.length = 0
@@ -43,6 +63,7 @@ class Download:
         self._admission = admission
         self._threads = threads
         self._health = health
+        self._room = room
         self._reservation: Reservation | None = None
         self._opening: asyncio.Future[AsyncBufferedIOBase] | None = None
         self._batch: list[bytes] = []
@@ -69,18 +90,20 @@ class Download:
                 await file.truncate()
             # Whoever waits for room holds none.
             self._release()
+            if not await self._room.make_room(length or 0):
+                self._health.failed(OSError(errno.ENOSPC, "less than min_free would be left"))
+                raise NoRoom("this host's disk would have less than min_free left")
             self._reservation = await self._admission.reserve(length)
             await self._writer()
         except OSError as error:
             raise self._no_room(error) from error
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes. NoRoom: the disk is full, or the budget for an undeclared length."""
+        """Take the next bytes; may wait for an eviction. NoRoom: the disk is full, or the budget for an
+        undeclared length."""
         if self._reservation is None:
             raise RuntimeError("write before begin")
         self.length += len(chunk)
-        if self.length > self._reservation.size:
-            self._reservation.grow(self.length - self._reservation.size)
         self._batch.append(chunk)
         self._batched += len(chunk)
         if self._batched >= BATCH:
@@ -89,10 +112,6 @@ class Download:
     async def finish(self) -> None:
         """Write what is still held back: now a reader of :attr:`path` sees every byte. NoRoom as write."""
         await self._flush()
-        try:
-            await (await self._writer()).flush()
-        except OSError as error:
-            raise self._no_room(error) from error
 
     async def hand_over(self) -> Reservation:
         """Finish, close the file and give away both it and its room; the download is spent."""
@@ -133,12 +152,26 @@ class Download:
         self._batched = 0
         if not batch:
             return
+        if self._reservation is None:
+            raise RuntimeError("flush before begin")
+        await self._reservation.hold(self.length)
         try:
-            await (await self._writer()).write(batch)
+            await self._write(batch)
             await self._threads.run(self._hash.update, batch)
         except OSError as error:
             raise self._no_room(error) from error
         self._health.succeeded()
+
+    async def _write(self, batch: bytes) -> None:
+        writer = await self._writer()
+        at = self.length - len(batch)
+        try:
+            await self._threads.run(_write_at, writer.fileno(), batch, at)
+        except OSError as error:
+            # A full disk below the budget: as if the budget were full, once.
+            if error.errno not in FULL or not await self._room.full(len(batch)):
+                raise
+            await self._threads.run(_write_at, writer.fileno(), batch, at)
 
     def _release(self) -> None:
         if self._reservation is not None:
@@ -149,3 +182,11 @@ class Download:
         self._health.failed(error)
         log.warning("temporary file not written", path=self.path, reason=reason(error))
         return NoRoom(f"this host cannot store the file: {reason(error)}")
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    """Write all of it, where it belongs: after a full disk the same bytes are written once more."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

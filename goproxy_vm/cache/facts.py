@@ -217,6 +217,7 @@ class CacheStatus:
     versions: int
     entries: dict[str, int]
     sizes: dict[str, int]
+    answers: int
     answers_bytes: int
     answers_limit_bytes: int
     quarantine_bytes: int

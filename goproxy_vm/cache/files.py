@@ -26,12 +26,14 @@ class Kind(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex,
-    and for ``.mod`` and ``.zip`` the h1 hash it was proven to have."""
+    for ``.mod`` and ``.zip`` the h1 hash it was proven to have; ``unsure`` where a power loss may have
+    damaged it, so that it is hashed before it is used."""
 
     path: str
     length: int
     sha256: str
     h1: str | None
+    unsure: bool = False
 
 
 class StoredFile:

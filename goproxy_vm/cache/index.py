@@ -1,67 +1,23 @@
 """The index: what is stored, how big, how recently used; and the hash each version had when first seen.
 
 The file system is the truth for presence, the index for everything else. All functions block and
-belong to the one database thread.
+belong to the one database thread; sqlite3.Error: index.db cannot be read or written.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from goproxy_vm.cache.files import Entry
-from goproxy_vm.errors import StartError
-from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.cache.files import Entry, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
-    from goproxy_vm.cache.files import Kind
-
-log = get_logger("cache")
+    from goproxy_vm.cache.database import Database
 
 BLOCK = 512
 """Bytes in one of ``st_blocks``."""
-
-SCHEMAS: tuple[tuple[str, ...], ...] = (
-    (
-        """
-        CREATE TABLE files (
-            id INTEGER PRIMARY KEY,
-            path TEXT NOT NULL UNIQUE,         -- below modules/, escaped
-            module TEXT NOT NULL,              -- unescaped
-            version TEXT NOT NULL,
-            kind TEXT NOT NULL,                -- info, mod, zip
-            length INTEGER NOT NULL,           -- bytes
-            blocks INTEGER NOT NULL,           -- allocated, of 512 bytes
-            sha256 BLOB NOT NULL,              -- of the bytes
-            h1 TEXT,                           -- of mod and zip
-            fetched REAL NOT NULL,             -- epoch seconds
-            last_used REAL NOT NULL,           -- epoch seconds
-            hits INTEGER NOT NULL DEFAULT 0,
-            segment INTEGER NOT NULL DEFAULT 0,  -- 0 probation, 1 protected
-            pinned INTEGER NOT NULL DEFAULT 0,
-            state INTEGER NOT NULL DEFAULT 0   -- 0 stored, 1 dying
-        ) STRICT
-        """,
-        "CREATE INDEX files_version ON files (module, version, kind)",
-        """
-        CREATE TABLE known (
-            module TEXT NOT NULL,
-            version TEXT NOT NULL,
-            kind TEXT NOT NULL,                -- mod, zip
-            h1 TEXT NOT NULL,
-            seen REAL NOT NULL,                -- epoch seconds
-            database TEXT NOT NULL DEFAULT '',  -- the checksum database that has proven it
-            PRIMARY KEY (module, version, kind)
-        ) STRICT, WITHOUT ROWID
-        """,
-    ),
-)
-"""Statements that lead from each schema version to the next; ``PRAGMA user_version`` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +32,12 @@ class Row:
     blocks: int
     sha256: str
     h1: str | None
+    pinned: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Allocated."""
+        return self.blocks * BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,134 +54,212 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """What is on record: versions of modules, files, and the bytes allocated for them."""
-
-    versions: int
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Touch:
-    """Hits on one file since the last flush, and the time of the newest in epoch seconds."""
+    """Hits on one file since the last flush, and the time of the newest by the logical clock."""
 
     last_used: float
     hits: int
 
 
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A file that is to go: ``last_used`` by the logical clock, ``id`` its row; a stray has none."""
+
+    id: int | None
+    path: str
+    module: str
+    version: str
+    kind: Kind
+    length: int
+    bytes: int
+    pinned: bool
+    last_used: float
+
+
+VICTIM = "id, path, module, version, kind, length, blocks, pinned, last_used"
+
+
+def victim(row: Sequence[Any]) -> Victim:
+    """The victim of a row with the columns VICTIM."""
+    id_, path, module, version, kind, length, blocks, pinned, last_used = row
+    return Victim(id_, path, module, version, Kind(kind), length, blocks * BLOCK, bool(pinned), last_used)
+
+
+def stray(path: str, kind: str, blocks: int) -> Victim:
+    """A file without a row."""
+    return Victim(None, path, "", "", Kind(kind), 0, blocks * BLOCK, pinned=False, last_used=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Files and the bytes allocated for them, of one kind, pinned or not."""
+
+    kind: Kind
+    pinned: bool
+    entries: int
+    bytes: int
+
+
 class Index:
-    """An open index.db. sqlite3.Error from any method: the database cannot be read or written."""
+    """The rows of files, and of the hashes known."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-
-    @classmethod
-    def open(cls, path: Path) -> Index:
-        """Open or create the index.
-
-        A file that is no sound database is moved aside to ``index.db.broken``, with a warning, and a
-        new one is begun. StartError: it cannot be opened, or a newer version of this program wrote it.
-        """
-        if path.is_dir():
-            raise StartError(f"{path}: is a directory and not a database")
-        try:
-            return cls._open(path)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-                raise StartError(f"{path}: {error}") from error
-            broken = path.with_name(f"{path.name}.broken")
-            log.warning("index moved aside and begun anew", path=path, to=broken, reason=str(error))
-        try:
-            path.replace(broken)
-            # A log or a shared-memory file left behind would be played into the new database.
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return cls._open(path)
-        except (OSError, sqlite3.Error) as error:
-            raise StartError(f"{path}: {error}") from error
-
-    @classmethod
-    def _open(cls, path: Path) -> Index:
-        database = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-        try:
-            # In WAL, NORMAL loses the last transactions in a power loss, never the database; a
-            # file without a row is only fetched again.
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
-                database.execute(f"PRAGMA {pragma}")
-            index = cls(database)
-            index._migrate(path)
-        except BaseException:
-            database.close()
-            raise
-        return index
-
-    def _migrate(self, path: Path) -> None:
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > len(SCHEMAS):
-            raise StartError(
-                f"{path}: schema {version} is of a newer goproxy-vm; this one knows up to {len(SCHEMAS)}"
-            )
-        for number, statements in enumerate(SCHEMAS[version:], version + 1):
-            with self._transaction():
-                for statement in statements:
-                    self._database.execute(statement)
-                self._database.execute(f"PRAGMA user_version = {number}")
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            # SQLite has rolled back by itself after a full disk.
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
-
-    def close(self) -> None:
-        """Fold the log into the database and close it."""
-        self._database.close()
+        self._connection = database.connection
 
     def entry(self, path: str) -> Entry | None:
         """The stored file with that path."""
-        row = self._database.execute(
-            "SELECT length, sha256, h1 FROM files WHERE path = ? AND state = 0", (path,)
+        row = self._connection.execute(
+            "SELECT length, sha256, h1, unsure FROM files WHERE path = ? AND state = 0", (path,)
         ).fetchone()
-        return row and Entry(path, row[0], row[1].hex(), row[2])
+        return row and Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]))
 
-    def add(self, rows: Iterable[Row], now: float) -> None:
-        """Put published files on record, all or none; they replace older rows of the same path."""
-        with self._transaction():
-            self._database.executemany(
-                "INSERT OR REPLACE INTO files"
-                " (path, module, version, kind, length, blocks, sha256, h1, fetched, last_used)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    def add(self, rows: Sequence[Row], now: float, used: float) -> list[Victim]:
+        """Put published files on record, all or none; the older rows of the same paths, which are gone.
+
+        ``now`` in epoch seconds, ``used`` by the logical clock.
+        """
+        with self._database.transaction():
+            replaced = [each for row in rows for each in self.of_path(row.path)]
+            self._connection.executemany("DELETE FROM strays WHERE path = ?", ((row.path,) for row in rows))
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
+                " pinned, fetched, last_used, rank, checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
                         *(row.path, row.module, row.version, row.kind.value, row.length, row.blocks),
-                        *(bytes.fromhex(row.sha256), row.h1, now, now),
+                        *(bytes.fromhex(row.sha256), row.h1, int(row.pinned), now, used, used, used),
                     )
                     for row in rows
                 ),
             )
+        return replaced
 
-    def remove(self, path: str) -> None:
-        """Strike a file off the record."""
-        self._database.execute("DELETE FROM files WHERE path = ?", (path,))
+    def of_path(self, path: str) -> list[Victim]:
+        """What stands under a path, row or stray, as something that may go: none or one."""
+        rows = self._connection.execute(f"SELECT {VICTIM} FROM files WHERE path = ?", (path,)).fetchall()  # noqa: S608
+        return [victim(row) for row in rows] or self.strays("WHERE path = ?", path)
 
-    def touch(self, touches: dict[str, Touch]) -> None:
-        """Add hits, in one transaction; paths that are no longer on record are passed over."""
-        with self._transaction():
-            self._database.executemany(
-                "UPDATE files SET last_used = max(last_used, ?), hits = hits + ? WHERE path = ?",
-                ((touch.last_used, touch.hits, path) for path, touch in touches.items()),
+    def strays(self, condition: str = "", *values: object) -> list[Victim]:
+        """Files without a row, as something that may go; ``condition`` is SQL of ours."""
+        rows = self._connection.execute(f"SELECT path, kind, blocks FROM strays {condition}", values)  # noqa: S608
+        return [stray(*row) for row in rows]
+
+    def add_strays(self, strays: Iterable[tuple[str, Kind, int]]) -> list[Victim]:
+        """Note files without a row: path, kind, blocks; those that are new here."""
+        added = []
+        with self._database.transaction():
+            for path, kind, blocks in strays:
+                if not self.of_path(path):
+                    self._connection.execute(
+                        "INSERT INTO strays VALUES (?, ?, ?)", (path, kind.value, blocks)
+                    )
+                    added.append(stray(path, kind, blocks))
+        return added
+
+    def dying(self, victims: Iterable[Victim]) -> list[Victim]:
+        """Mark files that are about to be unlinked, whatever happens meanwhile; those still on record."""
+        with self._database.transaction():
+            return [each for each in victims if self._mark(each)]
+
+    def _mark(self, each: Victim) -> bool:
+        if each.id is None:
+            found = self._connection.execute("SELECT 1 FROM strays WHERE path = ?", (each.path,)).fetchone()
+            return found is not None
+        return self._connection.execute("UPDATE files SET state = 1 WHERE id = ?", (each.id,)).rowcount == 1
+
+    def remove(self, victims: Sequence[Victim], reason: str, now: float) -> None:
+        """Strike files that are gone off the record, and note why (``now`` in epoch seconds)."""
+        with self._database.transaction():
+            self._connection.executemany(
+                "DELETE FROM files WHERE id = ?", ((each.id,) for each in victims if each.id is not None)
+            )
+            self._connection.executemany(
+                "DELETE FROM strays WHERE path = ?", ((each.path,) for each in victims if each.id is None)
+            )
+            self._connection.executemany(
+                "INSERT INTO removals (at, module, version, kind, bytes, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (now, each.module, each.version, each.kind.value, each.bytes, reason)
+                    for each in victims
+                    if each.module
+                ),
+            )
+
+    def touch(self, touches: dict[str, Touch], protected: int) -> None:
+        """Add hits, in one transaction; paths that are no longer on record are passed over.
+
+        Zips asked for again move to the protected segment, which holds at most ``protected`` bytes: what
+        is too much returns to probation, as its newest. With 0 there is one segment only: plain LRU.
+        """
+        promoted = int(protected > 0)
+        with self._database.transaction():
+            self._connection.executemany(
+                "UPDATE files SET last_used = max(last_used, ?1), rank = max(rank, ?1), hits = hits + ?2,"
+                " segment = ?3 WHERE path = ?4",
+                ((touch.last_used, touch.hits, promoted, path) for path, touch in touches.items()),
+            )
+            if protected and touches:
+                self._demote(protected, max(touch.last_used for touch in touches.values()))
+
+    def _demote(self, protected: int, now: float) -> None:
+        (blocks,) = self._connection.execute(
+            "SELECT coalesce(sum(blocks), 0) FROM files"
+            " WHERE kind = 'zip' AND state = 0 AND pinned IN (0, 1) AND segment = 1"
+        ).fetchone()
+        excess = blocks * BLOCK - protected
+        if excess <= 0:
+            return
+        demoted = []
+        for id_, size in self._connection.execute(
+            "SELECT id, blocks FROM files WHERE kind = 'zip' AND state = 0 AND segment = 1 ORDER BY rank"
+        ):
+            demoted.append((now, id_))
+            excess -= size * BLOCK
+            if excess <= 0:
+                break
+        self._connection.executemany("UPDATE files SET segment = 0, rank = ? WHERE id = ?", demoted)
+
+    def settle_policy(self, protected: int) -> None:
+        """Begin with that share protected: without one, all zips are in one segment by their last use."""
+        if not protected:
+            self._connection.execute("UPDATE files SET segment = 0, rank = last_used WHERE segment = 1")
+
+    def sums(self) -> list[Sum]:
+        """Totals by kind and pin, strays included."""
+        rows = self._connection.execute(
+            "SELECT kind, pinned, count(*), coalesce(sum(blocks), 0) FROM files GROUP BY kind, pinned"
+            " UNION ALL SELECT kind, 0, count(*), coalesce(sum(blocks), 0) FROM strays GROUP BY kind"
+        )
+        return [Sum(Kind(kind), bool(pinned), count, blocks * BLOCK) for kind, pinned, count, blocks in rows]
+
+    def mark_pinned(self, pin: Iterable[int], unpin: Iterable[int]) -> None:
+        """Change the mark of rows, by id."""
+        with self._database.transaction():
+            for pinned, ids in ((1, pin), (0, unpin)):
+                self._connection.executemany(
+                    "UPDATE files SET pinned = ? WHERE id = ?", ((pinned, id_) for id_ in ids)
+                )
+
+    def suspect(self, clean: int) -> int:
+        """After a power loss: what was committed after the clean mark is hashed before use; how many."""
+        return self._connection.execute("UPDATE files SET unsure = 1 WHERE id > ?", (clean,)).rowcount
+
+    def newest(self) -> int:
+        """The id of the newest row, ever."""
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'files'").fetchone()
+        return row[0] if row else 0
+
+    def checked(self, paths: Iterable[str], now: float) -> None:
+        """These files' bytes were compared with their hashes, and are sound."""
+        with self._database.transaction():
+            self._connection.executemany(
+                "UPDATE files SET checked = ?, unsure = 0 WHERE path = ?", ((now, path) for path in paths)
             )
 
     def known(self, module: str, version: str) -> Known:
         """The hashes first seen for that version."""
-        rows = self._database.execute(
+        rows = self._connection.execute(
             "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
         ).fetchall()
         found = {kind: (h1, database) for kind, h1, database in rows}
@@ -231,34 +271,29 @@ class Index:
         """Keep a hash unless there is one on record already; the one on record now."""
         key = (module, version, kind)
         found = "SELECT h1 FROM known WHERE module = ? AND version = ? AND kind = ?"
-        row = self._database.execute(found, key).fetchone()
+        row = self._connection.execute(found, key).fetchone()
         if row is None:
-            self._database.execute(
+            self._connection.execute(
                 "INSERT INTO known (module, version, kind, h1, seen) VALUES (?, ?, ?, ?, ?)", (*key, h1, now)
             )
         return h1 if row is None else str(row[0])
 
     def prove(self, module: str, version: str, hashes: dict[str, str], database: str, now: float) -> None:
         """Keep what a checksum database has proven, by kind; another hash seen first stays on record."""
-        with self._transaction():
-            self._database.executemany(
+        with self._database.transaction():
+            self._connection.executemany(
                 "INSERT INTO known (module, version, kind, h1, seen, database) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET database = excluded.database WHERE h1 = excluded.h1",
                 [(module, version, kind, h1, now, database) for kind, h1 in hashes.items()],
             )
 
+    def forget(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Drop the hashes known of versions: the next ones seen count as the first."""
+        with self._database.transaction():
+            self._connection.executemany("DELETE FROM known WHERE module = ? AND version = ?", versions)
+
     def kinds(self, module: str) -> list[tuple[str, str]]:
         """Version and kind of every stored file of a module."""
-        return self._database.execute(
+        return self._connection.execute(
             "SELECT version, kind FROM files WHERE module = ? AND state = 0", (module,)
         ).fetchall()
-
-    def statistics(self) -> Statistics:
-        """Totals over all stored files: one pass over the table."""
-        files, blocks = self._database.execute(
-            "SELECT count(*), coalesce(sum(blocks), 0) FROM files"
-        ).fetchone()
-        (versions,) = self._database.execute(
-            "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files)"
-        ).fetchone()
-        return Statistics(versions, files, blocks * BLOCK)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from goproxy_vm.cache.files import Kind
 from goproxy_vm.errors import MalformedPath, StartError
+from goproxy_vm.protocol.request import ModuleResource, parse
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
@@ -38,6 +38,16 @@ class Layout:
         return self.root / "tmp"
 
     @property
+    def quarantine(self) -> Path:
+        """Bytes that failed a check, for the operator to look at; never served, bounded."""
+        return self.root / "quarantine"
+
+    @property
+    def snapshots(self) -> Path:
+        """The SQLite database of snapshots: what was stored when, for comparison."""
+        return self.root / "snapshots.db"
+
+    @property
     def answers(self) -> Path:
         """Answers with a time to live; may be deleted whole while no server runs."""
         return self.root / "answers"
@@ -62,7 +72,7 @@ class Layout:
         try:
             self.root.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
             self._refuse_foreign_content()
-            for directory in (self.root, self.modules, self.tmp, self.answers):
+            for directory in (self.root, self.modules, self.tmp, self.answers, self.quarantine):
                 directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
                 self._own(directory)
         except FileExistsError as error:
@@ -114,22 +124,13 @@ class Layout:
         """A name in ``tmp/`` that no other file has."""
         return self.tmp / secrets.token_hex(12)
 
-    def sweep(self) -> int:
-        """Delete what earlier runs left in ``tmp/`` (blocking); the number of entries removed.
-
-        StartError where one cannot be deleted.
-        """
-        count = 0
-        try:
-            for entry in list(self.tmp.iterdir()):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-                count += 1
-        except OSError as error:
-            raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error
-        return count
+    def unescaped(self, path: str) -> tuple[str, str]:
+        """Module and version of a stored file's escaped path. MalformedPath where it is not one."""
+        _, kind = self.file(path)
+        resource = parse(f"/{path}", None).resource
+        if not isinstance(resource, ModuleResource) or resource.path != path or not resource.immutable:
+            raise MalformedPath(f"not the path of a stored {kind}: {path!r}")
+        return resource.module, resource.version
 
 
 def private_opener(path: str, flags: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.admission import Reservation
     from goproxy_vm.cache.files import Kind, StoredFile
+
+
+LARGE = 64 << 20
+"""Bytes of a file from which on it leaves the page cache once it is on disk: it would push out much else."""
 
 
 class Checkpoint(Protocol):
@@ -41,9 +46,11 @@ class Item:
     content: StoredFile
     temporary: Path
     reservation: Reservation
+    pinned: bool = False
     renamed: bool = False
     blocks: int = 0
     directories: set[Path] = field(default_factory=set)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def row(self) -> Row:
         """The item as the index keeps it."""
@@ -57,6 +64,7 @@ class Item:
             blocks=self.blocks,
             sha256=content.sha256,
             h1=self.h1,
+            pinned=self.pinned,
         )
 
 
@@ -107,6 +115,8 @@ def _sync(item: Item, checkpoint: Checkpoint) -> None:
 def _sync_file(fd: int, item: Item, checkpoint: Checkpoint) -> int:
     checkpoint("sync", item.path)
     os.fsync(fd)
+    if item.content.length > LARGE:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     # Only now: before the sync, ext4 has not allocated the blocks yet.
     return os.fstat(fd).st_blocks
 

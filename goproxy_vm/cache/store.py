@@ -7,22 +7,20 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from goproxy_vm.cache.admission import Admission
-from goproxy_vm.cache.answers import Answers
-from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.download import Download
+from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
-from goproxy_vm.cache.heads import Heads
-from goproxy_vm.cache.health import Health, reason
-from goproxy_vm.cache.index import Index, Known, Statistics, Touch
-from goproxy_vm.cache.layout import Layout
-from goproxy_vm.cache.lock import DirectoryLock
+from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.index import Known, Row, Victim
+from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
-from goproxy_vm.cache.threads import Threads
-from goproxy_vm.errors import ContentError, NoRoom, StartError
+from goproxy_vm.cache.scrub import Hasher
+from goproxy_vm.config import Settings
+from goproxy_vm.errors import ContentError, NoRoom
+from goproxy_vm.hostos import boot_id
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -30,95 +28,94 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.admission import Reservation
+    from goproxy_vm.cache.facts import Pass, Recovery
+    from goproxy_vm.cache.opening import Observer
     from goproxy_vm.cache.publish import Checkpoint
+    from goproxy_vm.cache.recovery import Prove
 
 log = get_logger("cache")
 
 T = TypeVar("T")
 
-ENTRIES = 20_000
-"""Entries kept in memory, the most recently used."""
-FLUSH_INTERVAL = 60.0
-"""Seconds between two flushes of hits to the index: a hit itself writes nothing."""
+NOTHING: list[Victim] = []
 STATISTICS_AGE = 1.0
 """Seconds for which the totals are not counted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is on record: versions of modules, files, and the bytes allocated for them."""
+
+    versions: int
+    files: int
+    bytes: int
+
+
+class _Silent:
+    """Tells nobody."""
+
+    def eviction(self, reason: str, size: int, idle_seconds: float | None) -> None:
+        """Nothing."""
+
+    def scrubbed(self, size: int) -> None:
+        """Nothing."""
+
+    def corrupt(self) -> None:
+        """Nothing."""
 
 
 class Store:
     """Everything below one cache directory. One event loop, one owner; see :meth:`open`."""
 
-    heads: Heads
-    """The signed tree heads of checksum databases."""
-    answers: Answers
-    """Lists, ``@latest``, queries, checksum-database records: answers with a time to live."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.admission = Admission()
+    def __init__(self, parts: Parts, settings: Settings, exits: contextlib.AsyncExitStack) -> None:
+        self.heads = parts.heads
+        """The signed tree heads of checksum databases."""
+        self.answers = parts.answers
+        """Lists, ``@latest``, queries, checksum-database records: answers with a time to live."""
+        self.admission = parts.stock.admission
         """Room in the budget."""
-        self._layout = layout
-        self._health = Health()
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._touches: dict[str, Touch] = {}
-        self._counted: tuple[float, Statistics] | None = None
-        self._exits = contextlib.AsyncExitStack()
-        self._index: Index
-        self._queue: CommitQueue
-        self._database: Threads
-        self._hits: Threads
-        self._downloads: Threads
+        self.usage = parts.stock.usage
+        """How much is stored."""
+        self.keeper = parts.keeper
+        """What an operator may ask."""
+        self._parts = parts
+        self._stock = parts.stock
+        self._memory = parts.memory
+        self._queue = parts.stock.queue
+        self._settings = settings
+        self._exits = exits
+        self._counted: tuple[float, int] | None = None
 
     @classmethod
     async def open(
         cls,
         root: Path,
+        settings: Settings | None = None,
         *,
         lock_wait: float = 5.0,
         checkpoint: Checkpoint | None = None,
-        flush_interval: float = FLUSH_INTERVAL,
+        observer: Observer | None = None,
+        boot: str | None = None,
     ) -> Store:
         """Take possession of a cache directory, made if need be.
 
         ``lock_wait``: seconds to wait for another server to leave it. ``checkpoint``: called before each
-        step of the write protocol, for tests. StartError: it cannot be used, in one line that says why.
+        step of the write protocol, for tests. ``observer`` is told what goes and what was checked.
+        ``boot`` names this boot of the host, as the system does if None. StartError: it cannot be used,
+        in one line that says why.
         """
-        layout = Layout.at(root)
-        store = cls(layout)
+        settings = settings or Settings(cache_dir=root)
         async with contextlib.AsyncExitStack() as stack:
-            layout.prepare()
-            stack.callback((await DirectoryLock.acquire(layout, lock_wait)).release)
-            await store._open(stack, checkpoint, flush_interval)
-            store._exits = stack.pop_all()
-        return store
-
-    async def _open(
-        self, stack: contextlib.AsyncExitStack, checkpoint: Checkpoint | None, flush_interval: float
-    ) -> None:
-        # What is entered first is left last.
-        self._database = self._threads(stack, "database", 1)
-        self._hits = self._threads(stack, "hits", 4)
-        self._downloads = self._threads(stack, "downloads", 4)
-        self.heads = Heads(self._layout, self._downloads)
-        self._index = await self._database.run(Index.open, self._layout.index)
-        stack.push_async_callback(self._database.run, self._index.close)
-        try:
-            self.answers = await Answers.open(self._layout.answers, self._database, self._health)
-        except (OSError, sqlite3.Error) as error:
-            raise StartError(f"{self._layout.answers}: {reason(error)}") from error
-        stack.push_async_callback(self.answers.close)
-        removed = await self._downloads.run(self._layout.sweep)
-        if removed:
-            log.info("temporary files of an earlier run deleted", count=removed)
-        stack.push_async_callback(self._flush_touches)
-        self._queue = CommitQueue(self._index, self._database, self._health, self._stored, checkpoint)
-        stack.push_async_callback(self._queue.close)
-        flusher = asyncio.create_task(self._flush_regularly(flush_interval), name="recency")
-        stack.push_async_callback(_cancel, flusher)
-
-    @staticmethod
-    def _threads(stack: contextlib.AsyncExitStack, name: str, count: int) -> Threads:
-        threads = Threads(name, count)
-        stack.callback(threads.close)
-        return threads
+            parts = await open_parts(
+                stack,
+                root,
+                settings,
+                lock_wait=lock_wait,
+                checkpoint=checkpoint,
+                observer=observer or _Silent(),
+                boot=boot_id() if boot is None else boot,
+            )
+            return cls(parts, settings, stack.pop_all())
 
     async def close(self) -> None:
         """Store what is queued and leave the directory; a second call does nothing.
@@ -127,16 +124,41 @@ class Store:
         """
         await self._exits.aclose()
 
+    def recover(self, prove: Prove) -> None:
+        """Put right in the background what an earlier run left; once. ``prove``: see Recoverer."""
+        task = asyncio.create_task(self._parts.recoverer.run(prove), name="recovery")
+        self._exits.push_async_callback(cancel, task)
+
+    @property
+    def recovery(self) -> Recovery:
+        """How far the recovery has come."""
+        return self._parts.recoverer.facts
+
+    @property
+    def last_pass(self) -> Pass | None:
+        """The janitor's newest pass of this run."""
+        return self._parts.janitor.last
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether the janitor's last pass for room made it."""
+        return self._parts.janitor.reached
+
     @property
     def writable(self) -> bool:
         """False while the last write failed because the disk is full, failing or read-only."""
-        return self._health.writable
+        return self._stock.health.writable
+
+    @property
+    def uncommitted(self) -> int:
+        """Proven files whose room is still reserved."""
+        return len(self._queue.pending)
 
     async def get(self, path: str) -> StoredFile | None:
         """The stored file with that escaped path, to be closed by the caller; None where there is none.
 
         A proven file that awaits its commit is there already. A file that is not on record is not
-        served, one whose size differs from the record is dropped. NoRoom: the host cannot open it now.
+        served, one that is not what it was goes. NoRoom: the host cannot open it now.
         """
         try:
             try:
@@ -147,31 +169,54 @@ class Store:
             log.warning("stored file not opened", path=path, reason=reason(error))
             raise NoRoom(f"this host cannot open the stored file: {reason(error)}") from error
         if stored is not None:
-            self._touch(path)
+            self._memory.touch(path)
         return stored
 
     def download(self) -> Download:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
-        return Download(self._layout.temporary(), self.admission, self._downloads, self._health)
+        parts = self._parts
+        return Download(
+            self._stock.layout.temporary(), self.admission, parts.downloads, self._stock.health, parts.janitor
+        )
 
-    async def put(self, path: str, data: bytes, *, h1: str | None, module: str, version: str) -> StoredFile:
+    async def put(
+        self, path: str, data: bytes, *, h1: str | None, module: str, version: str, since: int | None = None
+    ) -> StoredFile:
         """Store small proven bytes: visible when this returns, durable soon after; the same file.
 
-        The h1, if any, is remembered as the one seen first. ContentError: another one is on record.
-        NoRoom: the index cannot be read.
+        The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by the
+        keeper's fences; after a purge it is not stored, nor where there is no room. ContentError: another
+        h1 is on record. NoRoom: the index cannot be read.
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         await self._queue.room()
-        reservation = await self.admission.reserve(len(data))
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
-        self._enqueue(path, module, version, kind, h1, content, self._layout.temporary(), reservation)
-        return content.share()
+        try:
+            reservation = await self.admission.reserve(len(data))
+        except NoRoom as error:
+            log.warning("file not stored", path=path, reason=error.sentence)
+            return content
+        try:
+            await reservation.hold(len(data))
+            if not self._barred(since, module, version):
+                temporary = self._stock.layout.temporary()
+                self._enqueue(path, module, version, kind, h1, content, temporary, reservation)
+                return content.share()
+        except NoRoom as error:
+            log.warning("file not stored", path=path, reason=error.sentence)
+        except BaseException:
+            reservation.release()
+            raise
+        reservation.release()
+        return content
 
-    async def adopt(self, path: str, download: Download, *, h1: str, module: str, version: str) -> StoredFile:
+    async def adopt(
+        self, path: str, download: Download, *, h1: str, module: str, version: str, since: int | None = None
+    ) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.
 
-        ContentError: another h1 is on record. NoRoom: the disk or the index failed. In both cases the
-        download is still the caller's.
+        ``since`` as for :meth:`put`. ContentError: another h1 is on record. NoRoom: the disk or the index
+        failed. In both cases the download is still the caller's.
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         await self._queue.room()
@@ -179,7 +224,10 @@ class Store:
         file = (download.path, download.length, download.sha256)
         try:
             with contextlib.ExitStack() as opened:
-                content = opened.enter_context(await self._hits.open(open_stored, *file))
+                content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
+                if self._barred(since, module, version):
+                    opened.pop_all()
+                    return content
                 answer = opened.enter_context(content.share())
                 reservation = await download.hand_over()
                 opened.pop_all()
@@ -188,12 +236,40 @@ class Store:
         self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
         return answer
 
+    async def stray(self, path: str) -> Path | None:
+        """The file of that path that is there without a record, to be proven before :meth:`claim`."""
+        victims = await self._ask(NOTHING, self._stock.index.of_path, path)
+        return self._stock.layout.file(path)[0] if victims and victims[0].id is None else None
+
+    async def read_stray(self, file: Path) -> bytes:
+        """The bytes of a small one. OSError: it cannot be read."""
+        return await self._parts.downloads.run(file.read_bytes)
+
+    async def claim(self, path: str, *, h1: str, module: str, version: str) -> StoredFile | None:
+        """Put a stray on record that was proven to have that h1; None where it is gone meanwhile.
+
+        ContentError: another h1 is on record. OSError: it cannot be read.
+        """
+        kind = await self._hold_to_first_seen(path, h1, module, version)
+        file, _ = self._stock.layout.file(path)
+        async with self._queue.disk:
+            if await self.stray(path) is None:
+                return None
+            length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
+            pinned = self.keeper.pinned(module, version)
+            row = Row(path, module, version, kind, length, blocks, sha256, h1, pinned)
+            clock = self._stock.clock
+            for replaced in await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now()):
+                self.usage.remove(replaced)
+            self.usage.add(row)
+            return await self._parts.hits.open(open_stored, file, length, sha256)
+
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.
 
         NoRoom: the index cannot be read, and without it nothing can be held to what was seen first.
         """
-        recorded = await self._ask(None, self._index.known, module, version)
+        recorded = await self._ask(None, self._stock.index.known, module, version)
         if recorded is None:
             raise NoRoom("this host cannot read its index")
         return recorded
@@ -206,42 +282,87 @@ class Store:
         recorded = await self.known(module, version)
         if (h1_on_record := recorded.mod if kind == "mod" else recorded.zip) is not None:
             return h1_on_record
-        return await self._ask(h1, self._index.remember, module, version, kind, h1, time.time())
+        return await self._ask(h1, self._stock.index.remember, module, version, kind, h1, time.time())
 
     async def prove(self, module: str, version: str, hashes: dict[str, str], database: str) -> None:
         """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version."""
-        await self._ask(None, self._index.prove, module, version, hashes, database, time.time())
+        await self._ask(None, self._stock.index.prove, module, version, hashes, database, time.time())
 
     async def complete_versions(self, module: str) -> list[str]:
         """The versions of a module whose ``.info``, ``.mod`` and ``.zip`` are all stored, by name."""
         stored = {
             (item.version, item.kind.value) for item in self._queue.pending.values() if item.module == module
         }
-        stored.update(await self._ask([], self._index.kinds, module))
+        stored.update(await self._ask([], self._stock.index.kinds, module))
         versions = {version for version, _ in stored}
         return sorted(v for v in versions if all((v, kind.value) in stored for kind in Kind))
 
     async def statistics(self) -> Statistics:
-        """Totals over all files on record, at most a second old."""
+        """Totals over all files on record; the number of versions at most a second old."""
         now = time.monotonic()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
-            nothing = Statistics(0, 0, 0)
-            self._counted = (now, await self._ask(nothing, self._index.statistics))
-        return self._counted[1]
+            self._counted = (now, await self.keeper.count())
+        return Statistics(self._counted[1], self._stock.entries, self.usage.used)
+
+    async def status(self) -> CacheStatus:
+        """Everything about the store in figures."""
+        stock, settings = self._stock, self._settings
+        quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
+        answers, answers_bytes = await self.answers.size()
+        return CacheStatus(
+            dir=str(stock.layout.root),
+            policy=settings.policy,
+            limit_bytes=self.admission.limits.total,
+            used_bytes=self.usage.used,
+            reserved_bytes=self.admission.reserved,
+            pinned_bytes=self.usage.pinned,
+            pinned_limit_bytes=self.admission.limits.pinned,
+            min_free_bytes=self._parts.min_free,
+            disk_free_bytes=await stock.disk.run(stock.free),
+            max_idle_seconds=settings.max_idle or None,
+            oldest_idle_seconds=await self._ask(0.0, stock.ledger.oldest_idle),
+            versions=(await self.statistics()).versions,
+            entries=dict(self.usage.entries),
+            sizes=dict(self.usage.sizes),
+            answers=answers,
+            answers_bytes=answers_bytes,
+            answers_limit_bytes=settings.answers_max_size,
+            quarantine_bytes=quarantine_bytes,
+            quarantine_entries=quarantined,
+        )
 
     async def _get(self, path: str) -> StoredFile | None:
         pending = self._queue.pending.get(path)
         if pending is not None:
             return pending.content.share()
-        entry = self._entries.get(path) or await self._ask(None, self._index.entry, path)
-        if entry is None:
+        entry = self._memory.entry(path) or await self._ask(None, self._stock.index.entry, path)
+        if entry is None or (entry.unsure and not await self._sound(entry)):
             return None
-        self._keep(entry)
-        file, _ = self._layout.file(path)
-        return await self._hits.open(open_stored, file, entry.length, entry.sha256)
+        self._memory.keep(Entry(path, entry.length, entry.sha256, entry.h1))
+        file, _ = self._stock.layout.file(path)
+        return await self._parts.hits.open(open_stored, file, entry.length, entry.sha256)
+
+    async def _sound(self, entry: Entry) -> bool:
+        """Whether a file that a power loss may have damaged is whole; else it is gone now."""
+        victims = await self._ask(NOTHING, self._stock.index.of_path, entry.path)
+        return bool(victims) and await self._parts.scrub.check(victims[0], entry.sha256)
+
+    async def _get_or_drop(self, path: str) -> StoredFile | None:
+        """Look again, undisturbed by a commit; a file that is not the one on record goes, with the record."""
+        async with self._queue.disk:
+            self._memory.forget(path)
+            victims = await self._ask(NOTHING, self._stock.index.of_path, path)
+        try:
+            return await self._get(path)
+        except Mismatch as error:
+            log.warning("stored file dropped", path=path, reason=reason(error))
+            self._memory.forget(path)
+            for victim in victims:
+                await self._parts.scrub.condemn(victim)
+            return None
 
     async def _hold_to_first_seen(self, path: str, h1: str | None, module: str, version: str) -> Kind:
-        _, kind = self._layout.file(path)
+        _, kind = self._stock.layout.file(path)
         if h1 is not None and kind is not Kind.INFO:
             recorded = await self.remember(module, version, "mod" if kind is Kind.MOD else "zip", h1)
             if recorded != h1:
@@ -250,6 +371,9 @@ class Store:
                 )
                 raise ContentError(f"its {kind} has {h1} but was {recorded} when first seen; refused")
         return kind
+
+    def _barred(self, since: int | None, module: str, version: str) -> bool:
+        return since is not None and self.keeper.fences.bars(since, module, version)
 
     def _enqueue(
         self,
@@ -262,60 +386,29 @@ class Store:
         temporary: Path,
         reservation: Reservation,
     ) -> None:
-        target, _ = self._layout.file(path)
-        self._queue.add(Item(path, target, module, version, kind, h1, content, temporary, reservation))
-
-    def _stored(self, item: Item) -> None:
-        self._keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
-
-    def _keep(self, entry: Entry) -> None:
-        self._entries[entry.path] = entry
-        self._entries.move_to_end(entry.path)
-        if len(self._entries) > ENTRIES:
-            self._entries.popitem(last=False)
-
-    def _touch(self, path: str) -> None:
-        before = self._touches.get(path)
-        self._touches[path] = Touch(time.time(), 1 if before is None else before.hits + 1)
-
-    async def _get_or_drop(self, path: str) -> StoredFile | None:
-        """Look again, undisturbed by commits; a file that is not the one on record goes, with the record."""
-        async with self._queue.disk:
-            self._entries.pop(path, None)
-            try:
-                return await self._get(path)
-            except Mismatch as error:
-                log.warning("stored file dropped", path=path, reason=reason(error))
-                self._entries.pop(path, None)
-                await self._ask(None, self._index.remove, path)
-                await self._queue.threads.run(_unlink, self._layout.file(path)[0])
-                return None
-
-    async def _flush_regularly(self, interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            await self._flush_touches()
-
-    async def _flush_touches(self) -> None:
-        touches, self._touches = self._touches, {}
-        if touches:
-            await self._ask(None, self._index.touch, touches)
+        target, _ = self._stock.layout.file(path)
+        pinned = self.keeper.pinned(module, version)
+        self._queue.add(
+            Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
+        )
 
     async def _ask(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
-            return await self._database.run(function, *args)
+            return await self._stock.ask(function, *args)
         except sqlite3.Error as error:
             log.warning("index unavailable", reason=reason(error))
-            self._health.failed(error)
+            self._stock.health.failed(error)
             return otherwise
 
 
-def _unlink(file: Path) -> None:
-    with contextlib.suppress(OSError):
-        file.unlink()
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+def _facts(file: Path) -> tuple[int, int, str]:
+    """Length, blocks and SHA-256 of a file, which is on disk when this returns."""
+    hasher = Hasher(file)
+    try:
+        while hasher.step(1 << 30):
+            pass
+        facts = file.stat()
+        return facts.st_size, facts.st_blocks, hasher.hexdigest()
+    finally:
+        hasher.close()

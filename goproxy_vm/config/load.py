@@ -88,7 +88,13 @@ def load(
             warning = _check(name, key, raw, checks[name], text)
             warnings.extend([warning] if warning else [])
         origins[name] = Origin(_shown(key, raw, text, parsed[name]), raw.origin)
-    return Loaded(Settings(**parsed), origins, tuple(warnings))
+    settings = Settings(**parsed)
+    if settings.low_water > settings.high_water:
+        raise ConfigError(
+            f"low_water: {settings.low_water:g} ({origins['low_water'].origin}):"
+            f" expected no more than high_water, which is {settings.high_water:g}"
+        )
+    return Loaded(settings, origins, tuple(warnings))
 
 
 def _from_file(file: Path, table: Mapping[str, Key]) -> dict[str, _Raw]:

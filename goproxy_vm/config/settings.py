@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from goproxy_vm.config import values
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Address, Kind, Network
+from goproxy_vm.config.values import Address, Amount, Kind, Network
 
 _T = TypeVar("_T")
 _MIB = 1 << 20
@@ -120,6 +120,51 @@ class Settings:
     )
     max_zip_size: int = _key(
         values.size(1, 500 * _MIB, "500MiB"), "500MiB", "the largest module zip to fetch; Go allows no larger"
+    )
+    max_size: Amount = _key(
+        values.amount(_MIB, "1MiB"),
+        "50GB,50%",
+        "how much disk the modules may use, downloads under way included",
+    )
+    min_free: Amount = _key(
+        values.amount(0, "0"), "1GiB,5%", "how much of the file system to leave free, whoever uses it"
+    )
+    max_idle: float = _key(
+        values.duration(positive=False),
+        "0",
+        "how long a module zip may go unused before it is removed; 0 for as long as there is room",
+    )
+    policy: str = _key(
+        values.choice("slru", "lru"),
+        "slru",
+        "which zips go first: lru, those unused for longest; slru, of those asked for once only",
+    )
+    high_water: float = _key(values.share(1, 100), "97", "the share of max_size at which removing starts")
+    low_water: float = _key(values.share(1, 100), "95", "the share of max_size at which it ends")
+    pins: tuple[str, ...] = _key(
+        values.GLOBS, "", "versions that are kept whatever room they take, up to half of max_size"
+    )
+    answers_max_size: int = _key(
+        values.size(_MIB, 1 << 40, "1TiB"),
+        "1GiB",
+        "how much disk lists, queries and checksum-database answers may use",
+    )
+    quarantine_max_size: int = _key(
+        values.size(0, 1 << 40, "1TiB"),
+        "1GiB",
+        "how much disk files that failed a check may use, ten at most",
+    )
+    janitor_interval: float = _key(
+        values.duration(positive=True), "60s", "how often unused and excess files are looked for"
+    )
+    recency_flush: float = _key(
+        values.bounded_duration(1.0, 60.0), "30s", "how often the use of files is written down"
+    )
+    scrub_interval: float = _key(
+        values.duration(positive=False), "7d", "how often every stored file is read and checked; 0 for never"
+    )
+    scrub_rate: int = _key(
+        values.size(1 << 16, 1 << 34, "16GiB"), "20MiB", "how many bytes a second checking may read"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
+from goproxy_vm.protocol.selector import normalize
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 """A network of client addresses."""
@@ -131,6 +132,16 @@ _GLOB = re.compile(
 )
 
 
+def _globs(text: str) -> tuple[str, ...]:
+    globs = tuple(items(text))
+    for glob in globs:
+        try:
+            normalize(glob)
+        except ValueError as error:
+            raise ValueError(f"{quoted(glob)} is malformed: {error}") from None
+    return globs
+
+
 def _patterns(text: str) -> str:
     for pattern in text.split(","):
         if not pattern.isprintable() or " " in pattern:
@@ -167,6 +178,29 @@ def _bytes(text: str) -> int:
     unit = (1024 if match[3] else 1000) ** _POWERS[match[2]] if match[2] else 1
     # Whole numbers stay exact: a float has no room for the last bytes of a large one.
     return int(match[1]) * unit if "." not in match[1] else round(float(match[1]) * unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Room on a file system: ``bytes``, ``percent`` of its size, or the smaller of both."""
+
+    bytes: int | None
+    percent: float | None
+
+    def of(self, total: int) -> int:
+        """Bytes, on a file system of ``total`` bytes."""
+        share = total if self.percent is None else int(total * self.percent / 100)
+        return share if self.bytes is None else min(self.bytes, share)
+
+
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
+
+
+def _percent(text: str) -> float:
+    match = _PERCENT.fullmatch(text)
+    if not match or float(match[1]) > 100:
+        raise ValueError(f"{quoted(text)} is neither a size nor a percentage")
+    return float(match[1])
 
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -220,6 +254,20 @@ def duration(*, positive: bool) -> Kind[float]:
     )
 
 
+def bounded_duration(least: float, most: float) -> Kind[float]:
+    """Seconds within bounds."""
+
+    def parse(text: str) -> float:
+        seconds = _seconds(text)
+        if not least <= seconds <= most:
+            raise ValueError
+        return seconds
+
+    return Kind(
+        parse, f'seconds, or a duration like "30s", from {least:g}s to {most:g}s', "DURATION", (int, float)
+    )
+
+
 def count(least: int, most: int) -> Kind[int]:
     """A whole number within bounds."""
 
@@ -242,6 +290,44 @@ def size(least: int, most: int, most_text: str) -> Kind[int]:
     return Kind(
         parse, f'bytes, or a size like "200MiB", "1.5GB", from {least} to {most_text}', "SIZE", (int,)
     )
+
+
+def amount(least: int, least_text: str) -> Kind[Amount]:
+    """Bytes or a share of the file system, or both, of which the smaller counts."""
+
+    def parse(text: str) -> Amount:
+        sizes: list[int] = []
+        shares: list[float] = []
+        for item in items(text):
+            try:
+                sizes.append(_bytes(item))
+            except ValueError:
+                shares.append(_percent(item))
+        if len(sizes) > 1 or len(shares) > 1 or not sizes + shares:
+            raise ValueError("one size, one percentage, or one of each are needed")
+        if any(size < least for size in sizes) or (least and 0.0 in shares):
+            raise ValueError(f"it is less than {least_text}")
+        return Amount(next(iter(sizes), None), next(iter(shares), None))
+
+    return Kind(
+        parse,
+        f'a size like "200GB", "1.5TiB", a share of the file system like "80%", or both, as in "50GB,50%",'
+        f" of which the smaller counts; at least {least_text}",
+        "SIZE|%",
+        (int,),
+    )
+
+
+def share(least: float, most: float) -> Kind[float]:
+    """A percentage within bounds, with or without its sign."""
+
+    def parse(text: str) -> float:
+        number = _percent(text.strip() if "%" in text else f"{text.strip()}%")
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    return Kind(parse, f"a percentage from {least:g} to {most:g}", "PERCENT", (int, float))
 
 
 def choice(*texts: str) -> Kind[str]:
@@ -273,6 +359,12 @@ NETWORKS: Kind[tuple[Network, ...]] = Kind(
 )
 PATTERNS: Kind[str] = Kind(
     _patterns, "a list of Go's module patterns like *.corp.example,github.com/acme/*", "PATTERNS", many=True
+)
+GLOBS: Kind[tuple[str, ...]] = Kind(
+    _globs,
+    "a list of globs over module@version like github.com/acme/*,golang.org/toolchain@*",
+    "GLOB",
+    many=True,
 )
 DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
 CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")

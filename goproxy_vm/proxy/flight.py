@@ -28,9 +28,10 @@ class Flights(Generic[T]):
         self._share = share
         self._release = release
         self._flights: dict[str, _Flight[T]] = {}
+        self._tasks: set[asyncio.Task[T]] = set()
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._tasks)
 
     def __contains__(self, key: str) -> bool:
         return key in self._flights
@@ -41,6 +42,7 @@ class Flights(Generic[T]):
             return False
         flight = _Flight(asyncio.create_task(fetch(), name=f"flight {key}"))
         self._flights[key] = flight
+        self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return True
 
@@ -57,13 +59,20 @@ class Flights(Generic[T]):
 
     async def close(self) -> None:
         """Cancel what is still under way and wait for its clean-up."""
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def detach(self, keys: Callable[[str], bool]) -> None:
+        """Let nobody join the flights of these keys any more: who waits for them still gets their result."""
+        for key in [key for key in self._flights if keys(key)]:
+            del self._flights[key]
+
     def _land(self, key: str, flight: _Flight[T]) -> None:
-        del self._flights[key]
+        self._tasks.discard(flight.task)
+        if self._flights.get(key) is flight:
+            del self._flights[key]
         self._settle(flight)
 
     def _settle(self, flight: _Flight[T]) -> None:

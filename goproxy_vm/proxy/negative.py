@@ -39,6 +39,10 @@ class Negatives:
             return False
         return True
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
     def check(self, path: str) -> None:
         """Raise Absent with the remembered sentence if ``path`` is remembered as absent now."""
         if self.has(path):

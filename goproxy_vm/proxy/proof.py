@@ -52,6 +52,10 @@ class Proofs:
         """Whether the setting ``nosumdb`` exempts a module; toolchains never are."""
         return module != TOOLCHAIN and match_prefix_patterns(self._settings.nosumdb, module)
 
+    def recorded(self, module: str) -> bool:
+        """Whether the checksum database is asked about a module."""
+        return self._database is not None and not self.exempt(module)
+
     def begin(self, module: str, version: str) -> Proof:
         """Start to gather the evidence about a version; what must be fetched runs beside the download.
 

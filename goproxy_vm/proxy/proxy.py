@@ -24,7 +24,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.names import match_prefix_patterns
-from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
 from goproxy_vm.proxy.answer import (
     CACHE_STATUS,
     CONTENT_TYPES,
@@ -146,17 +146,21 @@ class Proxy:
 
     async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
         sink = Memory()
+        since = self._store.keeper.fences.now
 
         async def check() -> None:
             check_info(sink.data, resource.module, resource.version)
 
         await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
         return await self._store.put(
-            resource.path, sink.data, h1=None, module=resource.module, version=resource.version
+            resource.path, sink.data, h1=None, module=resource.module, version=resource.version, since=since
         )
 
     async def _fetch_mod(self, resource: ModuleResource) -> StoredFile:
         sink = Memory()
+        since = self._store.keeper.fences.now
+        if (reclaimed := await self._reclaim(resource)) is not None:
+            return reclaimed
         proof = self._proofs.begin(resource.module, resource.version)
 
         async def check() -> str:
@@ -167,10 +171,13 @@ class Proxy:
         with _cancelling(proof):
             h1 = await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
         return await self._store.put(
-            resource.path, sink.data, h1=h1, module=resource.module, version=resource.version
+            resource.path, sink.data, h1=h1, module=resource.module, version=resource.version, since=since
         )
 
     async def _fetch_zip(self, resource: ModuleResource) -> StoredFile:
+        since = self._store.keeper.fences.now
+        if (reclaimed := await self._reclaim(resource)) is not None:
+            return reclaimed
         download = self._store.download()
         proof = self._proofs.begin(resource.module, resource.version)
 
@@ -186,10 +193,73 @@ class Proxy:
                     resource.path, download, limit=self._settings.max_zip_size, check=check
                 )
             return await self._store.adopt(
-                resource.path, download, h1=h1, module=resource.module, version=resource.version
+                resource.path,
+                download,
+                h1=h1,
+                module=resource.module,
+                version=resource.version,
+                since=since,
             )
         finally:
             await download.discard()
+
+    async def _reclaim(self, resource: ModuleResource) -> StoredFile | None:
+        """A file that is there without a record, if it proves to be the right one; it is not fetched then."""
+        file = await self._store.stray(resource.path)
+        if file is None or not await self._provable(resource):
+            return None
+        proof = self._proofs.begin(resource.module, resource.version)
+        kind = resource.endpoint
+        try:
+            with _cancelling(proof):
+                if kind is Endpoint.MOD:
+                    h1 = h1_mod(await self._store.read_stray(file))
+                else:
+                    h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
+                await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
+            return await self._store.claim(
+                resource.path, h1=h1, module=resource.module, version=resource.version
+            )
+        except (ContentError, OSError) as error:
+            log.warning("file without a record refused", path=resource.path, reason=str(error))
+            return None
+
+    async def _provable(self, resource: ModuleResource) -> bool:
+        """Whether anything but the file itself can say what its hash has to be."""
+        if self._proofs.recorded(resource.module):
+            return True
+        known = await self._store.known(resource.module, resource.version)
+        return (known.mod if resource.endpoint is Endpoint.MOD else known.zip) is not None
+
+    async def prove_stray(self, path: str) -> bool | None:
+        """Prove and adopt a stored file without a record; None where that cannot be told now."""
+        resource = parse(f"/{path}", None).resource
+        if not isinstance(resource, ModuleResource):
+            return False
+        if await self._store.stray(path) is None:
+            return None
+        try:
+            stored = await self._reclaim(resource)
+        except GoproxyError:
+            return None
+        if stored is None:
+            return False
+        stored.close()
+        return True
+
+    # What operators ask of the proxy itself.
+
+    def forget(self, matches: Callable[[str, str], bool]) -> None:
+        """Requests from now on ask anew: they join no flight for a version that ``matches``, nor one for a
+        list or a query, and no absence is remembered. Costs some requests too many, not one too few."""
+        self._negatives.clear()
+        self._documents.detach(lambda _: True)
+
+        def concerned(path: str) -> bool:
+            resource = parse(f"/{path}", None).resource
+            return isinstance(resource, ModuleResource) and matches(resource.module, resource.version)
+
+        self._files.detach(concerned)
 
     # Documents: list, @latest and query .info, fresh for a while and then revalidated.
 
@@ -239,6 +309,7 @@ class Proxy:
 
     async def _fetch_document_now(self, resource: ModuleResource) -> bytes:
         sink = Memory()
+        since = self._store.keeper.fences.now
 
         async def check() -> bytes:
             if resource.endpoint is Endpoint.LIST:
@@ -254,9 +325,9 @@ class Proxy:
         except Absent:
             await self._store.answers.delete(resource.path)
             raise
-        await self._store.answers.set(
-            resource.path, data, tag=resource.module, keep=max(self._settings.stale, self._settings.fresh)
-        )
+        if self._store.keeper.fences.now == since:
+            keep = max(self._settings.stale, self._settings.fresh)
+            await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)
         return data
 
     # What every fetch has in common: a slot, a deadline, a memory for absence.

@@ -1,0 +1,129 @@
+"""index.db: opening, migrating, transactions. Everything blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+from goproxy_vm.cache.schema import SCHEMAS
+from goproxy_vm.errors import StartError
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = get_logger("cache")
+
+
+class Database:
+    """The open index.db of the one thread that writes to it.
+
+    sqlite3.Error from any method: it cannot be read or written.
+    """
+
+    rebuilt = False
+    """True where what was there was no sound database, and this is a new one."""
+    unclean = False
+    """True where the last run did not end with :meth:`close`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Database:
+        """Open or create it.
+
+        A file that is no sound database is moved aside to ``index.db.broken``, with a warning, and a
+        new one is begun. StartError: it cannot be opened, or a newer version of this program wrote it.
+        """
+        if path.is_dir():
+            raise StartError(f"{path}: is a directory and not a database")
+        try:
+            return cls._open(path)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+                raise StartError(f"{path}: {error}") from error
+            broken = path.with_name(f"{path.name}.broken")
+            log.warning("index moved aside and begun anew", path=path, to=broken, reason=str(error))
+        try:
+            path.replace(broken)
+            # A log or a shared-memory file left behind would be played into the new database.
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            database = cls._open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StartError(f"{path}: {error}") from error
+        database.rebuilt = True
+        return database
+
+    @classmethod
+    def _open(cls, path: Path) -> Database:
+        connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        try:
+            # In WAL, NORMAL loses the last transactions in a power loss, never the database; a
+            # file without a row is verified, or fetched again.
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
+                connection.execute(f"PRAGMA {pragma}")
+            database = cls(connection)
+            database._migrate(path)
+            database.unclean = bool(database.get("running", 0))
+            if database.unclean:
+                database._check()
+            database.set("running", 1)
+        except BaseException:
+            connection.close()
+            raise
+        return database
+
+    def _check(self) -> None:
+        # Only after a run that did not end cleanly: it reads the whole file.
+        (verdict,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            error = sqlite3.DatabaseError(verdict)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+    def _migrate(self, path: Path) -> None:
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if version > len(SCHEMAS):
+            raise StartError(
+                f"{path}: schema {version} is of a newer goproxy-vm; this one knows up to {len(SCHEMAS)}"
+            )
+        for number, statements in enumerate(SCHEMAS[version:], version + 1):
+            with self.transaction():
+                for statement in statements:
+                    self.connection.execute(statement)
+                self.connection.execute(f"PRAGMA user_version = {number}")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; one inside another is part of it."""
+        if self.connection.in_transaction:
+            yield
+            return
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException:
+            # SQLite has rolled back by itself after a full disk.
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+    def get(self, key: str, otherwise: Any) -> Any:
+        """A small fact about the whole store."""
+        row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return otherwise if row is None else row[0]
+
+    def set(self, key: str, value: str | float | int) -> None:
+        """Keep a small fact."""
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Note a clean end, fold the log into the database and close it."""
+        with contextlib.suppress(sqlite3.Error):  # a disk that failed: the next start looks closer
+            self.set("running", 0)
+        self.connection.close()

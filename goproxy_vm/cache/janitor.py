@@ -1,0 +1,247 @@
+"""The janitor: keeps the store within its budget, off the request path, in small batches."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import Eviction, Pass, PassReason
+from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.cache.removal import BATCH
+from goproxy_vm.cache.report import removal
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.stock import Stock
+
+log = get_logger("cache")
+
+METADATA_SHARE = 10
+"""A tenth of the budget at most for ``.info`` and ``.mod``, beyond those of versions with a zip."""
+DISK_STEP = 16 << 20
+"""Bytes freed at least for a write that found the disk full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``min_free`` in bytes; ``max_idle`` (None: off) and ``interval`` in seconds."""
+
+    min_free: int
+    max_idle: float | None
+    interval: float
+
+
+class Janitor:
+    """One task that runs at an interval and when ``pressed`` is set: somebody waits for room, or the high
+    water mark is passed. One pass at a time; ``trim`` bounds the cached answers."""
+
+    def __init__(
+        self, stock: Stock, policy: Policy, pressed: asyncio.Event, trim: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._stock = stock
+        self._policy = policy
+        self._trim = trim
+        self._lock = asyncio.Lock()
+        self._pressed = pressed
+        self.last: Pass | None = None
+        """The newest pass that ended."""
+        self.reached = True
+        """Whether the last pass for room got there."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._guarded(self._resume)
+        while True:
+            try:
+                async with asyncio.timeout(self._policy.interval):
+                    await self._pressed.wait()
+            except TimeoutError:
+                await self._guarded(self._regularly)
+            self._pressed.clear()
+            await self._guarded(self.relieve)
+
+    async def relieve(self) -> None:
+        """Evict from the high water mark to the low one, and what somebody waits for in any case."""
+        admission = self._stock.admission
+        limits = admission.limits
+
+        def held() -> int:
+            return self._stock.usage.used + admission.reserved
+
+        def target() -> int:
+            return min(limits.low, limits.total - admission.wanted)
+
+        if admission.wanted or held() > limits.high:
+            done = await self._clear("size", target(), lambda: held() - target())
+            if not done and admission.wanted and held() + admission.wanted > limits.total:
+                # What is queued for its commit can be evicted as soon as it is on record.
+                if self._stock.queue.pending:
+                    await self._stock.queue.flushed()
+                    self._pressed.set()
+                else:
+                    admission.give_up()
+        await self._clear_metadata()
+
+    async def make_room(self, more: int) -> bool:
+        """Leave ``min_free`` and ``more`` bytes on the file system; whether that was possible."""
+
+        async def short() -> int:
+            return self._policy.min_free + more - await self._stock.disk.run(self._stock.free)
+
+        return await self._clear_until("min_free", None, short)
+
+    async def full(self, more: int) -> bool:
+        """A write of ``more`` bytes found the disk full, whatever its numbers say: free some, once."""
+        before = self._stock.usage.used
+        goal = max(0, before - max(more, DISK_STEP))
+        await self._clear("min_free", goal, partial(self._above, goal))
+        return self._stock.usage.used < before
+
+    async def evict(self, target: int | None, *, dry_run: bool) -> Eviction:
+        """An operator's eviction, to ``target`` bytes used (None: the low water mark); answers when done."""
+        stock = self._stock
+        goal = stock.admission.limits.low if target is None else target
+        async with self._lock:
+            await self._flush()
+            before = stock.usage.used
+            excess = max(0, stock.usage.pinned - stock.admission.limits.pinned)
+            victims = await stock.ask(self._choose, before - goal, excess, None)
+            if dry_run:
+                after = before - sum(victim.bytes for victim in victims)
+                return Eviction(removal(victims, 0, dry_run=True), goal, before, after, after <= goal, None)
+            record = await stock.begin("evict", goal)
+            gone = await self._remove(record, victims)
+            reached = stock.usage.used <= goal
+            await self._end(record, reached=reached)
+        return Eviction(removal(gone, 0, dry_run=False), goal, before, stock.usage.used, reached, record.id)
+
+    async def _regularly(self) -> None:
+        await self._clear_idle()
+        await self.make_room(0)
+        await self._trim()
+
+    async def _resume(self) -> None:
+        """Go on with the pass that a kill interrupted, to its target."""
+        stock = self._stock
+        for record in await stock.ask(stock.ledger.unfinished):
+            if record.reason in ("size", "evict") and record.target_bytes is not None:
+                goal = record.target_bytes
+                await self._clear(record.reason, goal, partial(self._above, goal), record)
+            await self._end(record, reached=stock.usage.used <= (record.target_bytes or stock.usage.used))
+
+    def _above(self, goal: int) -> int:
+        return self._stock.usage.used - goal
+
+    async def _clear(
+        self, reason: PassReason, target: int | None, excess: Callable[[], int], record: Pass | None = None
+    ) -> bool:
+        async def need() -> int:
+            return excess()
+
+        return await self._clear_until(reason, target, need, record)
+
+    async def _clear_until(
+        self,
+        reason: PassReason,
+        target: int | None,
+        excess: Callable[[], Awaitable[int]],
+        record: Pass | None = None,
+    ) -> bool:
+        """Evict in batches until no excess is left; whether that was possible. No record of nothing."""
+        stock = self._stock
+        async with self._lock:
+            if await excess() <= 0:
+                self.reached = True
+                return True
+            await self._flush()
+            reached = True
+            while (need := await excess()) > 0:
+                over = max(0, stock.usage.pinned - stock.admission.limits.pinned)
+                victims = await stock.ask(self._choose, need, over, BATCH)
+                if victims and record is None:
+                    record = await stock.begin(reason, target)
+                if record is None or not await self._remove(record, victims):
+                    reached = False
+                    break
+            if record is not None:
+                await self._end(record, reached=reached)
+            if not reached and self.reached:
+                log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
+            self.reached = reached
+            return reached
+
+    def _choose(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
+        if need <= 0:
+            return []
+        chosen: list[Victim] = []
+        for stray in self._stock.index.strays("" if limit is None else f"LIMIT {limit}"):
+            if need <= 0:
+                return chosen
+            chosen.append(stray)
+            need -= stray.bytes
+        left = None if limit is None else limit - len(chosen)
+        return chosen + self._stock.shelf.victims(need, pinned_excess, left)
+
+    async def _clear_idle(self) -> None:
+        longest = self._policy.max_idle
+        if longest is None:
+            return
+        await self._clear_chosen("idle", lambda: self._stock.shelf.idle(longest, BATCH))
+
+    async def _clear_metadata(self) -> None:
+        usage, total = self._stock.usage, self._stock.admission.limits.total
+
+        def choose() -> list[Victim]:
+            return self._stock.shelf.metadata(usage.metadata - total // METADATA_SHARE, BATCH)
+
+        if usage.metadata > total // METADATA_SHARE:
+            await self._clear_chosen("size", choose)
+
+    async def _clear_chosen(self, reason: PassReason, choose: Callable[[], list[Victim]]) -> None:
+        async with self._lock:
+            await self._flush()
+            record = None
+            while victims := await self._stock.ask(choose):
+                record = record or await self._stock.begin(reason, None)
+                if not await self._remove(record, victims):
+                    break
+            if record is not None:
+                await self._end(record, reached=True)
+
+    async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
+        reason = "size" if record.reason == "evict" else record.reason
+        gone = await self._stock.remover.remove(victims, reason)
+        record.evicted_entries += len(gone)
+        record.evicted_bytes += sum(victim.bytes for victim in gone)
+        return gone
+
+    async def _end(self, record: Pass, *, reached: bool) -> None:
+        await self._stock.end(record, reached=reached)
+        self.last = record
+        log.info(
+            "evicted",
+            reason=record.reason,
+            files=record.evicted_entries,
+            bytes=record.evicted_bytes,
+            used=self._stock.usage.used,
+            reached=reached,
+        )
+
+    async def _flush(self) -> None:
+        # An order without the newest hits would evict what was just asked for.
+        await self._stock.flush()
+
+    async def _guarded(self, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except (sqlite3.Error, OSError) as error:
+            log.error("janitor failed", reason=phrase(error))
+            self._stock.health.failed(error)
+            self._stock.admission.give_up()

@@ -1,0 +1,224 @@
+"""What an operator may ask of the store: look, purge, evict, pin, scrub, compare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import Difference, Eviction, Page, Pass, Pin, Pins, Removal, Selection, Snapshot
+from goproxy_vm.cache.report import removal
+from goproxy_vm.protocol.selector import Selector, normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from goproxy_vm.cache.answers import Answers
+    from goproxy_vm.cache.facts import Sort, VersionFacts
+    from goproxy_vm.cache.index import Sum, Victim
+    from goproxy_vm.cache.janitor import Janitor
+    from goproxy_vm.cache.scrub import Scrub
+    from goproxy_vm.cache.selection import Shelf
+    from goproxy_vm.cache.snapshots import Snapshots
+    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.threads import Threads
+
+MOST_FENCES = 1000
+"""Purges remembered one by one; a fetch older than those is not stored at all."""
+
+
+class Fences:
+    """Which fetches must not be stored because a purge came after they had begun."""
+
+    def __init__(self) -> None:
+        self._serial = 0
+        self._purges: deque[tuple[int, Callable[[str, str], bool]]] = deque(maxlen=MOST_FENCES)
+
+    @property
+    def now(self) -> int:
+        """What a fetch that begins now remembers."""
+        return self._serial
+
+    def add(self, matches: Callable[[str, str], bool]) -> None:
+        """A purge of the versions for which ``matches`` is true."""
+        self._serial += 1
+        self._purges.append((self._serial, matches))
+
+    def bars(self, since: int, module: str, version: str) -> bool:
+        """Whether a purge after ``since`` concerns that version."""
+        if self._purges and since < self._purges[0][0] - 1:
+            return True
+        return any(serial > since and matches(module, version) for serial, matches in self._purges)
+
+
+class Keeper:
+    """The operator's side of an open store. sqlite3.Error: index.db cannot be read or written."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        reader: Shelf,
+        reports: Threads,
+        snapshots: Snapshots,
+        answers: Answers,
+        janitor: Janitor,
+        scrub: Scrub,
+        pins: dict[str, str],
+    ) -> None:
+        self.fences = Fences()
+        self._stock = stock
+        self._reader = reader
+        self._reports = reports
+        self._snapshots = snapshots
+        self._answers = answers
+        self._janitor = janitor
+        self._scrub = scrub
+        self._pins = pins
+        self._pinned = Selector(pins)
+        self._ordered: set[asyncio.Task[None]] = set()
+
+    def pinned(self, module: str, version: str) -> bool:
+        """Whether a version is kept from eviction."""
+        return self._pinned(module, version)
+
+    async def close(self) -> None:
+        """End the scrubs that were ordered."""
+        for task in self._ordered:
+            task.cancel()
+        await asyncio.gather(*self._ordered, return_exceptions=True)
+
+    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
+        """A page of what is stored. ValueError: a cursor that is none."""
+        await self._stock.flush()
+        return await self._reports.run(self._reader.page, prefix, sort, limit, cursor)
+
+    async def version(self, module: str, version: str) -> VersionFacts | None:
+        """What is stored of one version."""
+        await self._stock.flush()
+        return await self._reports.run(self._reader.version, module, version)
+
+    async def count(self) -> int:
+        """Versions of which a file is stored."""
+        return await self._reports.run(self._reader.versions)
+
+    async def purge(
+        self, selection: Selection, *, forget_hash: bool, dry_run: bool, forget: Callable[[], None]
+    ) -> Removal:
+        """Remove what is selected, and the cached answers of its modules.
+
+        ``forget`` is called once no older fetch can be stored any more: it drops what is in memory.
+        """
+        await self._stock.flush()
+        if not dry_run:
+            self.fences.add(Selector(selection.match) if selection.match is not None else lambda _m, _v: True)
+        await self._stock.queue.flushed()
+        victims = await self._reports.run(self._reader.selected, selection)
+        whole = (
+            selection.match
+            if (selection.idle_for, selection.older_than, selection.larger_than) == (None,) * 3
+            else None
+        )
+        modules = {victim.module for victim in victims}
+        if whole is not None:
+            modules |= await self._answers.modules(Selector(whole))
+        return await self._purge(victims, modules, forget_hash=forget_hash, dry_run=dry_run, forget=forget)
+
+    async def purge_versions(
+        self,
+        module: str,
+        version: str | None,
+        *,
+        forget_hash: bool,
+        dry_run: bool,
+        forget: Callable[[], None],
+    ) -> Removal:
+        """Remove one version, or all of a module, and the module's cached answers."""
+        if not dry_run:
+            self.fences.add(lambda m, v: m == module and version in (None, v))
+        await self._stock.queue.flushed()
+        victims = await self._reports.run(self._reader.of_version, module, version)
+        return await self._purge(victims, {module}, forget_hash=forget_hash, dry_run=dry_run, forget=forget)
+
+    async def _purge(
+        self,
+        victims: list[Victim],
+        modules: set[str],
+        *,
+        forget_hash: bool,
+        dry_run: bool,
+        forget: Callable[[], None],
+    ) -> Removal:
+        if dry_run:
+            return removal(victims, await self._answers.count(modules), dry_run=True)
+        forget()
+        gone = await self._stock.remover.remove(victims, "purge")
+        if forget_hash:
+            versions = {(victim.module, victim.version) for victim in victims}
+            await self._stock.ask(self._stock.index.forget, sorted(versions))
+        answers = sum([await self._answers.drop(module) for module in sorted(modules)])
+        return removal(gone, answers, dry_run=False)
+
+    async def refresh(self, module: str) -> int:
+        """Forget a module's cached answers; how many."""
+        return await self._answers.drop(module)
+
+    async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
+        """Evict down to a size; returns when that is done."""
+        await self._stock.queue.flushed()
+        return await self._janitor.evict(target_bytes, dry_run=dry_run)
+
+    async def pins(self) -> Pins:
+        """All pins and what they cover."""
+        items = [await self._reports.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
+        return Pins(items, self._stock.usage.pinned, self._stock.admission.limits.pinned)
+
+    async def pin(self, pattern: str) -> Pin:
+        """Keep versions from eviction, from now on and over restarts. ValueError: a malformed pattern."""
+        pattern = normalize(pattern)
+        await self._stock.ask(self._stock.ledger.add_pin, pattern)
+        await self._settle_pins()
+        return await self._reports.run(self._reader.pin, pattern, self._pins[pattern])
+
+    async def unpin(self, pattern: str) -> bool:
+        """Take back a pin of the API; False where there is none."""
+        removed = await self._stock.ask(self._stock.ledger.remove_pin, normalize(pattern))
+        await self._settle_pins()
+        return removed
+
+    async def _settle_pins(self) -> None:
+        """Mark the rows by the pins as they are now."""
+        stock = self._stock
+        self._pins = await stock.ask(stock.ledger.pins)
+        self._pinned = Selector(self._pins)
+        await stock.queue.flushed()
+        async with stock.queue.disk:
+            stock.usage.reset(await stock.ask(self._mark))
+        stock.admission.changed()
+
+    def _mark(self) -> list[Sum]:
+        self._stock.index.mark_pinned(*self._stock.shelf.pinned(self._pins))
+        return self._stock.index.sums()
+
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
+        """Begin to check files, all or those of some versions; the pass. ValueError: a malformed glob."""
+        record, task = await self._scrub.order(None if match is None else Selector(match), rate)
+        self._ordered.add(task)
+        task.add_done_callback(self._ordered.discard)
+        return record.id
+
+    async def passes(self, limit: int) -> list[Pass]:
+        """The newest passes, newest first."""
+        return await self._stock.ask(self._stock.ledger.passes, limit)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All snapshots, oldest first."""
+        return await self._reports.run(self._snapshots.all)
+
+    async def snapshot(self, name: str) -> Snapshot | None:
+        """Keep what is stored now; None: the name is taken."""
+        await self._stock.queue.flushed()
+        return await self._reports.run(self._snapshots.take, name)
+
+    async def difference(self, a: str, b: str) -> Difference | None:
+        """What came and went between two snapshots, or one and ``now``; None: there is no such snapshot."""
+        return await self._reports.run(self._snapshots.difference, a, b)

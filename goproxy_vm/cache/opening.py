@@ -1,0 +1,247 @@
+"""Opening a cache directory: what the store is made of, in the order in which it is put together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from goproxy_vm.cache.admission import Admission, Limits
+from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.commit import CommitQueue
+from goproxy_vm.cache.database import Database
+from goproxy_vm.cache.files import Entry
+from goproxy_vm.cache.heads import Heads
+from goproxy_vm.cache.health import Health, reason
+from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.janitor import Janitor, Policy
+from goproxy_vm.cache.keeper import Keeper
+from goproxy_vm.cache.layout import Layout
+from goproxy_vm.cache.ledger import Ledger
+from goproxy_vm.cache.lock import DirectoryLock
+from goproxy_vm.cache.memory import Memory
+from goproxy_vm.cache.quarantine import Quarantine
+from goproxy_vm.cache.recency import Recency, begin_clock
+from goproxy_vm.cache.recovery import Recoverer
+from goproxy_vm.cache.removal import Remover
+from goproxy_vm.cache.scrub import Scrub
+from goproxy_vm.cache.selection import Shelf
+from goproxy_vm.cache.snapshots import Snapshots
+from goproxy_vm.cache.stock import Stock
+from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.usage import Usage
+from goproxy_vm.errors import StartError
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.selector import normalize
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.index import Sum, Victim
+    from goproxy_vm.cache.publish import Checkpoint, Item
+    from goproxy_vm.config import Settings
+
+log = get_logger("cache")
+
+PROTECTED = 80
+"""Percent of the budget that zips asked for again may fill before they compete with the others (slru)."""
+PATIENCE = 300.0
+"""Seconds that a download waits for room at most."""
+REASONS = frozenset({"size", "idle", "min_free", "purge", "corrupt"})
+"""Why files go, for the metrics; others are no removals but repairs of the index."""
+OPERATORS = frozenset({"purge", "corrupt"})
+"""Reasons that say nothing of how long files stay."""
+
+
+class Observer(Protocol):
+    """Told of what happens to stored files, for the metrics."""
+
+    def eviction(self, reason: str, size: int, idle_seconds: float | None) -> None:
+        """A file of ``size`` bytes went."""
+
+    def scrubbed(self, size: int) -> None:
+        """Bytes were read and compared."""
+
+    def corrupt(self) -> None:
+        """A file was not what it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An open cache directory."""
+
+    stock: Stock
+    memory: Memory
+    heads: Heads
+    answers: Answers
+    quarantine: Quarantine
+    janitor: Janitor
+    scrub: Scrub
+    keeper: Keeper
+    recoverer: Recoverer
+    hits: Threads
+    downloads: Threads
+    min_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the database thread found and settled at the start."""
+
+    index: Index
+    clock: LogicalClock
+    sums: list[Sum]
+    pins: dict[str, str]
+
+
+async def open_parts(
+    stack: AsyncExitStack,
+    root: Path,
+    settings: Settings,
+    *,
+    lock_wait: float,
+    checkpoint: Checkpoint | None,
+    observer: Observer,
+    boot: str,
+) -> Parts:
+    """Take possession of a cache directory; ``stack`` leaves it again. StartError: it cannot be used."""
+    layout, health, usage = Layout.at(root), Health(), Usage()
+    layout.prepare()
+    stack.callback((await DirectoryLock.acquire(layout, lock_wait)).release)
+    temporary = list(layout.tmp.iterdir())
+    limits, min_free = _limits(layout, settings)
+    protected = limits.total * PROTECTED // 100 if settings.policy == "slru" else 0
+    names = {"database": 1, "hits": 4, "downloads": 4, "reports": 1, "background": 1}
+    threads = {name: _threads(stack, name, count) for name, count in names.items()}
+    writer = threads["database"]
+
+    database = await writer.run(Database.open, layout.index)
+    stack.push_async_callback(writer.run, database.close)
+    answers, snapshots = await _others(stack, layout, threads, health)
+    try:
+        begun = await writer.run(_begin, database, settings.pins, protected, boot)
+    except sqlite3.Error as error:
+        raise StartError(f"{layout.index}: {error}") from error
+    index, clock = begun.index, begun.clock
+    usage.reset(begun.sums)
+    memory = Memory(clock)
+
+    def stored(item: Item) -> None:
+        memory.keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
+        usage.add(item.row())
+
+    def gone(victim: Victim, why: str) -> None:
+        memory.forget(victim.path)
+        if why in REASONS:
+            idle = None if why in OPERATORS else max(0.0, clock.now() - victim.last_used)
+            observer.eviction(why, victim.bytes, idle)
+
+    pressed = asyncio.Event()
+    admission = Admission(limits, usage, pressed.set)
+    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint)
+    stack.push_async_callback(queue.close)
+    remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
+    recency = Recency(database, index, memory, clock, writer, health, protected)
+    stock = Stock(
+        layout=layout,
+        index=index,
+        shelf=Shelf(database.connection, clock),
+        ledger=Ledger(database, clock),
+        usage=usage,
+        admission=admission,
+        clock=clock,
+        health=health,
+        queue=queue,
+        remover=remover,
+        database=writer,
+        disk=threads["background"],
+        flush=recency.flush,
+    )
+    policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
+    janitor = Janitor(stock, policy, pressed, lambda: answers.trim(settings.answers_max_size))
+    quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
+    scrub = Scrub(
+        stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
+    )
+    reader = Shelf(snapshots.connection, clock)
+    keeper = Keeper(stock, reader, threads["reports"], snapshots, answers, janitor, scrub, begun.pins)
+    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt)
+    stack.push_async_callback(recency.settle)
+    stack.push_async_callback(keeper.close)
+    for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
+        stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
+    return Parts(
+        stock=stock,
+        memory=memory,
+        heads=Heads(layout, threads["downloads"]),
+        answers=answers,
+        quarantine=quarantine,
+        janitor=janitor,
+        scrub=scrub,
+        keeper=keeper,
+        recoverer=recoverer,
+        hits=threads["hits"],
+        downloads=threads["downloads"],
+        min_free=min_free,
+    )
+
+
+async def cancel(task: asyncio.Task[None]) -> None:
+    """End a task and wait for its end."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
+    threads = Threads(name, count)
+    stack.callback(threads.close)
+    return threads
+
+
+async def _others(
+    stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
+) -> tuple[Answers, Snapshots]:
+    try:
+        answers = await Answers.open(layout.answers, threads["database"], health)
+        stack.push_async_callback(answers.close)
+        snapshots = await threads["reports"].run(Snapshots.open, layout.snapshots, layout.index)
+        stack.push_async_callback(threads["reports"].run, snapshots.close)
+    except (OSError, sqlite3.Error) as error:
+        raise StartError(f"cache directory {layout.root}: {reason(error)}") from error
+    return answers, snapshots
+
+
+def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
+    """The budget, and what is to stay free, in bytes, on this file system."""
+    facts = os.statvfs(layout.root)
+    size = facts.f_blocks * facts.f_frsize
+    total = settings.max_size.of(size)
+    limits = Limits(
+        total,
+        max(512, facts.f_frsize),
+        high=int(total * settings.high_water / 100),
+        low=int(total * settings.low_water / 100),
+        patience=min(PATIENCE, settings.total_timeout * 0.9),
+    )
+    return limits, settings.min_free.of(size)
+
+
+def _begin(database: Database, pins: tuple[str, ...], protected: int, boot: str) -> _Begun:
+    index, clock = Index(database), begin_clock(database)
+    ledger = Ledger(database, clock)
+    with database.transaction():
+        if database.unclean and database.get("boot", boot) != boot:
+            count = index.suspect(database.get("clean", 0))
+            log.warning("power loss: files committed last are checked before their first use", count=count)
+        database.set("boot", boot)
+        index.settle_policy(protected)
+        before = ledger.pins()
+        ledger.set_pins([normalize(pin) for pin in pins], "config")
+        marked = ledger.pins()
+        if marked.keys() != before.keys():
+            index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
+    return _Begun(index, clock, index.sums(), marked)

@@ -1,0 +1,77 @@
+"""Recency on disk: hits are written down in one transaction now and then, with the clock they are told by."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.health import reason
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.database import Database
+    from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.index import Index, Touch
+    from goproxy_vm.cache.memory import Memory
+    from goproxy_vm.cache.threads import Threads
+
+log = get_logger("cache")
+
+CLEAN_AGE = 60.0
+"""Seconds after which what was synced is certainly on disk: longer than a drive keeps it in its cache."""
+
+
+@dataclass(slots=True)
+class Recency:
+    """Writes down what :class:`Memory` collects. ``protected``: bytes of the protected segment."""
+
+    database: Database
+    index: Index
+    memory: Memory
+    clock: LogicalClock
+    thread: Threads
+    health: Health
+    protected: int
+    _mark: tuple[float, int] = (0.0, 0)
+
+    async def run(self, interval: float) -> None:
+        """Flush at an interval (seconds), until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down the hits since the last time; a disk that fails loses their order, nothing else."""
+        try:
+            await self.thread.run(self._write, self.memory.drain())
+        except sqlite3.Error as error:
+            log.warning("index unavailable", reason=reason(error))
+            self.health.failed(error)
+
+    async def settle(self) -> None:
+        """At a clean end all is on disk."""
+        await self.flush()
+        await self.thread.run(self._all_clean)
+
+    def _write(self, touches: dict[str, Touch]) -> None:
+        with self.database.transaction():
+            self.index.touch(touches, self.protected)
+            logical, wall = self.clock.mark()
+            self.database.set("clock", logical)
+            self.database.set("wall", wall)
+            since, newest = self._mark
+            if logical - since >= CLEAN_AGE:
+                self.database.set("clean", newest)
+                self._mark = logical, self.index.newest()
+
+    def _all_clean(self) -> None:
+        self.database.set("clean", self.index.newest())
+
+
+def begin_clock(database: Database) -> LogicalClock:
+    """The clock of this run, going on where the last one's was."""
+    logical, wall = database.get("clock", None), database.get("wall", None)
+    return LogicalClock(None if logical is None or wall is None else (float(logical), float(wall)))

@@ -1,0 +1,164 @@
+"""Recovery: puts right what an earlier run left, in the background, while everything is served.
+
+Temporary files go, marked files too, rows without a file are struck off. Files without a row are proven
+in place by whoever can prove them (``prove``), never by a hash taken from the file alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import Recovery
+from goproxy_vm.cache.files import Kind
+from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.errors import MalformedPath
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.scrub import Scrub
+    from goproxy_vm.cache.stock import Stock
+
+log = get_logger("cache")
+
+BATCH = 256
+"""Files looked at in one go."""
+Prove = Callable[[str], Awaitable[bool | None]]
+"""Says of a file without a row, by its path, whether it was proven and adopted; None where that cannot be
+told now: it stays, unserved, until it is asked for."""
+
+
+class Recoverer:
+    """One pass over the whole directory after a start."""
+
+    def __init__(self, stock: Stock, scrub: Scrub, temporary: list[Path], rebuilt: bool) -> None:
+        self.facts = Recovery(index_rebuilt=rebuilt)
+        self._stock = stock
+        self._scrub = scrub
+        self._temporary = temporary
+
+    async def run(self, prove: Prove) -> None:
+        """Put everything right, as far as the disk lets it."""
+        try:
+            await self._stock.disk.run(self._delete_temporary)
+            await self._finish_dying()
+            await self._look_at_rows()
+            await self._look_at_files()
+            await self._prove_strays(prove)
+        except (OSError, sqlite3.Error) as error:
+            log.error("recovery stopped", reason=phrase(error))
+            self._stock.health.failed(error)
+        self.facts.done = True
+        facts = self.facts
+        log.info(
+            "recovered",
+            temporary=facts.temporary,
+            dying=facts.dying,
+            ghosts=facts.ghosts,
+            adopted=facts.adopted,
+            discarded=facts.discarded,
+        )
+
+    def _delete_temporary(self) -> None:
+        for entry in self._temporary:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+            self.facts.temporary += 1
+
+    async def _finish_dying(self) -> None:
+        dying = await self._stock.ask(self._stock.shelf.dying)
+        self.facts.dying = len(await self._stock.remover.remove(dying, "size"))
+
+    async def _look_at_rows(self) -> None:
+        last = 0
+        while rows := await self._stock.ask(self._stock.shelf.after, last, BATCH):
+            last = rows[-1].id or 0
+            for victim, missing in await self._stock.disk.run(self._wrong, rows):
+                self.facts.ghosts += missing
+                if missing:
+                    await self._stock.remover.remove([victim], "ghost")
+                else:
+                    await self._scrub.condemn(victim)
+
+    def _wrong(self, rows: list[Victim]) -> list[tuple[Victim, bool]]:
+        wrong = []
+        for victim in rows:
+            file, _ = self._stock.layout.file(victim.path)
+            try:
+                facts = os.lstat(file)
+            except OSError as error:
+                if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+                    wrong.append((victim, True))
+                continue
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size != victim.length:
+                wrong.append((victim, False))
+        return wrong
+
+    async def _look_at_files(self) -> None:
+        walk = self._walk()
+        while files := await self._stock.disk.run(lambda: list(islice(walk, BATCH))):
+            unknown = await self._stock.ask(self._unknown, files)
+            if not unknown:
+                continue
+            # What is being published right now is on record before the disk is free again.
+            async with self._stock.queue.disk:
+                unknown = await self._stock.ask(self._unknown, unknown)
+                strays = await self._stock.queue.threads.run(self._sort, unknown)
+                for stray in await self._stock.ask(self._stock.index.add_strays, strays):
+                    self._stock.usage.add(stray)
+
+    def _walk(self) -> Iterator[str]:
+        """Every file below modules/, as a path below it."""
+        top = self._stock.layout.modules
+        for directory, directories, files in os.walk(top):
+            links = [name for name in directories if Path(directory, name).is_symlink()]
+            for name in files + links:
+                yield Path(directory, name).relative_to(top).as_posix()
+
+    def _unknown(self, paths: list[str]) -> list[str]:
+        return [path for path in paths if not self._stock.index.of_path(path)]
+
+    def _sort(self, paths: list[str]) -> list[tuple[str, Kind, int]]:
+        """The files that may be proven; others go: what has no proof of its own is fetched again."""
+        strays: list[tuple[str, Kind, int]] = []
+        for path in paths:
+            file = self._stock.layout.modules / path
+            try:
+                facts = os.lstat(file)
+            except FileNotFoundError:
+                continue
+            try:
+                self._stock.layout.unescaped(path)
+                _, kind = self._stock.layout.file(path)
+            except MalformedPath:
+                kind = Kind.INFO
+            if kind is Kind.INFO or not stat.S_ISREG(facts.st_mode):
+                file.unlink()
+                self.facts.discarded += 1
+            else:
+                strays.append((path, kind, facts.st_blocks))
+        return strays
+
+    async def _prove_strays(self, prove: Prove) -> None:
+        last = ""
+        while strays := await self._stock.ask(
+            self._stock.index.strays, "WHERE path > ? ORDER BY path LIMIT 16", last
+        ):
+            last = strays[-1].path
+            verdicts = await asyncio.gather(*(prove(stray.path) for stray in strays))
+            refused = [stray for stray, verdict in zip(strays, verdicts, strict=True) if verdict is False]
+            self.facts.adopted += verdicts.count(True)
+            self.facts.discarded += len(await self._stock.remover.remove(refused, "corrupt"))

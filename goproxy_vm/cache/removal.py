@@ -1,0 +1,98 @@
+"""Taking files away: marked in the index, unlinked, struck off the index, in that order."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from goproxy_vm.cache.admission import Admission
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.index import Index, Victim
+    from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.usage import Usage
+
+log = get_logger("cache")
+
+BATCH = 64
+"""Files that go in one transaction; commits and hits that must look closer wait for one batch at most."""
+
+
+class Remover:
+    """Removes stored files, whatever the reason. ``gone`` is told of each with the reason."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        usage: Usage,
+        admission: Admission,
+        clock: LogicalClock,
+        database: Threads,
+        disk: asyncio.Lock,
+        files: Threads,
+        gone: Callable[[Victim, str], None],
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._usage = usage
+        self._admission = admission
+        self._clock = clock
+        self._database = database
+        self._disk = disk
+        self._files = files
+        self._gone = gone
+
+    async def remove(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
+        """Remove files in batches; those that went. One that cannot be unlinked is tried again at the
+        next start, and is not served. sqlite3.Error: the index cannot be written.
+        """
+        removed = []
+        for start in range(0, len(victims), BATCH):
+            async with self._disk:
+                removed += await self.remove_now(victims[start : start + BATCH], reason)
+        return removed
+
+    async def remove_now(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
+        """As :meth:`remove`, one batch, by a caller that holds ``disk``."""
+        victims = await self._database.run(self._index.dying, victims)
+        failed = await self._files.run(self._unlink, victims)
+        removed = [victim for victim in victims if victim.path not in failed]
+        for path, error in failed.items():
+            log.error("file not removed", path=path, reason=phrase(error))
+        await self._database.run(self._index.remove, removed, reason, self._clock.wall())
+        for victim in removed:
+            self._usage.remove(victim)
+            self._gone(victim, reason)
+        self._admission.changed()
+        return removed
+
+    def _unlink(self, victims: Sequence[Victim]) -> dict[str, OSError]:
+        failed = {}
+        for victim in victims:
+            file, _ = self._layout.file(victim.path)
+            try:
+                file.unlink(missing_ok=True)
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                failed[victim.path] = error
+                continue
+            _prune(file.parent, self._layout.modules)
+        return failed
+
+
+def _prune(directory: Path, top: Path) -> None:
+    """Remove directories that have become empty, as far up as ``top``."""
+    with contextlib.suppress(OSError):
+        while directory != top:
+            directory.rmdir()
+            directory = directory.parent

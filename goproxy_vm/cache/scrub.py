@@ -1,0 +1,196 @@
+"""The scrub: reads stored files at a bounded rate and compares them with the hashes on record."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from goproxy_vm.cache.facts import Pass
+    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.quarantine import Quarantine
+    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.protocol.selector import Selector
+
+log = get_logger("cache")
+
+CHUNK = 256 << 10
+"""Bytes read at once: what the page cache did not hold is given back right after."""
+STEP = 4 << 20
+"""Bytes of one file read between two pauses."""
+SAVE_EVERY = 30.0
+"""Seconds between two notes of how far a pass has come."""
+
+
+class Hasher:
+    """The SHA-256 of a file, read in steps without leaving traces in the page cache. Blocking; close it."""
+
+    def __init__(self, file: Path) -> None:
+        self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._hash = hashlib.sha256()
+        self._offset = 0
+
+    def step(self, most: int) -> int:
+        """Read on; the number of bytes, 0 at the end."""
+        done = 0
+        while done < most and (piece := self._read()):
+            self._hash.update(piece)
+            done += len(piece)
+        return done
+
+    def hexdigest(self) -> str:
+        """Of what was read."""
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
+
+    def _read(self) -> bytes:
+        buffer = bytearray(CHUNK)
+        cold = True
+        try:
+            # In full or not at all: a part means that the rest is not in memory.
+            cold = os.preadv(self._fd, [buffer], self._offset, os.RWF_NOWAIT) < CHUNK
+        except (OSError, AttributeError) as error:
+            if isinstance(error, OSError) and error.errno not in {errno.EAGAIN, errno.EOPNOTSUPP}:
+                raise
+        piece = os.pread(self._fd, CHUNK, self._offset)
+        if cold and piece:
+            os.posix_fadvise(self._fd, self._offset, len(piece), os.POSIX_FADV_DONTNEED)
+        self._offset += len(piece)
+        return piece
+
+
+class Scrub:
+    """Checks files, least recently checked first; what is not what it was goes to quarantine.
+
+    ``interval`` in seconds (0: only when asked), ``rate`` in bytes a second; ``read`` and ``corrupt`` tell
+    the metrics.
+    """
+
+    def __init__(
+        self,
+        stock: Stock,
+        quarantine: Quarantine,
+        interval: float,
+        rate: int,
+        read: Callable[[int], None],
+        corrupt: Callable[[], None],
+    ) -> None:
+        self._stock = stock
+        self._quarantine = quarantine
+        self._interval = interval
+        self._rate = rate
+        self._read = read
+        self._corrupt = corrupt
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Check whatever was not checked for an interval, until cancelled."""
+        while self._interval:
+            try:
+                await self._regular()
+            except sqlite3.Error as error:
+                log.error("scrub failed", reason=phrase(error))
+            await asyncio.sleep(min(self._interval, 3600.0))
+
+    async def _regular(self) -> None:
+        before = self._stock.clock.now() - self._interval
+        due, _ = await self._stock.ask(self._stock.shelf.to_check, before, None, (-1.0, 0))
+        if due:
+            async with self._lock:
+                record = await self._stock.begin("scrub", None)
+                await self._pass(record, before, None, self._rate)
+
+    async def order(self, match: Selector | None, rate: int | None) -> tuple[Pass, asyncio.Task[None]]:
+        """Begin a pass over all files, or those of some versions; its record, and the task that does it."""
+        record = await self._stock.begin("scrub", None)
+        record.scrubbed = (0, 0, 0)
+        await self._stock.ask(self._stock.ledger.save, record)
+
+        async def work() -> None:
+            async with self._lock:
+                await self._pass(record, self._stock.clock.now(), match, rate or self._rate)
+
+        return record, asyncio.create_task(work(), name="scrub")
+
+    async def check(self, victim: Victim, sha256: str, rate: int | None = None) -> bool:
+        """Whether a file still has the hash on record; else it is in quarantine now."""
+        try:
+            sound = await self._hash(victim, rate) == sha256
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False  # evicted meanwhile, or a ghost: the next hit or start sees to it
+            log.error("stored file unreadable", path=victim.path, reason=phrase(error))
+            self._stock.health.failed(error)
+            sound = False
+        if sound:
+            await self._stock.ask(self._stock.index.checked, [victim.path], self._stock.clock.now())
+            return True
+        await self.condemn(victim)
+        return False
+
+    async def condemn(self, victim: Victim) -> None:
+        """Take a file that is not what it was off the record, and keep its bytes for the operator."""
+        stock = self._stock
+        async with stock.queue.disk:
+            if [victim.id] != [each.id for each in await stock.ask(stock.index.of_path, victim.path)]:
+                return
+            log.error("corrupt file", path=victim.path, module=victim.module, version=victim.version)
+            self._corrupt()
+            try:
+                file, _ = stock.layout.file(victim.path)
+                await stock.queue.threads.run(self._quarantine.take, file, victim.path)
+            except OSError as error:
+                log.warning("corrupt file not kept", path=victim.path, reason=phrase(error))
+            await stock.remover.remove_now([victim], "corrupt")
+
+    async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
+        stock = self._stock
+        entries = size = corrupt = 0
+        after = (-1.0, 0)
+        saved = stock.clock.now()
+        while True:
+            batch, after = await stock.ask(stock.shelf.to_check, before, match, after)
+            if not batch:
+                break
+            for victim in batch:
+                entry = await stock.ask(stock.index.entry, victim.path)
+                if entry is None:
+                    continue
+                sound = await self.check(victim, entry.sha256, rate)
+                entries, size, corrupt = entries + 1, size + entry.length, corrupt + (not sound)
+                record.scrubbed = (entries, size, corrupt)
+                if stock.clock.now() - saved > SAVE_EVERY:
+                    saved = stock.clock.now()
+                    await stock.ask(stock.ledger.save, record)
+        record.scrubbed = (entries, size, corrupt)
+        await stock.end(record, reached=None)
+        log.info("scrubbed", files=entries, bytes=size, corrupt=corrupt)
+
+    async def _hash(self, victim: Victim, rate: int | None) -> str:
+        file, _ = self._stock.layout.file(victim.path)
+        hasher = await self._stock.disk.open(Hasher, file)
+        try:
+            clock = self._stock.clock
+            started = clock.now()
+            done = 0
+            while n := await self._stock.disk.run(hasher.step, STEP if rate is None else min(STEP, rate)):
+                done += n
+                self._read(n)
+                if rate is not None:
+                    await asyncio.sleep(max(0.0, started + done / rate - clock.now()))
+            return hasher.hexdigest()
+        finally:
+            hasher.close()

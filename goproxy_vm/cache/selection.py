@@ -1,0 +1,224 @@
+"""Choosing files: victims of an eviction, what an operator's selection means, and lists. Everything
+blocks; sqlite3.Error: index.db cannot be read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, VersionFacts
+from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, victim
+from goproxy_vm.protocol.selector import Selector
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from goproxy_vm.cache.clock import LogicalClock
+
+ORDER = f"SELECT {VICTIM} FROM files WHERE kind = 'zip' AND state = 0 AND pinned = ? ORDER BY segment, rank"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Reads of index.db on one connection, which may be another one than the writer's."""
+
+    connection: sqlite3.Connection
+    clock: LogicalClock
+
+    def victims(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
+        """The next zips to evict until ``need`` bytes are free, at most ``limit`` of them: probation by
+        age, then protected; after all others as many pinned ones as ``pinned_excess`` bytes."""
+        chosen: list[Victim] = []
+        for pinned in (0, 1):
+            left = min(need, pinned_excess) if pinned else need
+            for row in self.connection.execute(ORDER, (pinned,)):
+                if left <= 0 or len(chosen) == limit:
+                    break
+                chosen.append(victim(row))
+                left -= chosen[-1].bytes
+                need -= chosen[-1].bytes
+        return chosen
+
+    def metadata(self, need: int, limit: int) -> list[Victim]:
+        """``.info`` and ``.mod`` of versions without a zip, oldest first, until ``need`` bytes are free."""
+        chosen = []
+        rows = self.connection.execute(
+            f"SELECT {VICTIM} FROM files AS f WHERE kind IN ('info', 'mod') AND state = 0 AND NOT EXISTS"  # noqa: S608
+            " (SELECT 1 FROM files WHERE module = f.module AND version = f.version AND kind = 'zip')"
+            " ORDER BY last_used LIMIT ?",
+            (limit,),
+        )
+        for row in rows:
+            if need <= 0:
+                break
+            chosen.append(victim(row))
+            need -= chosen[-1].bytes
+        return chosen
+
+    def idle(self, longest: float, limit: int) -> list[Victim]:
+        """Zips that were not asked for for so many seconds and are not pinned, oldest first."""
+        rows = self.connection.execute(
+            f"SELECT {VICTIM} FROM files WHERE kind = 'zip' AND last_used < ? AND state = 0 AND pinned = 0"  # noqa: S608
+            " ORDER BY last_used LIMIT ?",
+            (self.clock.now() - longest, limit),
+        )
+        return [victim(row) for row in rows]
+
+    def dying(self) -> list[Victim]:
+        """Files marked by an earlier run, which did not get to the end."""
+        rows = self.connection.execute(f"SELECT {VICTIM} FROM files WHERE state = 1")  # noqa: S608
+        return [victim(row) for row in rows]
+
+    def after(self, id_: int, limit: int) -> list[Victim]:
+        """The next rows by id."""
+        rows = self.connection.execute(
+            f"SELECT {VICTIM} FROM files WHERE id > ? AND state = 0 ORDER BY id LIMIT ?",  # noqa: S608
+            (id_, limit),
+        )
+        return [victim(row) for row in rows]
+
+    def selected(self, selection: Selection) -> list[Victim]:
+        """The files an operator means, by module and version."""
+        chosen: list[Victim] = []
+        now = self.clock.now()
+        fetched_before = None if selection.older_than is None else self.clock.wall() - selection.older_than
+        matches = None if selection.match is None else Selector(selection.match)
+        rows = self.connection.execute(
+            "SELECT module, version, max(last_used), max(fetched), sum(blocks) FROM files WHERE state = 0"
+            " GROUP BY module, version ORDER BY module, version"
+        ).fetchall()
+        for module, version, last_used, fetched, blocks in rows:
+            if matches is not None and not matches(module, version):
+                continue
+            if selection.idle_for is not None and now - last_used < selection.idle_for:
+                continue
+            if fetched_before is not None and fetched >= fetched_before:
+                continue
+            if selection.larger_than is not None and blocks * BLOCK <= selection.larger_than:
+                continue
+            chosen += [each for each in self.of_version(module, version) if each.kind in selection.kinds]
+        return chosen
+
+    def of_version(self, module: str, version: str | None) -> list[Victim]:
+        """The files of one version, or of all versions of a module."""
+        rows = self.connection.execute(
+            f"SELECT {VICTIM} FROM files WHERE state = 0 AND module = ?1 AND (?2 IS NULL OR version = ?2)"  # noqa: S608
+            " ORDER BY version, kind",
+            (module, version),
+        )
+        return [victim(row) for row in rows]
+
+    def to_check(
+        self, before: float, match: Selector | None, after: tuple[float, int]
+    ) -> tuple[list[Victim], tuple[float, int]]:
+        """The next files to scrub and where to go on: not checked since ``before``, least recently first."""
+        chosen: list[Victim] = []
+        while not chosen:
+            rows = self.connection.execute(
+                f"SELECT checked, {VICTIM} FROM files WHERE state = 0 AND checked < ?1"  # noqa: S608
+                " AND (checked, id) > (?2, ?3) ORDER BY checked, id LIMIT 500",
+                (before, *after),
+            ).fetchall()
+            if not rows:
+                break
+            after = rows[-1][0], rows[-1][1]
+            for _, *row in rows:
+                each = victim(row)
+                if match is None or match(each.module, each.version):
+                    chosen.append(each)
+        return chosen, after
+
+    def versions(self) -> int:
+        """How many versions have a file stored."""
+        (count,) = self.connection.execute(
+            "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files)"
+        ).fetchone()
+        return int(count)
+
+    def page(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
+        """A page of versions whose module begins with ``prefix``; ValueError: a cursor that is none."""
+        key = {"name": "0", "size": "-sum(blocks)", "idle": "max(last_used)", "hits": "-sum(hits)"}[sort]
+        after = (None, "", "") if cursor is None else _after(cursor, sort)
+        upper = prefix + "\U0010ffff"
+        rows = self.connection.execute(
+            f"SELECT {key} AS key, module, version FROM files WHERE state = 0"  # noqa: S608
+            " AND (?1 = '' OR (module >= ?1 AND module < ?2)) GROUP BY module, version"
+            " HAVING ?3 IS NULL OR (key, module, version) > (?3, ?4, ?5)"
+            " ORDER BY key, module, version LIMIT ?6",
+            (prefix, upper, *after, limit + 1),
+        ).fetchall()
+        (total,) = self.connection.execute(
+            "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files WHERE state = 0"
+            " AND (?1 = '' OR (module >= ?1 AND module < ?2)))",
+            (prefix, upper),
+        ).fetchone()
+        items = [facts for _, m, v in rows[:limit] if (facts := self.version(m, v)) is not None]
+        more = _cursor(sort, rows[limit - 1]) if len(rows) > limit else None
+        return Page(items, more, total)
+
+    def version(self, module: str, version: str) -> VersionFacts | None:
+        """What is stored of one version, None where nothing is."""
+        rows = self.connection.execute(
+            "SELECT kind, blocks, length, sha256, fetched, last_used, hits, h1, pinned FROM files"
+            " WHERE module = ? AND version = ? AND state = 0 ORDER BY kind",
+            (module, version),
+        ).fetchall()
+        if not rows:
+            return None
+        files = {
+            kind: FileFacts(blocks * BLOCK, length, sha256.hex(), fetched, self.clock.epoch(used), hits, h1)
+            for kind, blocks, length, sha256, fetched, used, hits, h1, _ in rows
+        }
+        last_used = max(row[5] for row in rows)
+        return VersionFacts(
+            module,
+            version,
+            sum(each.bytes for each in files.values()),
+            sum(each.hits for each in files.values()),
+            max(each.fetched for each in files.values()),
+            self.clock.epoch(last_used),
+            max(0.0, self.clock.now() - last_used),
+            any(row[8] for row in rows),
+            files,
+        )
+
+    def pin(self, pattern: str, source: str) -> Pin:
+        """What a pin covers."""
+        matches = Selector([pattern])
+        blocks = [
+            blocks
+            for module, version, blocks in self.connection.execute(
+                "SELECT module, version, sum(blocks) FROM files WHERE state = 0 GROUP BY module, version"
+            )
+            if matches(module, version)
+        ]
+        return Pin(pattern, "config" if source == "config" else "api", len(blocks), sum(blocks) * BLOCK)
+
+    def pinned(self, patterns: Iterable[str]) -> tuple[list[int], list[int]]:
+        """Rows whose mark has to change: ids to pin, ids to unpin."""
+        matches = Selector(patterns)
+        pin: list[int] = []
+        unpin: list[int] = []
+        for id_, module, version, pinned in self.connection.execute(
+            "SELECT id, module, version, pinned FROM files"
+        ):
+            if matches(module, version) != bool(pinned):
+                (unpin if pinned else pin).append(id_)
+        return pin, unpin
+
+
+def _cursor(sort: Sort, row: Sequence[object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps([sort, *row]).encode()).decode()
+
+
+def _after(cursor: str, sort: Sort) -> tuple[float, str, str]:
+    try:
+        of, key, module, version = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        if of != sort:
+            raise ValueError
+        return float(key), str(module), str(version)
+    except (ValueError, TypeError, UnicodeError):
+        raise ValueError("the cursor is none that this server gave for this order") from None

@@ -1,0 +1,173 @@
+"""Snapshots: what was stored at some time, to compare with later. In a database of their own, written by
+a thread of their own: copying the list of a large store must not hold up hits. Everything blocks."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from goproxy_vm.cache.facts import Difference, RemovedVersion, Snapshot, Went
+from goproxy_vm.cache.index import BLOCK
+from goproxy_vm.cache.report import MOST_ITEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MOST = 20
+"""Snapshots kept, the newest."""
+NOW = "now"
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS snapshots (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    created REAL NOT NULL, versions INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    removal INTEGER NOT NULL -- the newest removal then: by number, since clocks jump
+    ) STRICT;
+CREATE TABLE IF NOT EXISTS contents (snapshot INTEGER NOT NULL, module TEXT NOT NULL, version TEXT NOT NULL,
+    kind TEXT NOT NULL, blocks INTEGER NOT NULL, PRIMARY KEY (snapshot, module, version, kind))
+    STRICT, WITHOUT ROWID;
+"""
+CONTENTS = "SELECT module, version, kind, blocks FROM contents WHERE snapshot = ?"
+PRESENT = "SELECT module, version, kind, blocks FROM live.files WHERE state = 0 AND ? IS NOT NULL"
+
+
+class _File(NamedTuple):
+    module: str
+    version: str
+    kind: str
+    bytes: int
+
+
+class Snapshots:
+    """The open snapshots.db, with index.db beside it to read from."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    def open(cls, path: Path, index: Path) -> Snapshots:
+        """Open or create; what is no database is begun anew. sqlite3.Error, OSError: it cannot be."""
+        try:
+            return cls._open(path, index)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+                raise
+        path.unlink()
+        return cls._open(path, index)
+
+    @classmethod
+    def _open(cls, path: Path, index: Path) -> Snapshots:
+        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, uri=True)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(TABLES)
+            connection.execute("ATTACH ? AS live", (f"{index.as_uri()}?mode=ro",))
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+    def take(self, name: str) -> Snapshot | None:
+        """Keep what is stored now under a name; None: the name is taken. The oldest ones go."""
+        execute = self.connection.execute
+        if name == NOW or execute("SELECT 1 FROM snapshots WHERE name = ?", (name,)).fetchone():
+            return None
+        execute("BEGIN")
+        try:
+            id_ = execute(
+                "INSERT INTO snapshots SELECT NULL, ?, ?, 0, 0, coalesce(max(id), 0) FROM live.removals",
+                (name, time.time()),
+            ).lastrowid
+            execute(
+                "INSERT INTO contents SELECT ?, module, version, kind, blocks FROM live.files"
+                " WHERE state = 0",
+                (id_,),
+            )
+            execute(
+                "UPDATE snapshots SET bytes = (SELECT coalesce(sum(blocks), 0) * ?2 FROM contents"
+                " WHERE snapshot = ?1), versions = (SELECT count(*) FROM (SELECT DISTINCT module, version"
+                " FROM contents WHERE snapshot = ?1)) WHERE id = ?1",
+                (id_, BLOCK),
+            )
+            execute(
+                "DELETE FROM snapshots WHERE id NOT IN (SELECT id FROM snapshots ORDER BY id DESC LIMIT ?)",
+                (MOST,),
+            )
+            execute("DELETE FROM contents WHERE snapshot NOT IN (SELECT id FROM snapshots)")
+            execute("COMMIT")
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        return self._find(name)
+
+    def all(self) -> list[Snapshot]:
+        """All snapshots, oldest first."""
+        rows = self.connection.execute("SELECT id, name, created, versions, bytes FROM snapshots ORDER BY id")
+        return [Snapshot(*row) for row in rows]
+
+    def difference(self, a: str, b: str) -> Difference | None:
+        """What came and went from snapshot ``a`` to ``b``, or to now; None: there is no such snapshot."""
+        from_, to = self._find(a), self._find(b)
+        if from_ is None or (to is None and b != NOW):
+            return None
+        later, key = (PRESENT, 0) if to is None else (CONTENTS, to.id)
+        came = self._only(later, key, CONTENTS, from_.id)
+        went = self._only(CONTENTS, from_.id, later, key)
+        freed: dict[str, int] = {}
+        reasons: dict[tuple[str, str], str] = {}
+        for file in went:
+            why = self._reason(file, from_, to)
+            freed[why] = freed.get(why, 0) + file.bytes
+            reasons[file.module, file.version] = why
+        came_items = [RemovedVersion(*each) for each in _by_version(came)]
+        went_items = [Went(*each, reasons[each[:2]]) for each in _by_version(went)]
+        return Difference(
+            a,
+            b,
+            came_items[:MOST_ITEMS],
+            went_items[:MOST_ITEMS],
+            sum(each.bytes for each in came),
+            sum(freed.values()),
+            freed,
+            max(len(came_items), len(went_items)) > MOST_ITEMS,
+        )
+
+    def _find(self, name: str) -> Snapshot | None:
+        row = self.connection.execute(
+            "SELECT id, name, created, versions, bytes FROM snapshots WHERE name = ?", (name,)
+        ).fetchone()
+        return row and Snapshot(*row)
+
+    def _only(self, these: str, key: int, others: str, other: int) -> list[_File]:
+        """Files of one state that the other lacks."""
+        rows = self.connection.execute(
+            f"SELECT module, version, kind, blocks FROM ({these}) AS t WHERE NOT EXISTS"  # noqa: S608
+            f" (SELECT 1 FROM ({others}) AS o WHERE o.module = t.module AND o.version = t.version"
+            " AND o.kind = t.kind) ORDER BY module, version, kind",
+            (key, other),
+        )
+        return [_File(module, version, kind, blocks * BLOCK) for module, version, kind, blocks in rows]
+
+    def _reason(self, file: _File, a: Snapshot, b: Snapshot | None) -> str:
+        row = self.connection.execute(
+            "SELECT reason FROM live.removals WHERE module = ?1 AND version = ?2 AND kind = ?3"
+            " AND id > (SELECT removal FROM snapshots WHERE id = ?4)"
+            " AND (?5 IS NULL OR id <= (SELECT removal FROM snapshots WHERE id = ?5))"
+            " ORDER BY id DESC LIMIT 1",
+            (*file[:3], a.id, b and b.id),
+        ).fetchone()
+        return row[0] if row else "unknown"
+
+
+def _by_version(files: list[_File]) -> Iterator[tuple[str, str, tuple[str, ...], int]]:
+    """Module, version, kinds and bytes, of files in order."""
+    for (module, version), group in groupby(files, key=lambda each: (each.module, each.version)):
+        members = list(group)
+        kinds = tuple(each.kind for each in members)
+        yield module, version, kinds, sum(each.bytes for each in members)

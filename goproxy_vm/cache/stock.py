@@ -1,0 +1,69 @@
+"""What the parts of the store that work in the background share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.admission import Admission
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.commit import CommitQueue
+    from goproxy_vm.cache.facts import Pass, PassReason
+    from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.index import Index
+    from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.ledger import Ledger
+    from goproxy_vm.cache.removal import Remover
+    from goproxy_vm.cache.selection import Shelf
+    from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.usage import Usage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The open store's pieces, and the short ways to ask them."""
+
+    layout: Layout
+    index: Index
+    shelf: Shelf
+    ledger: Ledger
+    usage: Usage
+    admission: Admission
+    clock: LogicalClock
+    health: Health
+    queue: CommitQueue
+    remover: Remover
+    database: Threads
+    """The one thread of index.db."""
+    disk: Threads
+    """Threads for reading and looking at files in the background."""
+    flush: Callable[[], Awaitable[None]]
+    """An async function: write down the recency that is only in memory."""
+
+    async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the index in its thread. sqlite3.Error as the function."""
+        return await self.database.run(function, *args, **kwargs)
+
+    async def begin(self, reason: PassReason, target: int | None) -> Pass:
+        """Open the record of a pass."""
+        return await self.ask(self.ledger.begin, reason, target, self.entries, self.usage.used)
+
+    async def end(self, record: Pass, *, reached: bool | None) -> None:
+        """Close the record of a pass."""
+        await self.ask(self.ledger.end, record, self.entries, self.usage.used, reached=reached)
+
+    @property
+    def entries(self) -> int:
+        """Files stored."""
+        return sum(self.usage.entries.values())
+
+    def free(self) -> int:
+        """Bytes that the file system has left for this user."""
+        facts = os.statvfs(self.layout.root)
+        return facts.f_bavail * facts.f_frsize

@@ -1,0 +1,57 @@
+"""How much is stored, as the loop knows it at any moment without asking the index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from goproxy_vm.cache.files import Kind
+    from goproxy_vm.cache.index import Row, Sum, Victim
+
+
+class Usage:
+    """Files and allocated bytes by kind: what ``du`` says of modules/, directories left out."""
+
+    sizes: dict[str, int]
+    entries: dict[str, int]
+    pinned: int
+    """Bytes of pinned zips: only those would be evicted otherwise."""
+
+    def __init__(self) -> None:
+        self.reset(())
+
+    def reset(self, sums: Iterable[Sum]) -> None:
+        """Begin with what the index says."""
+        self.sizes = dict.fromkeys(KINDS, 0)
+        self.entries = dict.fromkeys(KINDS, 0)
+        self.pinned = 0
+        for each in sums:
+            self._count(each.kind, each.entries, each.bytes, pinned=each.pinned)
+
+    @property
+    def used(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
+
+    @property
+    def metadata(self) -> int:
+        """Bytes of ``.info`` and ``.mod``, which are not evicted for room."""
+        return self.sizes["info"] + self.sizes["mod"]
+
+    def add(self, row: Row | Victim) -> None:
+        """A file has come."""
+        self._count(row.kind, 1, row.bytes, pinned=row.pinned)
+
+    def remove(self, victim: Victim) -> None:
+        """A file has gone."""
+        self._count(victim.kind, -1, -victim.bytes, pinned=victim.pinned)
+
+    def _count(self, kind: Kind, entries: int, size: int, *, pinned: bool) -> None:
+        self.entries[kind] += entries
+        self.sizes[kind] += size
+        if pinned and kind == "zip":
+            self.pinned += size

@@ -1,0 +1,145 @@
+"""What operators ask of a running server: the store's answers, and what the proxy holds in memory."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import Status
+from goproxy_vm.protocol.selector import Selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from goproxy_vm.cache.facts import (
+        Difference,
+        Eviction,
+        Page,
+        Pass,
+        Pin,
+        Pins,
+        Removal,
+        Selection,
+        Snapshot,
+        Sort,
+        VersionFacts,
+    )
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.proxy.proxy import Proxy
+
+
+class Operations:
+    """The admin API's side of the server. NoRoom: the index cannot be read or written now."""
+
+    def __init__(self, store: Store, proxy: Proxy, version: str, others: Callable[[], int]) -> None:
+        self._store = store
+        self._proxy = proxy
+        self._version = version
+        self._others = others
+        self._started = time.time()
+        self._monotonic = time.monotonic()
+
+    @property
+    def fetches_in_flight(self) -> int:
+        """Fetches from upstreams, and what they brought and is not on disk yet."""
+        return self._proxy.fetches_in_flight + self._others() + self._store.uncommitted
+
+    async def status(self) -> Status:
+        """The server's state."""
+        recovery = self._store.recovery
+        return Status(
+            version=self._version,
+            started=self._started,
+            uptime_seconds=time.monotonic() - self._monotonic,
+            state="ready" if recovery.done else "recovering",
+            cache=await self._store.status(),
+            fetches_in_flight=self.fetches_in_flight,
+            recovery=recovery,
+            last_pass=self._store.last_pass,
+        )
+
+    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
+        """A page of the stored versions. ValueError: a cursor that is none."""
+        return await self._store.keeper.versions(prefix, sort, limit, cursor)
+
+    async def version(self, module: str, version: str) -> VersionFacts | None:
+        """What is stored of a version, None where nothing is."""
+        return await self._store.keeper.version(module, version)
+
+    async def purge(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal:
+        """Remove what is selected; no request after this is answered from it, nor by a fetch begun before.
+
+        ValueError: a malformed glob.
+        """
+        matches = Selector(selection.match) if selection.match is not None else _everything
+        return await self._store.keeper.purge(
+            selection, forget_hash=forget_hash, dry_run=dry_run, forget=lambda: self._proxy.forget(matches)
+        )
+
+    async def purge_version(
+        self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False
+    ) -> Removal:
+        """As :meth:`purge`, one version."""
+        return await self._store.keeper.purge_versions(
+            module,
+            version,
+            forget_hash=forget_hash,
+            dry_run=dry_run,
+            forget=lambda: self._proxy.forget(lambda m, v: (m, v) == (module, version)),
+        )
+
+    async def purge_module(self, module: str, *, forget_hash: bool = False, dry_run: bool = False) -> Removal:
+        """As :meth:`purge`, all versions of a module."""
+        return await self._store.keeper.purge_versions(
+            module,
+            None,
+            forget_hash=forget_hash,
+            dry_run=dry_run,
+            forget=lambda: self._proxy.forget(lambda m, _: m == module),
+        )
+
+    async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
+        """Evict to a size, the low water mark where None; returns when that is done."""
+        return await self._store.keeper.evict(target_bytes, dry_run=dry_run)
+
+    async def refresh(self, module: str) -> int:
+        """Forget a module's list, @latest, queries and absences; how many answers that were."""
+        self._store.keeper.fences.add(lambda _m, _v: False)
+        self._proxy.forget(lambda _m, _v: False)
+        return await self._store.keeper.refresh(module)
+
+    async def pins(self) -> Pins:
+        """All pins."""
+        return await self._store.keeper.pins()
+
+    async def pin(self, pattern: str) -> Pin:
+        """Keep versions from eviction. ValueError: a malformed pattern."""
+        return await self._store.keeper.pin(pattern)
+
+    async def unpin(self, pattern: str) -> bool:
+        """Take back a pin of this API; False where there is none. ValueError as :meth:`pin`."""
+        return await self._store.keeper.unpin(pattern)
+
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
+        """Begin to check stored files; the pass. ValueError: a malformed glob."""
+        return await self._store.keeper.scrub(match, rate)
+
+    async def passes(self, limit: int) -> list[Pass]:
+        """The newest passes, newest first."""
+        return await self._store.keeper.passes(limit)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """All snapshots, oldest first."""
+        return await self._store.keeper.snapshots()
+
+    async def snapshot(self, name: str) -> Snapshot | None:
+        """Keep a list of what is stored; None: the name is taken."""
+        return await self._store.keeper.snapshot(name)
+
+    async def difference(self, a: str, b: str) -> Difference | None:
+        """What came and went between snapshots; None: there is no such one."""
+        return await self._store.keeper.difference(a, b)
+
+
+def _everything(_module: str, _version: str) -> bool:
+    return True
