@@ -82,7 +82,10 @@ class Server:
         proxy = Proxy(settings, store, upstreams, prover, proofs)
         stack.push_async_callback(proxy.close)
         store.recover(proxy.prove_stray)
-        mirror = SumdbMirror(settings, database, proofs) if database is not None else None
+        mirror = None
+        if database is not None:
+            mirror = SumdbMirror(settings, database, proofs)
+            stack.push_async_callback(mirror.close)
         handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
         server = web.Server(handler)
         connections = Connections(

@@ -106,19 +106,22 @@ def _check_origin(value: object) -> None:
 
 
 def parse_list(data: bytes, module: str) -> list[str]:
-    """The versions a list may offer: canonical, of the module's major, no pseudo-versions; in semver order.
+    """The versions a list may offer: canonical, of the module's major; in semver order.
 
-    Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7).
+    Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). So
+    are pseudo-versions, unless there is nothing else: a client whose ``@latest`` finds nothing takes the
+    newest of them (PROTOCOL §1 "latest"), and a module cache behind a file:// URL has no ``@latest``.
     """
-    versions = set()
+    versions: set[str] = set()
+    pseudo_versions: set[str] = set()
     for line in data.decode("utf-8", "replace").split("\n"):
         fields = line.split()
         if not fields:
             continue
         version = fields[0]
-        if semver.is_canonical(version) and semver.agrees(module, version) and not semver.is_pseudo(version):
-            versions.add(version)
-    return sorted(versions, key=semver.Key)
+        if semver.is_canonical(version) and semver.agrees(module, version):
+            (pseudo_versions if semver.is_pseudo(version) else versions).add(version)
+    return sorted(versions or pseudo_versions, key=semver.Key)
 
 
 def render_list(versions: Iterable[str]) -> bytes:

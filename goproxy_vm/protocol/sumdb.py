@@ -149,7 +149,8 @@ class Verifier:
         self.key = key
         self.tiles = tiles
         self.height = height
-        self.timeline = Timeline(self._open(head) if head else SignedHead(Head(0, EMPTY_ROOT), b""))
+        known = SignedHead(Head(0, EMPTY_ROOT), b"") if head is None else self._open(head)
+        self.timeline = Timeline(known)
 
     @property
     def head(self) -> bytes | None:

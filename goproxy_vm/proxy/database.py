@@ -83,11 +83,13 @@ class ChecksumDatabase:
 
     async def open(self) -> None:
         """Take up the head that was persisted last; StartError if it is not one of this database."""
-        self._persisted = await self._store.heads.read(self.name)
+        file = self._store.heads.file(self.name)
         try:
+            self._persisted = await self._store.heads.read(self.name)
             self._verifier = Verifier(self._key, self._persisted, tiles=self._tiles)
+        except OSError as error:
+            raise StartError(f"sumdb: {file}: {error.strerror}") from None
         except ContentError as error:
-            file = self._store.heads.file(self.name)
             raise StartError(
                 f"sumdb: {file}: {error.sentence}; if the database's key has changed, remove the file"
             ) from None
@@ -268,10 +270,18 @@ class ChecksumDatabase:
         outcome = next((name for family, name in outcomes if isinstance(error, family)), "unavailable")
         self._metrics.verification(kind, outcome)
         if isinstance(error, ForkError):
-            kept = await self._store.heads.keep_fork(self.name, error.report, error.older, error.newer)
-            log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=str(kept))
+            evidence = await self._keep_fork(error)
+            log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=evidence)
         elif not isinstance(error, Absent):
             log.warning("not proven", database=self.name, path=path, reason=error.sentence)
+
+    async def _keep_fork(self, fork: ForkError) -> str:
+        """Where the evidence lies; a disk that fails must not hide the fork itself."""
+        try:
+            kept = await self._store.heads.keep_fork(self.name, fork.report, fork.older, fork.newer)
+        except OSError as error:
+            return f"not kept: {error}; {fork.report}"
+        return str(kept) if kept is not None else "as kept before"
 
 
 def _as_long_as(tile: Tile) -> Callable[[bytes], Awaitable[bytes]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from goproxy_vm.errors import Absent, UpstreamError, UpstreamTimeout
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
+from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.slots import FairSlots
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class SumdbMirror:
         self._now = monotonic
         self._latest_until = 0.0
         self._slots = FairSlots(settings.max_misses)
+        self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await self._flights.close()
 
     async def get(self, resource: SumdbResource, asker: Asker) -> Answer:
         """Answer one request; raises Absent, and UpstreamError and its kin where nothing can be proven."""
@@ -67,7 +73,7 @@ class SumdbMirror:
                 raise _not_stored()
             return _stale(head)
         try:
-            data, collapsed = await self._fetch(asker, self._database.latest)
+            data, collapsed = await self._fetch("latest", asker, self._database.latest)
         except UpstreamError:
             if head is None:
                 raise
@@ -87,8 +93,13 @@ class SumdbMirror:
             return _immutable(stored, Result.HIT, TEXT)
         if not self._may_fetch(asker):
             raise _not_stored()
-        found, collapsed = await self._fetch(asker, lambda: self._database.lookup(module, version))
-        return _immutable(found.data, Result.COLLAPSED if collapsed else Result.MISS, TEXT)
+
+        async def lookup() -> tuple[bytes, bool]:
+            found, joined = await self._database.lookup(module, version)
+            return found.data, joined
+
+        data, collapsed = await self._fetch(path, asker, lookup)
+        return _immutable(data, Result.COLLAPSED if collapsed else Result.MISS, TEXT)
 
     async def _tile(self, path: str, asker: Asker) -> Answer:
         kind = TEXT if path.split("/")[2] == "data" else BINARY
@@ -97,13 +108,31 @@ class SumdbMirror:
             return _immutable(stored, Result.HIT, kind)
         if not self._may_fetch(asker):
             raise _not_stored()
-        data, collapsed = await self._fetch(asker, lambda: self._database.tile(path))
+        data, collapsed = await self._fetch(path, asker, lambda: self._database.tile(path))
         return _immutable(data, Result.COLLAPSED if collapsed else Result.MISS, kind)
 
     def _may_fetch(self, asker: Asker) -> bool:
         return asker.fetch and not self._settings.offline
 
-    async def _fetch(self, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
+    async def _fetch(
+        self, key: str, asker: Asker, fetch: Callable[[], Awaitable[tuple[bytes, bool]]]
+    ) -> tuple[bytes, bool]:
+        """What ``fetch`` brings for all who ask meanwhile, and whether that was another's doing.
+
+        The flight holds the slot, not those who wait for it: however many want one record that is slow to
+        come, the next one finds a slot.
+        """
+        joined = False
+
+        async def fly() -> bytes:
+            nonlocal joined
+            data, joined = await self._guarded(asker, fetch)
+            return data
+
+        data, collapsed = await self._flights.join(key, fly)
+        return data, collapsed or joined
+
+    async def _guarded(self, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
         """Fetches share slots and a deadline, as those of files do."""
         try:
             async with asyncio.timeout(self._settings.total_timeout), self._slots.hold(asker.client):

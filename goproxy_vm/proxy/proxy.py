@@ -40,6 +40,7 @@ from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
+    from goproxy_vm.cache.answers import CachedAnswer
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.prover import ZipProver
@@ -122,19 +123,19 @@ class Proxy:
         self._negatives.check(resource.path)
         if resource.endpoint is not Endpoint.MOD:
             self._start_mod(resource, asker)
-        stored, collapsed = await self._files.join(resource.path, lambda: self._fetch_file(resource, asker))
+        stored, collapsed = await self._files.join(resource.path, lambda: self._bring_file(resource, asker))
         return _file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
 
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = ModuleResource(resource.module, Endpoint.MOD, resource.version)
-
-        async def fetch() -> StoredFile:
-            stored = await self._store.get(mod.path)
-            return stored if stored is not None else await self._fetch_file(mod, asker)
-
         if not self._negatives.has(mod.path):
-            self._files.start(mod.path, fetch)
+            self._files.start(mod.path, lambda: self._bring_file(mod, asker))
+
+    async def _bring_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
+        """A flight; it looks in the store again: an earlier one may have landed since the first look."""
+        stored = await self._store.get(resource.path)
+        return stored if stored is not None else await self._fetch_file(resource, asker)
 
     async def _fetch_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
         fetch = {
@@ -265,16 +266,14 @@ class Proxy:
 
     async def _document(self, resource: ModuleResource, asker: Asker) -> Answer:
         cached = await self._store.answers.get(resource.path)
-        if cached is not None:
-            age = self._wall() - cached.stored
-            if 0 <= age < self._settings.fresh:
-                return _document_answer(resource, cached.data, Result.HIT, self._settings.fresh - age)
+        if cached is not None and (left := self._fresh_for(cached)) > 0:
+            return _document_answer(resource, cached.data, Result.HIT, left)
         if not self._may_fetch(asker):
             return await self._stored_document(resource, cached.data if cached else None)
         self._negatives.check(resource.path)
         try:
             data, collapsed = await self._documents.join(
-                resource.path, lambda: self._fetch_document(resource, asker)
+                resource.path, lambda: self._bring_document(resource, asker)
             )
         except (UpstreamError, Refused) as error:
             if cached is not None and self._wall() - cached.stored < self._settings.stale:
@@ -304,7 +303,16 @@ class Proxy:
         answer.cache_status = "hit; detail=built-from-stored-versions"
         return answer
 
-    async def _fetch_document(self, resource: ModuleResource, asker: Asker) -> bytes:
+    def _fresh_for(self, cached: CachedAnswer) -> float:
+        """Seconds for which a stored document is fresh; one from the future is not."""
+        age = self._wall() - cached.stored
+        return self._settings.fresh - age if age >= 0 else 0.0
+
+    async def _bring_document(self, resource: ModuleResource, asker: Asker) -> bytes:
+        """As :meth:`_bring_file`."""
+        cached = await self._store.answers.get(resource.path)
+        if cached is not None and self._fresh_for(cached) > 0:
+            return cached.data
         return await self._guarded(resource, asker, lambda: self._fetch_document_now(resource))
 
     async def _fetch_document_now(self, resource: ModuleResource) -> bytes:

@@ -32,6 +32,7 @@ class Reply:
     length: int | None = None
     send: int | None = None
     then: Literal["close", "reset", "stall"] = "close"
+    reason: str = "Whatever"
 
 
 @dataclass
@@ -171,7 +172,7 @@ class FakeUpstream:
     async def _answer(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
         """Send one answer; whether the connection may serve another."""
         length = len(reply.body) if reply.length is None else reply.length
-        head = [f"HTTP/1.1 {reply.status} Whatever", *(f"{k}: {v}" for k, v in reply.headers.items())]
+        head = [f"HTTP/1.1 {reply.status} {reply.reason}", *(f"{k}: {v}" for k, v in reply.headers.items())]
         if length >= 0:
             head.append(f"Content-Length: {length}")
         else:

@@ -15,6 +15,7 @@ from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.modzip import check_zip
 from goproxy_vm.protocol.sumdb import Verifier
+from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.sumdb import FakeSumdb, Signer
 from tests.fakes.upstream import FakeUpstream, Reply
@@ -389,6 +390,37 @@ async def test_head_of_another_key_is_no_start(serve: Serve, world: World) -> No
     other = Signer.make(NAME, bytes(32))
     with pytest.raises(StartError, match="remove the file"):
         await serve(world.upstream, sumdb=SumdbSpec(NAME, str(other.key)))
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(100), b"<html>", b"go.sum database tree\n1\n"])
+async def test_damaged_head_is_no_start(serve: Serve, world: World, damage: bytes) -> None:
+    """It is not forgotten silently: a server without its head would believe a forked log."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{M}/@v/v0.9.0.mod")).status == 200
+    await host.server.stop()
+    (world.tmp_path / "cache" / "sumdb" / NAME / "latest").write_bytes(damage)
+    with pytest.raises(StartError, match="remove the file"):
+        await serve(world.upstream, sumdb=world.spec)
+
+
+async def test_unreadable_head_is_no_start(serve: Serve, world: World) -> None:
+    (world.tmp_path / "cache" / "lock").parent.mkdir()
+    (world.tmp_path / "cache" / "lock").touch()
+    (world.tmp_path / "cache" / "sumdb" / NAME / "latest").mkdir(parents=True)
+    with pytest.raises(StartError, match="latest: Is a directory"):
+        await serve(world.upstream, sumdb=world.spec)
+
+
+async def test_fork_is_told_though_its_evidence_cannot_be_kept(
+    host: Host, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await host.get(f"{M}/@v/v0.9.0.mod")).status == 200
+    (world.tmp_path / "cache" / "sumdb" / NAME / "forks").write_bytes(b"no directory")
+    forked = world.database.fork(5)
+    forked.grow(50)
+    world.carry(world.upstream, forked)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "SECURITY ERROR", "two different logs")
+    assert "not kept" in logged(caplog)
 
 
 ATTACKS = {

@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import commit
-from goproxy_vm.cache.admission import Admission
+from goproxy_vm.cache.admission import Admission, Limits
+from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.commit import CommitQueue
+from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import StoredFile, open_stored
 from goproxy_vm.cache.health import Health
-from goproxy_vm.cache.index import Index, Statistics
+from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.publish import Item, publish
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.usage import Usage
 from tests.fakes.lines import logged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from goproxy_vm.cache.index import Victim
 
 SHA = "ab" * 32
 
@@ -35,11 +40,13 @@ class Rig:
     def __init__(self, root: Path) -> None:
         self.layout = Layout.at(root)
         self.layout.prepare()
-        self.admission = Admission()
+        self.usage = Usage()
+        self.admission = Admission(Limits(1 << 30, 512, 1 << 30, 1 << 30), self.usage, lambda: None)
         self.health = Health()
         self.steps: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], None] = lambda step, path: None
         self.stored: list[str] = []
+        self.replaced: list[Victim] = []
 
     def checkpoint(self, step: str, path: str) -> None:
         self.steps.append((step, path))
@@ -54,25 +61,29 @@ class Rig:
             temporary.write_bytes(data)
             content = open_stored(temporary, len(data), SHA)
         reservation = await self.admission.reserve(len(data))
+        await reservation.hold(len(data))
         return Item(path, target, module, "v1.0.0", kind, "h1:x", content, temporary, reservation)
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[CommitQueue]:
         self.database = Threads("database", 1)
-        self.index = await self.database.run(Index.open, self.layout.index)
+        index_db = await self.database.run(Database.open, self.layout.index)
+        self.index = Index(index_db)
         queue = CommitQueue(
             self.index,
             self.database,
             self.health,
             lambda item: self.stored.append(item.path),
+            self.replaced.append,
+            LogicalClock(None),
             self.checkpoint,
         )
         try:
             yield queue
         finally:
             await queue.close()
-            self.statistics = await self.database.run(self.index.statistics)
-            await self.database.run(self.index.close)
+            self.sums = await self.database.run(self.index.sums)
+            await self.database.run(index_db.close)
             self.database.close()
 
     def files(self) -> list[str]:

@@ -14,16 +14,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache.admission import UNKNOWN_LENGTH, Admission
+from goproxy_vm.cache.admission import UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
 from goproxy_vm.cache.files import Mismatch, StoredFile, open_stored
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Room:
+    """A disk with room."""
+
+    asked: int = 0
+    freed: bool = False
+
+    async def make_room(self, more: int) -> bool:
+        return True
+
+    async def full(self, more: int) -> bool:
+        self.asked += more
+        return self.freed
 
 
 @pytest.fixture
@@ -35,7 +50,7 @@ def threads() -> Iterator[Threads]:
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission()
+    return Admission(Limits(1 << 40, 512, 1 << 40, 1 << 40), Usage(), lambda: None)
 
 
 @pytest.fixture
@@ -45,7 +60,7 @@ def health() -> Health:
 
 @pytest.fixture
 def download(tmp_path: Path, admission: Admission, threads: Threads, health: Health) -> Download:
-    return Download(tmp_path / "d", admission, threads, health)
+    return Download(tmp_path / "d", admission, threads, health, Room())
 
 
 def descriptors() -> int:
@@ -142,7 +157,7 @@ async def test_hand_over(download: Download, admission: Admission) -> None:
 async def test_no_file_can_be_made(
     tmp_path: Path, admission: Admission, threads: Threads, health: Health, caplog: pytest.LogCaptureFixture
 ) -> None:
-    download = Download(tmp_path / "missing" / "d", admission, threads, health)
+    download = Download(tmp_path / "missing" / "d", admission, threads, health, Room())
     with pytest.raises(NoRoom):
         await download.begin(1)
     await download.discard()
@@ -163,7 +178,7 @@ async def test_a_full_disk(
 
             return await aiofiles.open("/dev/full", "wb", executor=threads.executor)
 
-    full = Full(tmp_path / "d", admission, threads, health)
+    full = Full(tmp_path / "d", admission, threads, health, Room())
     await full.begin(None)
     if step != "write":
         await full.write(b"x")

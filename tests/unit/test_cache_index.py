@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Entry, Kind
-from goproxy_vm.cache.index import SCHEMAS, Index, Known, Row, Statistics, Touch
+from goproxy_vm.cache.index import Index, Known, Row, Sum, Touch
+from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
 from tests.fakes.lines import logged
 
@@ -26,8 +28,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(path: Path) -> Iterator[Index]:
-    opened = Index.open(path)
-    yield opened
+    opened = Database.open(path)
+    yield Index(opened)
     opened.close()
 
 
@@ -49,17 +51,17 @@ def test_schema_version_and_journal(index: Index, path: Path) -> None:
 
 
 def test_rows_come_back(path: Path, index: Index) -> None:
-    index.add([row("a.b")], now=10.0)
+    index.add([row("a.b")], now=10.0, used=10.0)
     assert index.entry("a.b/@v/v1.0.0.mod") == Entry("a.b/@v/v1.0.0.mod", 5, SHA, "h1:x")
     assert index.entry("a.b/@v/v2.0.0.mod") is None
     index.close()
-    again = Index.open(path)
+    again = Database.open(path)
     assert again.entry("a.b/@v/v1.0.0.mod") is not None
     again.close()
 
 
 def test_a_dying_row_is_no_entry(path: Path, index: Index) -> None:
-    index.add([row("a.b")], now=10.0)
+    index.add([row("a.b")], now=10.0, used=10.0)
     database = sqlite3.connect(path)
     database.execute("UPDATE files SET state = 1")
     database.commit()
@@ -69,11 +71,11 @@ def test_a_dying_row_is_no_entry(path: Path, index: Index) -> None:
 
 
 def test_add_replaces_and_is_all_or_nothing(index: Index) -> None:
-    index.add([row("a.b", length=5)], now=1.0)
-    index.add([row("a.b", length=6)], now=2.0)
+    index.add([row("a.b", length=5)], now=1.0, used=1.0)
+    index.add([row("a.b", length=6)], now=2.0, used=2.0)
     bad = Row("c.d/@v/v1.0.0.mod", "c.d", "v1.0.0", Kind.MOD, 5, 8, SHA, h1=None)
     with pytest.raises(sqlite3.Error):
-        index.add([bad, Row(*[None] * 3, Kind.MOD, 1, 8, SHA, None)], now=3.0)  # type: ignore[list-item]  # a bad row is meant
+        index.add([bad, Row(*[None] * 3, Kind.MOD, 1, 8, SHA, None)], now=3.0, used=3.0)  # type: ignore[list-item]  # a bad row is meant
     entry = index.entry("a.b/@v/v1.0.0.mod")
     assert entry is not None
     assert entry.length == 6
@@ -81,14 +83,14 @@ def test_add_replaces_and_is_all_or_nothing(index: Index) -> None:
 
 
 def test_remove(index: Index) -> None:
-    index.add([row("a.b")], now=1.0)
+    index.add([row("a.b")], now=1.0, used=1.0)
     index.remove("a.b/@v/v1.0.0.mod")
     index.remove("a.b/@v/v1.0.0.mod")
     assert index.statistics() == Statistics(0, 0, 0)
 
 
 def test_touch_adds_hits_and_never_goes_back(path: Path, index: Index) -> None:
-    index.add([row("a.b"), row("c.d")], now=100.0)
+    index.add([row("a.b"), row("c.d")], now=100.0, used=100.0)
     index.touch({"a.b/@v/v1.0.0.mod": Touch(150.0, 3), "gone/@v/v1.0.0.mod": Touch(150.0, 1)})
     index.touch({"a.b/@v/v1.0.0.mod": Touch(120.0, 2)})
     facts = query(path, "SELECT module, fetched, last_used, hits FROM files ORDER BY module")
@@ -105,7 +107,7 @@ def test_the_hash_seen_first_stays(path: Path, index: Index) -> None:
 
 
 def test_statistics_and_kinds(index: Index) -> None:
-    index.add([row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")], now=1.0)
+    index.add([row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")], now=1.0, used=1.0)
     assert index.statistics() == Statistics(versions=3, files=4, bytes=4 * 8 * 512)
     assert sorted(index.kinds("a.b")) == [("v1.0.0", "mod"), ("v1.0.0", "zip"), ("v1.1.0", "mod")]
 
@@ -115,7 +117,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     database.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(StartError) as caught:
-        Index.open(path)
+        Database.open(path)
     assert str(path) in caught.value.sentence
     assert "99" in caught.value.sentence
     assert "\n" not in caught.value.sentence
@@ -128,7 +130,7 @@ def test_what_is_no_database_is_moved_aside(
 ) -> None:
     path.write_bytes(content)
     path.with_name("index.db-wal").write_bytes(b"old log")
-    index = Index.open(path)
+    index = Database.open(path)
     assert index.statistics() == Statistics(0, 0, 0)
     index.close()
     assert path.with_name("index.db.broken").read_bytes() == content
@@ -138,19 +140,19 @@ def test_what_is_no_database_is_moved_aside(
 def test_a_directory_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(StartError, match="is a directory"):
-        Index.open(path)
+        Database.open(path)
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="unable to open database file"):
-        Index.open(tmp_path / "missing" / "index.db")
+        Database.open(tmp_path / "missing" / "index.db")
 
 
 def test_what_cannot_be_moved_aside_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database at all\n" * 400)
     path.with_name("index.db.broken").mkdir()
     with pytest.raises(StartError, match="Is a directory"):
-        Index.open(path)
+        Database.open(path)
 
 
 def test_a_strangers_database_is_refused(path: Path) -> None:
@@ -158,4 +160,4 @@ def test_a_strangers_database_is_refused(path: Path) -> None:
     database.execute("CREATE TABLE files (x)")
     database.close()
     with pytest.raises(StartError, match="already exists"):
-        Index.open(path)
+        Database.open(path)

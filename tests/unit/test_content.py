@@ -102,6 +102,12 @@ def test_case_1_and_7_list_drops_what_clients_must_not_see() -> None:
     assert parse_list(data, M) == ["v0.9.0", "v1.0.0", "v1.9.0", "v1.10.0", "v2.0.0+incompatible"]
 
 
+def test_pseudo_versions_alone_are_listed() -> None:
+    older, newer = "v0.0.0-20191109021931-daa7c04131f5", "v0.0.0-20200101000000-abcdefabcdef"
+    assert parse_list(f"{newer}\n{older} 2019-11-09T02:19:31Z\nv2.0.0\n".encode(), M) == [older, newer]
+    assert parse_list(f"{newer}\nv0.1.0\n".encode(), M) == ["v0.1.0"]
+
+
 def test_case_2_empty_list() -> None:
     assert parse_list(b"", M) == []
     assert render_list([]) == b""
