@@ -7,11 +7,11 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.index import Index, Touch

@@ -16,9 +16,9 @@ from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import StoredFile, open_stored
+from goproxy_vm.cache.files import Kind, StoredFile, open_stored
 from goproxy_vm.cache.health import Health
-from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.index import Index, Sum
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.publish import Item, publish
 from goproxy_vm.cache.threads import Threads
@@ -124,7 +124,7 @@ async def test_steps_in_order(rig: Rig, *, file: bool) -> None:
     assert steps.index("rename") < steps.index("sync-directory")
     assert steps.index("index") > max(i for i, step in enumerate(steps) if step == "sync-directory")
     assert item.target.read_bytes() == b"data"
-    assert rig.statistics == Statistics(1, 1, item.target.stat().st_blocks * 512)
+    assert rig.sums == [Sum(Kind.ZIP, pinned=False, entries=1, bytes=item.target.stat().st_blocks * 512)]
     assert rig.stored == [item.path]
     assert rig.leftovers() == []
     assert rig.admission.reserved == 0
@@ -136,7 +136,7 @@ async def test_files_are_grouped(rig: Rig) -> None:
         for i in range(commit.BATCH + 10):
             queue.add(await rig.item(f"a.b/m{i}"))
     assert [step for step, _ in rig.steps].count("index") <= 3
-    assert rig.statistics.files == commit.BATCH + 10
+    assert sum(each.entries for each in rig.sums) == commit.BATCH + 10
 
 
 async def test_the_newest_of_two_wins(rig: Rig) -> None:
@@ -146,7 +146,7 @@ async def test_the_newest_of_two_wins(rig: Rig) -> None:
         queue.add(second)
         assert queue.pending == {second.path: second}
     assert second.target.read_bytes() == b"second"
-    assert rig.statistics.files == 1
+    assert sum(each.entries for each in rig.sums) == 1
     assert rig.admission.reserved == 0
 
 
@@ -195,7 +195,7 @@ async def test_a_lost_batch_does_not_stop_the_queue(
         queue.add(await rig.item("c.d"))
     assert message in logged(caplog)
     assert rig.files() == ["c.d"]
-    assert rig.statistics.files == 1
+    assert sum(each.entries for each in rig.sums) == 1
     assert rig.health.writable
     assert rig.admission.reserved == 0
 
@@ -215,7 +215,7 @@ async def test_a_name_too_long_is_no_fault_of_the_disk(rig: Rig) -> None:
     async with rig.queue() as queue:
         queue.add(await rig.item("a.b/" + "x" * 300))
     assert rig.health.writable
-    assert rig.statistics.files == 0
+    assert sum(each.entries for each in rig.sums) == 0
 
 
 async def test_what_cannot_be_removed_is_left(rig: Rig) -> None:
