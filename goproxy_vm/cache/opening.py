@@ -34,6 +34,7 @@ from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import exempt
 from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ async def open_parts(
     stack.push_async_callback(writer.run, database.close)
     answers, snapshots = await _others(stack, layout, threads, health)
     try:
-        begun = await writer.run(_begin, database, settings.pins, protected, boot)
+        begun = await writer.run(_begin, database, settings, protected, boot)
     except sqlite3.Error as error:
         raise StartError(f"{layout.index}: {error}") from error
     index, clock = begun.index, begun.clock
@@ -230,7 +231,7 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
     return limits, settings.min_free.of(size)
 
 
-def _begin(database: Database, pins: tuple[str, ...], protected: int, boot: str) -> _Begun:
+def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
     index, clock = Index(database), begin_clock(database)
     ledger = Ledger(database, clock)
     with database.transaction():
@@ -239,9 +240,23 @@ def _begin(database: Database, pins: tuple[str, ...], protected: int, boot: str)
             log.warning("power loss: files committed last are checked before their first use", count=count)
         database.set("boot", boot)
         index.settle_policy(protected)
+        _hold_to_proof(database, index, settings)
         before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in pins], "config")
+        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys():
             index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
     return _Begun(index, clock, index.sums(), marked)
+
+
+def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
+    """What was stored unproven, by other settings, has to be proven before it is served again."""
+    if settings.sumdb is None:
+        database.set("proof", "")
+        return
+    name, patterns = settings.sumdb.name, settings.nosumdb
+    if database.get("proof", None) != f"{name} {patterns}":
+        count = index.unproven(name, lambda module: exempt(patterns, module))
+        if count:
+            log.info("stored files are proven before they are served again", count=count, sumdb=name)
+        database.set("proof", f"{name} {patterns}")

@@ -107,7 +107,9 @@ def test_the_hash_seen_first_stays(path: Path, index: Index) -> None:
 
 
 def test_statistics_and_kinds(index: Index) -> None:
-    index.add([row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")], now=1.0, used=1.0)
+    index.add(
+        [row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")], now=1.0, used=1.0
+    )
     assert index.statistics() == Statistics(versions=3, files=4, bytes=4 * 8 * 512)
     assert sorted(index.kinds("a.b")) == [("v1.0.0", "mod"), ("v1.0.0", "zip"), ("v1.1.0", "mod")]
 
