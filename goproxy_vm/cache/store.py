@@ -301,7 +301,7 @@ class Store:
         """Totals over all files on record; the number of versions at most a second old."""
         now = time.monotonic()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
-            self._counted = (now, await self.keeper.count())
+            self._counted = (now, await self._count())
         return Statistics(self._counted[1], self._stock.entries, self.usage.used)
 
     async def status(self) -> CacheStatus:
@@ -392,14 +392,24 @@ class Store:
             Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
         )
 
+    async def _count(self) -> int:
+        try:
+            return await self.keeper.count()
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            return self._counted[1] if self._counted else 0
+
     async def _ask(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self._stock.ask(function, *args)
         except sqlite3.Error as error:
-            log.warning("index unavailable", reason=reason(error))
-            self._stock.health.failed(error)
+            self._unavailable(error)
             return otherwise
+
+    def _unavailable(self, error: sqlite3.Error) -> None:
+        log.warning("index unavailable", reason=reason(error))
+        self._stock.health.failed(error)
 
 
 def _facts(file: Path) -> tuple[int, int, str]:
