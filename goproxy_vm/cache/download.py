@@ -66,6 +66,7 @@ class Download:
         self._room = room
         self._reservation: Reservation | None = None
         self._opening: asyncio.Future[AsyncBufferedIOBase] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self._batch: list[bytes] = []
         self._batched = 0
         self._hash = hashlib.sha256()
@@ -113,10 +114,13 @@ class Download:
         """Write what is still held back: now a reader of :attr:`path` sees every byte. NoRoom as write."""
         await self._flush()
 
-    async def hand_over(self) -> Reservation:
-        """Finish, close the file and give away both it and its room; the download is spent."""
+    async def close(self) -> None:
+        """Finish, and close the file. NoRoom as write."""
         await self.finish()
         await (await self._writer()).close()
+
+    def hand_over(self) -> Reservation:
+        """Give away the closed file and its room; the download is spent."""
         reservation = self._reservation
         if reservation is None:
             raise RuntimeError("hand-over before begin")
@@ -130,7 +134,10 @@ class Download:
             if opening is not None:
                 file = await opening
                 await self._threads.run(self.path.unlink, missing_ok=True)
-                # Waits for a write that a cancelled caller left in its thread.
+                if self._writing is not None:
+                    # A cancelled caller left it in its thread: it must not meet the number of this
+                    # descriptor when that is another file's.
+                    await asyncio.gather(self._writing, return_exceptions=True)
                 await file.close()
         except OSError as error:
             log.warning("temporary file not removed", path=self.path, reason=reason(error))
@@ -166,12 +173,16 @@ class Download:
         writer = await self._writer()
         at = self.length - len(batch)
         try:
-            await self._threads.run(_write_at, writer.fileno(), batch, at)
+            await self._write_at(writer.fileno(), batch, at)
         except OSError as error:
             # A full disk below the budget: as if the budget were full, once.
             if error.errno not in FULL or not await self._room.full(len(batch)):
                 raise
-            await self._threads.run(_write_at, writer.fileno(), batch, at)
+            await self._write_at(writer.fileno(), batch, at)
+
+    async def _write_at(self, fd: int, batch: bytes, at: int) -> None:
+        self._writing = asyncio.ensure_future(self._threads.run(_write_at, fd, batch, at))
+        await asyncio.shield(self._writing)
 
     def _release(self) -> None:
         if self._reservation is not None:

@@ -106,7 +106,8 @@ class Keeper:
     ) -> Removal:
         """Remove what is selected, and the cached answers of its modules.
 
-        ``forget`` is called once no older fetch can be stored any more: it drops what is in memory.
+        ``forget`` drops what is in memory; it is called when no older fetch can be stored any more, and at
+        the end.
         """
         await self._stock.flush()
         if not dry_run:
@@ -156,6 +157,8 @@ class Keeper:
             versions = {(victim.module, victim.version) for victim in victims}
             await self._stock.ask(self._stock.index.forget, sorted(versions))
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
+        # Once more: a fetch begun meanwhile may have found what was on its way out.
+        forget()
         return removal(gone, answers, dry_run=False)
 
     async def refresh(self, module: str) -> int:

@@ -206,13 +206,15 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 async def _others(
     stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
 ) -> tuple[Answers, Snapshots]:
+    path = layout.answers
     try:
-        answers = await Answers.open(layout.answers, threads["database"], health)
+        answers = await Answers.open(path, threads["database"], health)
         stack.push_async_callback(answers.close)
-        snapshots = await threads["reports"].run(Snapshots.open, layout.snapshots, layout.index)
+        path = layout.snapshots
+        snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
-        raise StartError(f"cache directory {layout.root}: {reason(error)}") from error
+        raise StartError(f"{path}: {reason(error)}") from error
     return answers, snapshots
 
 

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ class Remover:
         return removed
 
     async def remove_now(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
-        """As :meth:`remove`, one batch, by a caller that holds ``disk``."""
+        """As :meth:`remove`, one batch, by a caller that holds ``disk``. A caller that is cancelled waits for
+        its end: what is gone but still counted would be missing from the budget until a restart."""
+        return await to_the_end(self._remove(victims, reason))
+
+    async def _remove(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
         victims = await self._database.run(self._index.dying, victims)
         failed = await self._files.run(self._unlink, victims)
         removed = [victim for victim in victims if victim.path not in failed]

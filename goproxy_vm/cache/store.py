@@ -18,6 +18,7 @@ from goproxy_vm.cache.index import Known, Row, Victim
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.scrub import Hasher
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.hostos import boot_id
@@ -225,11 +226,14 @@ class Store:
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
-                if self._barred(since, module, version):
-                    opened.pop_all()
-                    return content
                 answer = opened.enter_context(content.share())
-                reservation = await download.hand_over()
+                await download.close()
+                # From here to the queue nothing waits: a purge sees the file there, or is seen here.
+                if self._barred(since, module, version):
+                    content.close()
+                    opened.pop_all()
+                    return answer
+                reservation = download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
             raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
@@ -257,12 +261,16 @@ class Store:
                 return None
             length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
             pinned = self.keeper.pinned(module, version)
-            row = Row(path, module, version, kind, length, blocks, sha256, h1, pinned)
-            clock = self._stock.clock
-            for replaced in await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now()):
-                self.usage.remove(replaced)
-            self.usage.add(row)
+            await to_the_end(
+                self._record(Row(path, module, version, kind, length, blocks, sha256, h1, pinned))
+            )
             return await self._parts.hits.open(open_stored, file, length, sha256)
+
+    async def _record(self, row: Row) -> None:
+        clock = self._stock.clock
+        for replaced in await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now()):
+            self.usage.remove(replaced)
+        self.usage.add(row)
 
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.
@@ -301,7 +309,7 @@ class Store:
         """Totals over all files on record; the number of versions at most a second old."""
         now = time.monotonic()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
-            self._counted = (now, await self.keeper.count())
+            self._counted = (now, await self._count())
         return Statistics(self._counted[1], self._stock.entries, self.usage.used)
 
     async def status(self) -> CacheStatus:
@@ -392,14 +400,24 @@ class Store:
             Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
         )
 
+    async def _count(self) -> int:
+        try:
+            return await self.keeper.count()
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            return self._counted[1] if self._counted else 0
+
     async def _ask(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self._stock.ask(function, *args)
         except sqlite3.Error as error:
-            log.warning("index unavailable", reason=reason(error))
-            self._stock.health.failed(error)
+            self._unavailable(error)
             return otherwise
+
+    def _unavailable(self, error: sqlite3.Error) -> None:
+        log.warning("index unavailable", reason=reason(error))
+        self._stock.health.failed(error)
 
 
 def _facts(file: Path) -> tuple[int, int, str]:

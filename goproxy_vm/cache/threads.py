@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 
 class Closeable(Protocol):
@@ -45,6 +46,19 @@ class Threads:
     def close(self) -> None:
         """Wait for work under way and end the threads."""
         self.executor.shutdown()
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which a cancelled caller waits for before it goes: for steps of which all or
+    none may happen."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise
 
 
 def _close_result(future: Future[C]) -> None:

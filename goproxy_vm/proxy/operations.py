@@ -105,8 +105,9 @@ class Operations:
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
         self._store.keeper.fences.add(lambda _m, _v: False)
+        dropped = await self._store.keeper.refresh(module)
         self._proxy.forget(lambda _m, _v: False)
-        return await self._store.keeper.refresh(module)
+        return dropped
 
     async def pins(self) -> Pins:
         """All pins."""
