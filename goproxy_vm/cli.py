@@ -71,7 +71,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
-    flags = {name: given[name] for name in keys() if given[name] is not None}
+    flags = {name: given[name] for name in keys() if given.get(name) is not None}
     return load(flags, os.environ, arguments.config, {"upstream": _check_upstream})
 
 
@@ -133,6 +133,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "settings", "Also environment variables and keys of the file, which flags override."
     )
     for name, key in keys().items():
+        if key.hidden:
+            continue
         _add_setting(group, name, key)
 
 
