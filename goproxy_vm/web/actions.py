@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib import resources
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -23,49 +23,10 @@ from goproxy_vm.web.call import (
 from goproxy_vm.web.details import HEADERS, Problem, malformed
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.facts import (
-        Difference,
-        Eviction,
-        Page,
-        Pass,
-        Pin,
-        Pins,
-        Removal,
-        Selection,
-        Snapshot,
-        Sort,
-        Status,
-        VersionFacts,
-    )
+    from goproxy_vm.cache.facts import Pin, Selection
+    from goproxy_vm.proxy.operations import Operations
 
 DOCUMENT = "openapi.yaml"
-
-
-class Operations(Protocol):
-    """What the API can have done; see ``proxy.operations``."""
-
-    async def status(self) -> Status: ...
-    async def versions(
-        self, prefix: str, sort: Sort, limit: int, cursor: str | None
-    ) -> Page[VersionFacts]: ...
-    async def version(self, module: str, version: str) -> VersionFacts | None: ...
-    async def purge(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal: ...
-    async def purge_version(
-        self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False
-    ) -> Removal: ...
-    async def purge_module(
-        self, module: str, *, forget_hash: bool = False, dry_run: bool = False
-    ) -> Removal: ...
-    async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction: ...
-    async def refresh(self, module: str) -> int: ...
-    async def pins(self) -> Pins: ...
-    async def pin(self, pattern: str) -> Pin: ...
-    async def unpin(self, pattern: str) -> bool: ...
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int: ...
-    async def passes(self, limit: int) -> list[Pass]: ...
-    async def snapshots(self) -> list[Snapshot]: ...
-    async def snapshot(self, name: str) -> Snapshot | None: ...
-    async def difference(self, a: str, b: str) -> Difference | None: ...
 
 
 class Actions:
@@ -117,7 +78,7 @@ class Actions:
         asked = bodies.listing(call.query)
         try:
             page = await self._operations.versions(asked.prefix, asked.sort, asked.limit, asked.cursor)
-        except ValueError:
+        except (ValueError, OverflowError, RecursionError):
             if asked.cursor is None:
                 raise
             raise malformed("cursor", "it is none of this server's for this list") from None

@@ -33,7 +33,7 @@ def _middleware(api: Api) -> Middleware:
     return answer
 
 
-def admin_app(store: Store, metrics: Metrics, api: Api | None = None) -> web.Application:
+def admin_app(store: Store, metrics: Metrics, api: Api) -> web.Application:
     """The application behind ``admin_listen``."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -45,7 +45,7 @@ def admin_app(store: Store, metrics: Metrics, api: Api | None = None) -> web.App
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": EXPOSITION})
 
-    app = web.Application() if api is None else api_app(api)
+    app = api_app(api)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
+        CacheStatus,
         Difference,
         Eviction,
         FileFacts,
@@ -46,11 +47,17 @@ def status(facts: Status) -> Json:
         "started": timestamp(facts.started),
         "uptime_seconds": facts.uptime_seconds,
         "state": facts.state,
-        "cache": asdict(facts.cache),
+        "cache": _cache(facts.cache),
         "fetches_in_flight": facts.fetches_in_flight,
         "recovery": asdict(facts.recovery),
         "last_pass": None if facts.last_pass is None else one_pass(facts.last_pass),
     }
+
+
+def _cache(facts: CacheStatus) -> Json:
+    made = asdict(facts)
+    del made["answers"]  # their number is for the metrics
+    return made
 
 
 def version(facts: VersionFacts) -> Json:

@@ -110,6 +110,7 @@ class FakeOperations:
             versions=len(self.stored),
             entries=entries,
             sizes=sizes,
+            answers=4,
             answers_bytes=0,
             answers_limit_bytes=1 << 28,
             quarantine_bytes=0,
