@@ -192,7 +192,8 @@ class FakeOperations:
         removal = self._remove(chosen, ("zip",), dry_run=dry_run)
         if dry_run:
             return Eviction(removal, target, before, left, left <= target, None)
-        self._record("evict", totals, target, left <= target)
+        record = self._record("evict", totals, target, left <= target)
+        record.evicted_entries, record.evicted_bytes = removal.files, removal.bytes
         return Eviction(removal, target, before, left, left <= target, len(self.run))
 
     def _record(self, reason: str, before: Totals, target: int | None, reached: bool | None) -> Pass:
