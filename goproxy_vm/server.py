@@ -20,12 +20,16 @@ from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.mirror import SumdbMirror
+from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.web.actions import Actions
 from goproxy_vm.web.admin import admin_app
+from goproxy_vm.web.api import Api
+from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
@@ -94,7 +98,10 @@ class Server:
             send_timeout=settings.send_timeout,
         )
         listener = Listener(server, connections, main)
-        runner = web.AppRunner(admin_app(store, self.metrics), access_log=None, shutdown_timeout=2)
+        operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
+        token = await asyncio.to_thread(admin_token, settings)
+        api = Api(Actions(operations).routes, Guard(token))
+        runner = web.AppRunner(admin_app(store, self.metrics, api), access_log=None, shutdown_timeout=2)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for bound in admin:

@@ -51,6 +51,11 @@ class SumdbMirror:
         """Cancel what is under way."""
         await self._flights.close()
 
+    @property
+    def fetches_in_flight(self) -> int:
+        """How many fetches are under way."""
+        return len(self._flights)
+
     async def get(self, resource: SumdbResource, asker: Asker) -> Answer:
         """Answer one request; raises Absent, and UpstreamError and its kin where nothing can be proven."""
         if resource.kind == "supported":

@@ -23,9 +23,9 @@ def sections(name: str) -> dict[str, str]:
 def test_docs_have_the_key(name: str, key: Key) -> None:
     default = key.default if key.computed else f"`{key.default}`" if key.default else "none"
     facts, meaning = sections("configuration.md")[name].split("\n\n", 1)
+    flag = "No flag" if key.hidden else f"Flag `{flag_name(name)}`"
     assert facts == (
-        f"Flag `{flag_name(name)}`, environment `{environment_name(name)}`, default {default}.\n"
-        f"Takes {key.kind.allowed}."
+        f"{flag}, environment `{environment_name(name)}`, default {default}.\nTakes {key.kind.allowed}."
     )
     assert meaning.strip()
 
