@@ -73,7 +73,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await Store.open(settings.cache_dir, settings)
+        store = await Store.open(settings.cache_dir, settings, observer=self.metrics)
         stack.push_async_callback(store.close)
         prover = ZipProver()
         await prover.start()
@@ -101,7 +101,11 @@ class Server:
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
         token = await asyncio.to_thread(admin_token, settings)
         api = Api(Actions(operations).routes, Guard(token))
-        runner = web.AppRunner(admin_app(store, self.metrics, api), access_log=None, shutdown_timeout=2)
+        runner = web.AppRunner(
+            admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api),
+            access_log=None,
+            shutdown_timeout=2,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for bound in admin:

@@ -218,9 +218,11 @@ class Proxy:
                 else:
                     h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
                 await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
-            return await self._store.claim(
+            claimed = await self._store.claim(
                 resource.path, h1=h1, module=resource.module, version=resource.version
             )
+            # None: somebody else was first.
+            return claimed if claimed is not None else await self._store.get(resource.path)
         except (ContentError, OSError) as error:
             log.warning("file without a record refused", path=resource.path, reason=str(error))
             return None

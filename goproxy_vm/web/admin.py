@@ -8,8 +8,11 @@ from aiohttp import web
 
 from goproxy_vm.web import pages
 from goproxy_vm.web.call import BODY_MOST
+from goproxy_vm.web.gauges import gauges
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp.typedefs import Handler, Middleware
 
     from goproxy_vm.cache.store import Store
@@ -33,8 +36,8 @@ def _middleware(api: Api) -> Middleware:
     return answer
 
 
-def admin_app(store: Store, metrics: Metrics, api: Api) -> web.Application:
-    """The application behind ``admin_listen``."""
+def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api: Api) -> web.Application:
+    """The application behind ``admin_listen``; ``in_flight`` counts the fetches under way."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -43,7 +46,10 @@ def admin_app(store: Store, metrics: Metrics, api: Api) -> web.Application:
         return web.Response(text=f"{pages.readiness(store)}\n")
 
     async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": EXPOSITION})
+        page = metrics.render(
+            gauges(await store.status(), in_flight(), reached=store.target_reached, writable=store.writable)
+        )
+        return web.Response(body=page, headers={"Content-Type": EXPOSITION})
 
     app = api_app(api)
     app.router.add_get("/healthz", healthz)

@@ -17,7 +17,7 @@ from goproxy_vm.proxy.proxy import Asker
 from goproxy_vm.web import pages
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
-from goproxy_vm.web.send import send
+from goproxy_vm.web.send import finish, send
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -81,10 +81,11 @@ class Handler:
         """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
         error = _NotHttp("not a valid HTTP/1.1 request, or its head is too long")
         request_id = secrets.token_hex(6)
-        self._metrics.request("other", error.result)
+        text = error_response(error, "", request_id, 0, forwarded=False)
+        self._metrics.request("other", error.result, 0.0, text.content_length or 0)
         client = request.remote or "unix"
         log.debug("request failed", request_id=request_id, client=client, status=error.status, reason=reason)
-        return error_response(error, "", request_id, 0, forwarded=False)
+        return text
 
     async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
         request_id = secrets.token_hex(6)
@@ -92,9 +93,10 @@ class Handler:
         asked = _Asked()
         try:
             answer = await self._answer(request, client, asked)
-            response = await send(request, answer, {}, self._reader)
+            response, sent = await send(request, answer, {}, self._reader)
+            result: str = Result.REFUSED if response.status == 416 else answer.result
         except GoproxyError as error:
-            self._metrics.request(asked.endpoint, error.result)
+            result = error.result
             level = log.warning if error.status >= 500 else log.debug
             level(
                 "request failed",
@@ -110,13 +112,14 @@ class Handler:
             )
             if isinstance(error, _MethodNotAllowed):
                 failed.headers[hdrs.ALLOW] = "GET, HEAD"
-            return failed
+            response, sent = failed, await finish(request, failed)
         except Exception:
             log.exception("request crashed", request_id=request_id, client=client, path=request.raw_path)
-            self._metrics.request(asked.endpoint, Result.ERROR)
+            result = Result.ERROR
             crash = GoproxyError("internal error; the server's log has the cause")
-            return error_response(crash, asked.about, request_id, 0, forwarded=False)
-        self._metrics.request(asked.endpoint, answer.result)
+            response = error_response(crash, asked.about, request_id, 0, forwarded=False)
+            sent = await finish(request, response)
+        self._metrics.request(asked.endpoint, result, time.monotonic() - started, sent)
         return response
 
     async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
