@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import stat
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 from goproxy_vm import cli
 from goproxy_vm.config.values import Address
@@ -27,6 +31,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("GOPROXY_VM_", "XDG_", "CACHE_DIRECTORY")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+
+def valid(schema: str, value: object) -> None:
+    """Hold a real answer to the document."""
+    document = yaml.safe_load((resources.files("goproxy_vm.web") / "openapi.yaml").read_bytes())
+    reference = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+    Draft202012Validator(reference).validate(value)
 
 
 async def ask(host: Host, method: str, path: str, token: str, body: object = None) -> tuple[int, Any]:
@@ -61,28 +72,39 @@ async def test_token_and_operations_of_a_real_server(
             assert (await host.get(f"/{M}/@v/{version}.{kind}")).status == 200
     assert (await ask(host, "GET", "status", "wrong"))[0] == 401
     status, listed = await ask(host, "GET", f"modules?prefix={M}&limit=1", token)
+    valid("VersionPage", listed)
     assert (status, listed["total"]) == (200, 2)
     assert sorted(listed["items"][0]["files"]) == ["info", "mod", "zip"]
     status, rest = await ask(host, "GET", f"modules?limit=1&cursor={listed['next_cursor']}", token)
     assert [each["version"] for each in (*listed["items"], *rest["items"])] == ["v0.9.0", "v1.0.0"]
-    for cursor in ("x", "W" * 4000, "WzFlOTk5XQ==", "%C3%A9"):
+    nested, huge = b"[" * 3000, b'["name", 1%s, "", ""]' % (b"0" * 400)
+    hostile = [base64.urlsafe_b64encode(text).decode() for text in (nested, huge)]
+    for cursor in ("x", "%C3%A9", *hostile):
         assert (await ask(host, "GET", f"modules?cursor={cursor}", token))[0] == 400
 
     assert (await command(host, capsys, "snapshot", "before"))[0] == 0
     status, dry = await command(host, capsys, "purge", f"{M}@v0.9.0", "--dry-run")
+    valid("Removal", dry)
     assert (status, dry["removed"]["files"]) == (0, 3)
     status, real = await command(host, capsys, "purge", f"{M}@v0.9.0")
     assert (status, real) == (0, {**dry, "dry_run": False})
     assert (await command(host, capsys, "show", f"{M}@v0.9.0"))[0] == 4
     status, difference = await command(host, capsys, "diff", "before")
+    valid("Difference", difference)
     assert [each["version"] for each in difference["went"]] == ["v0.9.0"]
     assert (await command(host, capsys, "pin", f"{M}"))[1]["versions"] == 1
-    assert (await command(host, capsys, "evict", "--target", "1TiB"))[1]["reached"] is True
+    _, evicted = await command(host, capsys, "evict", "--target", "1TiB")
+    valid("Eviction", evicted)
+    assert evicted["reached"] is True
+    valid("Pins", (await command(host, capsys, "pins"))[1])
+    valid("Snapshots", (await command(host, capsys, "snapshots"))[1])
     assert (await command(host, capsys, "scrub", "--wait"))[1]["scrubbed"]["corrupt"] == 0
     assert (await command(host, capsys, "refresh", M))[0] == 0
     _, passes = await command(host, capsys, "passes")
+    valid("Passes", passes)
     assert {"evict", "scrub"} <= {each["reason"] for each in passes["items"]}
     _, state = await command(host, capsys, "status")
+    valid("Status", state)
     assert state["cache"]["versions"] == 1
     assert token not in logged(caplog)
 
@@ -98,7 +120,7 @@ async def test_main_listener_and_probes(serve: Serve, upstream: FakeUpstream) ->
 
 
 async def test_no_start_without_a_token(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="^admin_token_file: .*No such file"):
+    with pytest.raises(StartError, match=r"^admin_token_file: .*No such file"):
         await serve(upstream, admin_token_file=tmp_path / "none")
 
 

@@ -1,13 +1,16 @@
 """The docs and the annotated file say what the code does."""
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.config import Key, environment_name, flag_name, keys, load
+from goproxy_vm.console.arguments import Commands
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.web.gauges import gauges
 
@@ -71,3 +74,24 @@ def test_every_metric_is_in_the_docs() -> None:
     }
     text = (ROOT / "docs" / "metrics.md").read_text()
     assert names == set(re.findall(r"^\| `(goproxy_vm_\w+)`", text, re.MULTILINE))
+
+
+def test_every_api_route_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    documented = dict(re.findall(r"^\| `(/api/\S+)` \| ([A-Z, ]+) \|", text, re.MULTILINE))
+    paths = yaml.safe_load((ROOT / "goproxy_vm" / "web" / "openapi.yaml").read_text())["paths"]
+    assert {path: sorted(methods.split(", ")) for path, methods in documented.items()} == {
+        path: sorted(method.upper() for method in item if method != "parameters")
+        for path, item in paths.items()
+    }
+
+
+def test_every_command_is_in_the_docs() -> None:
+    parsers = argparse.ArgumentParser().add_subparsers()
+    Commands(parsers, lambda _: 0).add()
+    text = (ROOT / "docs" / "operating.md").read_text()
+    section = text.partition("## The command line")[2].partition("\n## ")[0]
+    assert sorted(set(re.findall(r"`goproxy-vm (\w+)", section))) == sorted(parsers.choices)
+    for parser in parsers.choices.values():
+        for flag in re.findall(r"--[a-z-]+", parser.format_help()):
+            assert flag == "--help" or f"{flag}" in section
