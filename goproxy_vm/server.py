@@ -59,6 +59,8 @@ class Server:
         self.urls: list[str] = []
         self.admin_url = ""
         self.metrics = Metrics(__version__)
+        self.store: Store
+        self.proxy: Proxy
 
     async def start(self) -> None:
         """Open the store, then listen. Raises StartError; what was opened is closed again."""
@@ -75,6 +77,7 @@ class Server:
         main, admin = self._sockets(stack)
         store = await Store.open(settings.cache_dir, settings, observer=self.metrics)
         stack.push_async_callback(store.close)
+        self.store = store
         prover = ZipProver()
         await prover.start()
         stack.push_async_callback(prover.close)
@@ -85,6 +88,7 @@ class Server:
         proofs = Proofs(settings, store, database, self.metrics)
         proxy = Proxy(settings, store, upstreams, prover, proofs)
         stack.push_async_callback(proxy.close)
+        self.proxy = proxy
         store.recover(proxy.prove_stray)
         mirror = None
         if database is not None:

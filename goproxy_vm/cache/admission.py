@@ -101,13 +101,11 @@ class Admission:
 
         NoRoom: it can never fit, or nothing came free for so long.
         """
-        need = UNKNOWN_LENGTH if length is None else self.limits.allocated(length)
-        if length is None:
-            need = min(need, self.capacity)
-        if not need <= self.capacity:
-            raise NoRoom(f"needs {need} of a budget of {self.limits.total} bytes")
+        need = self._need(length)
+        if need > self.capacity:
+            raise self._never(need)
         if self._queue or not self._fits(need):
-            await self._wait_in_turn(need)
+            need = await self._wait_in_turn(length)
         else:
             self._admitted += need
         return Reservation(self, need)
@@ -164,34 +162,49 @@ class Admission:
         self._hopeless += 1
         self._changed.set()
 
+    def _need(self, length: int | None) -> int:
+        return min(UNKNOWN_LENGTH, self.capacity) if length is None else self.limits.allocated(length)
+
     def _fits(self, need: int) -> bool:
         return self._admitted + need <= self.capacity
 
-    async def _wait_in_turn(self, need: int) -> None:
-        turn = _Turn(need, asyncio.get_running_loop().create_future())
+    def _never(self, need: int) -> NoRoom:
+        return NoRoom(f"needs {need} of a budget of {self.limits.total} bytes")
+
+    async def _wait_in_turn(self, length: int | None) -> int:
+        turn = _Turn(length, asyncio.get_running_loop().create_future())
         self._queue.append(turn)
         try:
             async with asyncio.timeout(self.limits.patience):
-                await turn.granted
+                return await turn.granted
         except BaseException as error:
             if turn in self._queue:
                 self._queue.remove(turn)
-            elif turn.granted.done() and not turn.granted.cancelled():
-                self._admitted -= need
+            elif turn.granted.done() and not turn.granted.cancelled() and not turn.granted.exception():
+                self._admitted -= turn.granted.result()
             self._admit_next()
             if isinstance(error, TimeoutError):
                 raise NoRoom(f"no room came free within {self.limits.patience:g} s") from None
             raise
 
     def _admit_next(self) -> None:
-        while self._queue and self._fits(self._queue[0].need):
-            turn = self._queue.popleft()
-            if not turn.granted.done():
-                self._admitted += turn.need
-                turn.granted.set_result(None)
+        while self._queue:
+            # The capacity changes while somebody waits: metadata comes, pins come and go.
+            turn, capacity = self._queue[0], self.capacity
+            need = self._need(turn.length)
+            if need <= capacity < self._admitted + need:
+                break
+            self._queue.popleft()
+            if turn.granted.done():
+                continue
+            if need > capacity:
+                turn.granted.set_exception(self._never(need))
+            else:
+                self._admitted += need
+                turn.granted.set_result(need)
 
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    need: int
-    granted: asyncio.Future[None]
+    length: int | None
+    granted: asyncio.Future[int]

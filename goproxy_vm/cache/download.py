@@ -114,13 +114,10 @@ class Download:
         """Write what is still held back: now a reader of :attr:`path` sees every byte. NoRoom as write."""
         await self._flush()
 
-    async def close(self) -> None:
-        """Finish, and close the file. NoRoom as write."""
+    async def hand_over(self) -> Reservation:
+        """Finish, close the file and give away both it and its room; the download is spent."""
         await self.finish()
         await (await self._writer()).close()
-
-    def hand_over(self) -> Reservation:
-        """Give away the closed file and its room; the download is spent."""
         reservation = self._reservation
         if reservation is None:
             raise RuntimeError("hand-over before begin")

@@ -227,17 +227,19 @@ class Store:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
                 answer = opened.enter_context(content.share())
-                await download.close()
-                # From here to the queue nothing waits: a purge sees the file there, or is seen here.
-                if self._barred(since, module, version):
-                    content.close()
-                    opened.pop_all()
-                    return answer
-                reservation = download.hand_over()
+                reservation = await download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
             raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
-        self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
+        # From here to the queue nothing waits: a purge finds the file there, or is seen here.
+        if not self._barred(since, module, version):
+            self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
+            return answer
+        content.close()
+        try:
+            await self._parts.downloads.run(download.path.unlink, missing_ok=True)
+        finally:
+            reservation.release()
         return answer
 
     async def stray(self, path: str) -> Path | None:

@@ -1,0 +1,29 @@
+"""What a cache directory holds, by asking the disk itself."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def allocated(*directories: Path) -> int:
+    """Bytes that the files below directories use, as ``du`` counts them; a file that is renamed from an
+    earlier directory to a later one meanwhile counts once."""
+    sizes: dict[int, int] = {}
+    for directory in directories:
+        for parent, _, names in os.walk(directory):
+            for name in names:
+                try:
+                    facts = os.lstat(os.path.join(parent, name))  # noqa: PTH118 (called for every file)
+                except FileNotFoundError:
+                    continue
+                sizes[facts.st_ino] = max(sizes.get(facts.st_ino, 0), facts.st_blocks * 512)
+    return sum(sizes.values())
+
+
+def under(root: Path) -> int:
+    """What a cache directory's budget counts: ``tmp/`` and ``modules/``."""
+    return allocated(root / "tmp", root / "modules")
