@@ -31,6 +31,7 @@ from goproxy_vm.web.admin import admin_app
 from goproxy_vm.web.api import Api
 from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, url_of
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from goproxy_vm.config import Settings
 
+NEVER = 1e8
+"""Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
 READERS = 4
 """Threads that read stored files for answers."""
 
@@ -94,10 +97,17 @@ class Server:
         if database is not None:
             mirror = SumdbMirror(settings, database, proofs)
             stack.push_async_callback(mirror.close)
-        handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
+        front = None
+        if settings.fast_path:
+            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients)
+            stack.push_async_callback(front.close)
+            store.watch(front.forget)
+            proxy.watch(front.forget_documents)
+        handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader, front)
         server = web.Server(handler)
         connections = Connections(
-            lambda: HttpProtocol(server, handler, access_log=None),
+            lambda: HttpProtocol(server, handler, access_log=None, keepalive_timeout=NEVER),
+            front,
             most=settings.max_client_connections,
             send_timeout=settings.send_timeout,
         )

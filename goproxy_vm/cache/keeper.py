@@ -157,6 +157,7 @@ class Keeper:
             versions = {(victim.module, victim.version) for victim in victims}
             await self._stock.ask(self._stock.index.forget, sorted(versions))
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
+        forget()  # what was prepared from an answer meanwhile
         # Once more: a fetch begun meanwhile may have found what was on its way out.
         forget()
         return removal(gone, answers, dry_run=False)

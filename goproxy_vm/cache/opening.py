@@ -132,6 +132,7 @@ async def open_parts(
     memory = Memory(clock)
 
     def stored(item: Item) -> None:
+        memory.forget(item.path)
         memory.keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
         usage.add(item.row())
 

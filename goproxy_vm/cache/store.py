@@ -173,6 +173,14 @@ class Store:
             self._memory.touch(path)
         return stored
 
+    def touch(self, path: str) -> None:
+        """A hit that was answered without :meth:`get`."""
+        self._memory.touch(path)
+
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have ``gone`` told of each path whose file goes, or is replaced, at once."""
+        self._memory.watch(gone)
+
     def download(self) -> Download:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
         parts = self._parts

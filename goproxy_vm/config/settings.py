@@ -96,6 +96,7 @@ class Settings:
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
     )
+    fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
     log_format: str = _key(values.choice("text", "json"), "text", "how log lines look on stderr")
     log_level: str = _key(
         values.choice("debug", "info", "warning", "error"), "info", "the least important lines to log"

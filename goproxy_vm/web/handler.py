@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.proxy import Asker
 from goproxy_vm.web import pages
+from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
 from goproxy_vm.web.send import finish, send
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.web.front import Front
 
 log = get_logger("web")
 
@@ -54,8 +55,10 @@ class Handler:
         metrics: Metrics,
         upstreams: list[str],
         reader: Executor,
+        front: Front | None = None,
     ) -> None:
         self._settings = settings
+        self._front = front
         self._store = store
         self._proxy = proxy
         self._sumdb = sumdb
@@ -136,16 +139,17 @@ class Handler:
         resource = wanted.resource
         if isinstance(resource, ModuleResource):
             asked.module(resource)
-            return await self._proxy.get(resource, asker)
-        if self._sumdb is None:
+            answer = await self._proxy.get(resource, asker)
+        elif self._sumdb is None:
             raise MalformedPath("no checksum database is mirrored here")
-        return await self._sumdb.get(resource, asker)
+        else:
+            answer = await self._sumdb.get(resource, asker)
+        if self._front is not None and not wanted.cached_only:
+            self._front.offer(request.raw_path, resource.path, asked.endpoint, answer)
+        return answer
 
     def _check_client(self, client: str) -> None:
-        if not self._networks or client == "unix":
-            return
-        address = ipaddress.ip_address(client)
-        if not any(address in network for network in self._networks):
+        if not allowed(self._networks, client):
             raise Denied(f"clients at {client} are not allowed (setting allow_clients)")
 
     def _check_method(self, request: web.BaseRequest) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CACHE_NAME = "goproxy-vm"
 """This cache's name in Cache-Status (RFC 9211)."""
+SERVER = "goproxy-vm"
+"""What the Server field says: nothing about versions."""
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
 CHUNK = 256 << 10
@@ -99,6 +101,7 @@ async def _send(
         "Content-Type": answer.content_type,
         "Cache-Control": answer.cache_control,
         "Cache-Status": f"{CACHE_NAME}; {answer.cache_status}",
+        "Server": SERVER,
         **headers,
     }
     offset, count, status = 0, answer.length, 200
