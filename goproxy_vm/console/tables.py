@@ -38,10 +38,8 @@ def age(seconds: float) -> str:
     return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count or unit == parts[0][1])
 
 
-def moment(text: str | None) -> str:
-    """A time of the API in local time, to the second; ``-`` for none."""
-    if text is None:
-        return "-"
+def moment(text: str) -> str:
+    """A time of the API in local time, to the second."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
