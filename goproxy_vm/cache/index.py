@@ -119,20 +119,20 @@ class Index:
 
         ``now`` in epoch seconds, ``used`` by the logical clock.
         """
+        replaced: list[Victim] = []
         with self._database.transaction():
-            replaced = [each for row in rows for each in self.of_path(row.path)]
-            self._connection.executemany("DELETE FROM strays WHERE path = ?", ((row.path,) for row in rows))
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
-                " pinned, fetched, last_used, rank, checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
+            for row in rows:  # one by one: a path may come twice
+                replaced += self.of_path(row.path)
+                self._connection.execute("DELETE FROM strays WHERE path = ?", (row.path,))
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
+                    " pinned, fetched, last_used, rank, checked)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         *(row.path, row.module, row.version, row.kind.value, row.length, row.blocks),
                         *(bytes.fromhex(row.sha256), row.h1, int(row.pinned), now, used, used, used),
-                    )
-                    for row in rows
-                ),
-            )
+                    ),
+                )
         return replaced
 
     def of_path(self, path: str) -> list[Victim]:
@@ -301,6 +301,12 @@ class Index:
                 " ON CONFLICT DO UPDATE SET database = excluded.database WHERE h1 = excluded.h1",
                 [(module, version, kind, h1, now, database) for kind, h1 in hashes.items()],
             )
+
+    def remembered(self, module: str | None = None) -> list[tuple[str, str]]:
+        """Versions of which a hash is known, of one module or of all."""
+        return self._connection.execute(
+            "SELECT DISTINCT module, version FROM known WHERE ?1 IS NULL OR module = ?1", (module,)
+        ).fetchall()
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop the hashes known of versions: the next ones seen count as the first."""

@@ -58,12 +58,15 @@ class Janitor:
     async def run(self) -> None:
         """Work until cancelled."""
         await self._guarded(self._resume)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._policy.interval
         while True:
             try:
-                async with asyncio.timeout(self._policy.interval):
+                async with asyncio.timeout_at(due):
                     await self._pressed.wait()
             except TimeoutError:
                 await self._guarded(self._regularly)
+                due = loop.time() + self._policy.interval
             self._pressed.clear()
             await self._guarded(self.relieve)
 
@@ -131,10 +134,13 @@ class Janitor:
         """Go on with the pass that a kill interrupted, to its target."""
         stock = self._stock
         for record in await stock.ask(stock.ledger.unfinished):
-            if record.reason in ("size", "evict") and record.target_bytes is not None:
-                goal = record.target_bytes
+            goal = record.target_bytes
+            if record.reason == "size" and goal is not None:
+                goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown
+            if record.reason in ("size", "evict") and goal is not None:
                 await self._clear(record.reason, goal, partial(self._above, goal), record)
-            await self._end(record, reached=stock.usage.used <= (record.target_bytes or stock.usage.used))
+            if record.finished is None:
+                await self._end(record, reached=None if goal is None else stock.usage.used <= goal)
 
     def _above(self, goal: int) -> int:
         return self._stock.usage.used - goal
@@ -220,9 +226,10 @@ class Janitor:
         gone = await self._stock.remover.remove(victims, reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
+        await self._stock.ask(self._stock.ledger.save, record)
         return gone
 
-    async def _end(self, record: Pass, *, reached: bool) -> None:
+    async def _end(self, record: Pass, *, reached: bool | None) -> None:
         await self._stock.end(record, reached=reached)
         self.last = record
         log.info(

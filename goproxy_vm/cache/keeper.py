@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import Difference, Eviction, Page, Pass, Pin, Pins, Removal, Selection, Snapshot
 from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
@@ -89,13 +90,18 @@ class Keeper:
 
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a cursor that is none."""
-        await self._stock.flush()
+        await self._settled()
         return await self._reports.run(self._reader.page, prefix, sort, limit, cursor)
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""
-        await self._stock.flush()
+        await self._settled()
         return await self._reports.run(self._reader.version, module, version)
+
+    async def _settled(self) -> None:
+        """What was fetched and asked for until now is on record."""
+        await self._stock.queue.flushed()
+        await self._stock.flush()
 
     async def count(self) -> int:
         """Versions of which a file is stored."""
@@ -120,9 +126,14 @@ class Keeper:
             else None
         )
         modules = {victim.module for victim in victims}
+        versions = {(victim.module, victim.version) for victim in victims}
         if whole is not None:
-            modules |= await self._answers.modules(Selector(whole))
-        return await self._purge(victims, modules, forget_hash=forget_hash, dry_run=dry_run, forget=forget)
+            matches = Selector(whole)
+            modules |= await self._answers.modules(matches)
+            remembered = await self._stock.ask(self._stock.index.remembered)
+            versions |= {version for version in remembered if matches(*version)}
+        hashes = versions if forget_hash else set()
+        return await self._purge(victims, modules, hashes, dry_run=dry_run, forget=forget)
 
     async def purge_versions(
         self,
@@ -138,24 +149,26 @@ class Keeper:
             self.fences.add(lambda m, v: m == module and version in (None, v))
         await self._stock.queue.flushed()
         victims = await self._reports.run(self._reader.of_version, module, version)
-        return await self._purge(victims, {module}, forget_hash=forget_hash, dry_run=dry_run, forget=forget)
+        remembered = await self._stock.ask(self._stock.index.remembered, module) if forget_hash else []
+        hashes = {each for each in remembered if version in (None, each[1])}
+        return await self._purge(victims, {module}, hashes, dry_run=dry_run, forget=forget)
 
     async def _purge(
         self,
         victims: list[Victim],
         modules: set[str],
+        hashes: set[tuple[str, str]],
         *,
-        forget_hash: bool,
         dry_run: bool,
         forget: Callable[[], None],
     ) -> Removal:
+        """``hashes``: versions whose hash is to be forgotten, evicted ones too: they would be held to it."""
         if dry_run:
             return removal(victims, await self._answers.count(modules), dry_run=True)
         forget()
         gone = await self._stock.remover.remove(victims, "purge")
-        if forget_hash:
-            versions = {(victim.module, victim.version) for victim in victims}
-            await self._stock.ask(self._stock.index.forget, sorted(versions))
+        if hashes:
+            await self._stock.ask(self._stock.index.forget, sorted(hashes))
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
         forget()  # what was prepared from an answer meanwhile
         # Once more: a fetch begun meanwhile may have found what was on its way out.
@@ -181,7 +194,7 @@ class Keeper:
         pattern = normalize(pattern)
         await self._stock.ask(self._stock.ledger.add_pin, pattern)
         await self._settle_pins()
-        return await self._reports.run(self._reader.pin, pattern, self._pins[pattern])
+        return await self._reports.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""
@@ -196,10 +209,13 @@ class Keeper:
         self._pinned = Selector(self._pins)
         await stock.queue.flushed()
         async with stock.queue.disk:
-            stock.usage.reset(await stock.ask(self._mark))
+            await to_the_end(self._mark())
         stock.admission.changed()
 
-    def _mark(self) -> list[Sum]:
+    async def _mark(self) -> None:
+        self._stock.usage.reset(await self._stock.ask(self._mark_rows))
+
+    def _mark_rows(self) -> list[Sum]:
         self._stock.index.mark_pinned(*self._stock.shelf.pinned(self._pins))
         return self._stock.index.sums()
 

@@ -51,7 +51,9 @@ class Ledger:
         record.after = Totals(entries, size, self.oldest_idle())
         with self._database.transaction():
             self.save(record)
-            self._connection.execute("DELETE FROM passes WHERE id <= ?", (record.id - MOST_PASSES,))
+            self._connection.execute(
+                "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
+            )
             self._connection.execute(
                 "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
             )

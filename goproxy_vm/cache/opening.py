@@ -144,10 +144,11 @@ async def open_parts(
 
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
+    recency = Recency(database, index, memory, clock, writer, health, protected)
+    stack.push_async_callback(recency.settle)
     queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint)
     stack.push_async_callback(queue.close)
     remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
-    recency = Recency(database, index, memory, clock, writer, health, protected)
     stock = Stock(
         layout=layout,
         index=index,
@@ -172,7 +173,6 @@ async def open_parts(
     reader = Shelf(snapshots.connection, clock)
     keeper = Keeper(stock, reader, threads["reports"], snapshots, answers, janitor, scrub, begun.pins)
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt)
-    stack.push_async_callback(recency.settle)
     stack.push_async_callback(keeper.close)
     for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
         stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
@@ -247,8 +247,9 @@ def _begin(database: Database, settings: Settings, protected: int, boot: str) ->
         before = ledger.pins()
         ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
-        if marked.keys() != before.keys():
+        if marked.keys() != before.keys() or database.unclean:
             index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
+    database.unclean = False
     return _Begun(index, clock, index.sums(), marked)
 
 

@@ -35,7 +35,7 @@ class Recency:
     thread: Threads
     health: Health
     protected: int
-    _mark: tuple[float, int] = (0.0, 0)
+    _mark: tuple[float, int] | None = None
 
     async def run(self, interval: float) -> None:
         """Flush at an interval (seconds), until cancelled."""
@@ -54,7 +54,10 @@ class Recency:
     async def settle(self) -> None:
         """At a clean end all is on disk."""
         await self.flush()
-        await self.thread.run(self._all_clean)
+        try:
+            await self.thread.run(self._all_clean)
+        except sqlite3.Error as error:
+            log.warning("index unavailable", reason=reason(error))
 
     def _write(self, touches: dict[str, Touch]) -> None:
         with self.database.transaction():
@@ -62,6 +65,8 @@ class Recency:
             logical, wall = self.clock.mark()
             self.database.set("clock", logical)
             self.database.set("wall", wall)
+            if self._mark is None:
+                self._mark = logical, self.index.newest()
             since, newest = self._mark
             if logical - since >= CLEAN_AGE:
                 self.database.set("clean", newest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ class Store:
                 stored = await self._get(path)
             except Mismatch:
                 stored = await self._get_or_drop(path)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             log.warning("stored file not opened", path=path, reason=reason(error))
             raise NoRoom(f"this host cannot open the stored file: {reason(error)}") from error
         if stored is not None:
@@ -262,14 +263,15 @@ class Store:
     async def claim(self, path: str, *, h1: str, module: str, version: str) -> StoredFile | None:
         """Put a stray on record that was proven to have that h1; None where it is gone meanwhile.
 
-        ContentError: another h1 is on record. OSError: it cannot be read.
+        ContentError: another h1 is on record. OSError: it cannot be read. NoRoom: the index failed.
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         file, _ = self._stock.layout.file(path)
+        length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
         async with self._queue.disk:
+            # Whatever is published meanwhile is on record, and this is no stray any more.
             if await self.stray(path) is None:
                 return None
-            length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
             pinned = self.keeper.pinned(module, version)
             await to_the_end(
                 self._record(Row(path, module, version, kind, length, blocks, sha256, h1, pinned))
@@ -278,8 +280,13 @@ class Store:
 
     async def _record(self, row: Row) -> None:
         clock = self._stock.clock
-        for replaced in await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now()):
-            self.usage.remove(replaced)
+        try:
+            replaced = await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now())
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            raise NoRoom("this host cannot write its index") from error
+        for victim in replaced:
+            self.usage.remove(victim)
         self.usage.add(row)
 
     async def known(self, module: str, version: str) -> Known:
@@ -436,7 +443,8 @@ def _facts(file: Path) -> tuple[int, int, str]:
     try:
         while hasher.step(1 << 30):
             pass
-        facts = file.stat()
+        os.fsync(hasher.fd)
+        facts = os.fstat(hasher.fd)
         return facts.st_size, facts.st_blocks, hasher.hexdigest()
     finally:
         hasher.close()

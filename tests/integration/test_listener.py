@@ -388,7 +388,7 @@ async def test_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             opened = Store.open
-            patch.setattr(Store, "open", lambda root, *given: opened(root, *given, lock_wait=0))
+            patch.setattr(Store, "open", lambda *given, **kept: opened(*given, lock_wait=0, **kept))
             sentence = await refused_start(settings(tmp_path, listen=(Address("", 0, str(path)),)))
         assert str(tmp_path / "cache") in sentence
         assert not path.exists()

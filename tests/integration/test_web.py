@@ -15,7 +15,6 @@ import pytest
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.store import Store
-from goproxy_vm.config import Settings
 from goproxy_vm.config.values import NETWORKS
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.web import pages, send
@@ -338,8 +337,8 @@ async def stored(serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.Monke
     opened: list[Store] = []
     really = Store.open
 
-    async def open_store(root: Path, settings: Settings) -> Store:
-        opened.append(await really(root, settings))
+    async def open_store(root: Path, *args: Any, **options: Any) -> Store:
+        opened.append(await really(root, *args, **options))
         return opened[-1]
 
     monkeypatch.setattr(Store, "open", open_store)
