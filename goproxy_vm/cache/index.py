@@ -119,20 +119,21 @@ class Index:
 
         ``now`` in epoch seconds, ``used`` by the logical clock.
         """
+        replaced: list[Victim] = []
         with self._database.transaction():
-            replaced = [each for row in rows for each in self.of_path(row.path)]
-            self._connection.executemany("DELETE FROM strays WHERE path = ?", ((row.path,) for row in rows))
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
-                " pinned, fetched, last_used, rank, checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
+            for row in rows:
+                # One by one: a path may be there twice, if a purge came between two fetches.
+                replaced += self.of_path(row.path)
+                self._connection.execute("DELETE FROM strays WHERE path = ?", (row.path,))
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
+                    " pinned, fetched, last_used, rank, checked)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         *(row.path, row.module, row.version, row.kind.value, row.length, row.blocks),
                         *(bytes.fromhex(row.sha256), row.h1, int(row.pinned), now, used, used, used),
-                    )
-                    for row in rows
-                ),
-            )
+                    ),
+                )
         return replaced
 
     def of_path(self, path: str) -> list[Victim]:

@@ -143,9 +143,11 @@ async def open_parts(
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
     queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint)
-    stack.push_async_callback(queue.close)
     remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
     recency = Recency(database, index, memory, clock, writer, health, protected)
+    # After the queue: hits on what it still held, and its last files, count as settled too.
+    stack.push_async_callback(recency.settle)
+    stack.push_async_callback(queue.close)
     stock = Stock(
         layout=layout,
         index=index,
@@ -170,7 +172,6 @@ async def open_parts(
     reader = Shelf(snapshots.connection, clock)
     keeper = Keeper(stock, reader, threads["reports"], snapshots, answers, janitor, scrub, begun.pins)
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt)
-    stack.push_async_callback(recency.settle)
     stack.push_async_callback(keeper.close)
     for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
         stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))

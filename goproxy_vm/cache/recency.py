@@ -35,7 +35,7 @@ class Recency:
     thread: Threads
     health: Health
     protected: int
-    _mark: tuple[float, int] = (0.0, 0)
+    _mark: tuple[float, int] | None = None
 
     async def run(self, interval: float) -> None:
         """Flush at an interval (seconds), until cancelled."""
@@ -62,6 +62,9 @@ class Recency:
             logical, wall = self.clock.mark()
             self.database.set("clock", logical)
             self.database.set("wall", wall)
+            if self._mark is None:
+                # What earlier runs have vouched for stands until this one knows more.
+                self._mark = logical, self.index.newest()
             since, newest = self._mark
             if logical - since >= CLEAN_AGE:
                 self.database.set("clean", newest)

@@ -161,10 +161,10 @@ async def test_what_is_older_than_the_clean_mark_is_not_hashed(
     async with opened(root, boot="one") as store:
         (await adopt(store, 1, DATA[1])).close()
         await drained(store)
-        monkeypatch.setattr(recency, "CLEAN_AGE", 0.0)
-        await store._stock.flush()  # notes what is newest
-        await store._stock.flush()  # and later that it is certainly on disk
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(recency, "CLEAN_AGE", 0.0)
+            await store._stock.flush()  # notes what is newest
+            await store._stock.flush()  # and later that it is certainly on disk
         (await adopt(store, 2, DATA[2])).close()
         await drained(store)
         await store._stock.flush()
