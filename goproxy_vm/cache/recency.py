@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,7 +55,8 @@ class Recency:
     async def settle(self) -> None:
         """At a clean end all is on disk."""
         await self.flush()
-        await self.thread.run(self._all_clean)
+        with contextlib.suppress(sqlite3.Error):  # a disk that failed: the next start looks closer
+            await self.thread.run(self._all_clean)
 
     def _write(self, touches: dict[str, Touch]) -> None:
         with self.database.transaction():
