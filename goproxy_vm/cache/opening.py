@@ -145,9 +145,7 @@ async def open_parts(
 
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
-    queue = CommitQueue(
-        index, writer, health, stored, usage.remove, clock, checkpoint, lambda: janitor.starve()
-    )
+    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
     remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
     recency = Recency(database, index, memory, clock, writer, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
