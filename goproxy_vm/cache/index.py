@@ -121,7 +121,8 @@ class Index:
         """
         replaced: list[Victim] = []
         with self._database.transaction():
-            for row in rows:  # one by one: a path may come twice
+            for row in rows:
+                # One by one: a path may be there twice, if a purge came between two fetches.
                 replaced += self.of_path(row.path)
                 self._connection.execute("DELETE FROM strays WHERE path = ?", (row.path,))
                 self._connection.execute(
@@ -301,12 +302,6 @@ class Index:
                 " ON CONFLICT DO UPDATE SET database = excluded.database WHERE h1 = excluded.h1",
                 [(module, version, kind, h1, now, database) for kind, h1 in hashes.items()],
             )
-
-    def remembered(self, module: str | None = None) -> list[tuple[str, str]]:
-        """Versions of which a hash is known, of one module or of all."""
-        return self._connection.execute(
-            "SELECT DISTINCT module, version FROM known WHERE ?1 IS NULL OR module = ?1", (module,)
-        ).fetchall()
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop the hashes known of versions: the next ones seen count as the first."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.facts import Difference, Eviction, Page, Pass, Pin, Pins, Removal, Selection, Snapshot
+from goproxy_vm.cache.facts import (
+    KINDS,
+    Difference,
+    Eviction,
+    Page,
+    Pass,
+    Pin,
+    Pins,
+    Removal,
+    Selection,
+    Snapshot,
+)
 from goproxy_vm.cache.report import removal
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
     from goproxy_vm.cache.index import Sum, Victim
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
 
+Matches = Callable[[str, str], bool]
+"""Says of a module and a version whether they are meant."""
 MOST_FENCES = 1000
 """Purges remembered one by one; a fetch older than those is not stored at all."""
 
@@ -33,14 +45,14 @@ class Fences:
 
     def __init__(self) -> None:
         self._serial = 0
-        self._purges: deque[tuple[int, Callable[[str, str], bool]]] = deque(maxlen=MOST_FENCES)
+        self._purges: deque[tuple[int, Matches]] = deque(maxlen=MOST_FENCES)
 
     @property
     def now(self) -> int:
         """What a fetch that begins now remembers."""
         return self._serial
 
-    def add(self, matches: Callable[[str, str], bool]) -> None:
+    def add(self, matches: Matches) -> None:
         """A purge of the versions for which ``matches`` is true."""
         self._serial += 1
         self._purges.append((self._serial, matches))
@@ -116,24 +128,23 @@ class Keeper:
         the end.
         """
         await self._stock.flush()
+        matches: Matches = _every if selection.match is None else Selector(selection.match)
         if not dry_run:
-            self.fences.add(Selector(selection.match) if selection.match is not None else lambda _m, _v: True)
+            self.fences.add(matches)
         await self._stock.queue.flushed()
         victims = await self._reports.run(self._reader.selected, selection)
-        whole = (
-            selection.match
-            if (selection.idle_for, selection.older_than, selection.larger_than) == (None,) * 3
-            else None
-        )
         modules = {victim.module for victim in victims}
-        versions = {(victim.module, victim.version) for victim in victims}
-        if whole is not None:
-            matches = Selector(whole)
+        # Conditions on what is stored select nothing that is not.
+        stored_only = (selection.idle_for, selection.older_than, selection.larger_than) != (None,) * 3
+        if stored_only:
+            versions = {(victim.module, victim.version) for victim in victims}
+        else:
+            victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            remembered = await self._stock.ask(self._stock.index.remembered)
-            versions |= {version for version in remembered if matches(*version)}
-        hashes = versions if forget_hash else set()
-        return await self._purge(victims, modules, hashes, dry_run=dry_run, forget=forget)
+            versions = set(await self._reports.run(self._reader.known, matches))
+        if dry_run:
+            return removal(victims, await self._answers.count(modules), dry_run=True)
+        return await self._purge(victims, modules, versions if forget_hash else set(), forget)
 
     async def purge_versions(
         self,
@@ -145,33 +156,36 @@ class Keeper:
         forget: Callable[[], None],
     ) -> Removal:
         """Remove one version, or all of a module, and the module's cached answers."""
+
+        def matches(m: str, v: str) -> bool:
+            return m == module and version in (None, v)
+
         if not dry_run:
-            self.fences.add(lambda m, v: m == module and version in (None, v))
+            self.fences.add(matches)
         await self._stock.queue.flushed()
         victims = await self._reports.run(self._reader.of_version, module, version)
-        remembered = await self._stock.ask(self._stock.index.remembered, module) if forget_hash else []
-        hashes = {each for each in remembered if version in (None, each[1])}
-        return await self._purge(victims, {module}, hashes, dry_run=dry_run, forget=forget)
+        victims += await self._strays(matches, KINDS)
+        if dry_run:
+            return removal(victims, await self._answers.count({module}), dry_run=True)
+        versions = set(await self._reports.run(self._reader.known, matches)) if forget_hash else set()
+        return await self._purge(victims, {module}, versions, forget)
+
+    async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
+        """Files that wait to be proven: what is known of them would prove them after the purge too."""
+        return await self._reports.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
 
     async def _purge(
         self,
         victims: list[Victim],
         modules: set[str],
-        hashes: set[tuple[str, str]],
-        *,
-        dry_run: bool,
+        forgotten: set[tuple[str, str]],
         forget: Callable[[], None],
     ) -> Removal:
-        """``hashes``: versions whose hash is to be forgotten, evicted ones too: they would be held to it."""
-        if dry_run:
-            return removal(victims, await self._answers.count(modules), dry_run=True)
         forget()
         gone = await self._stock.remover.remove(victims, "purge")
-        if hashes:
-            await self._stock.ask(self._stock.index.forget, sorted(hashes))
+        await self._stock.ask(self._stock.index.forget, sorted(forgotten))
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
-        forget()  # what was prepared from an answer meanwhile
-        # Once more: a fetch begun meanwhile may have found what was on its way out.
+        # Once more: a fetch begun meanwhile may have found what was on its way out, an answer been prepared.
         forget()
         return removal(gone, answers, dry_run=False)
 
@@ -242,3 +256,7 @@ class Keeper:
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between two snapshots, or one and ``now``; None: there is no such snapshot."""
         return await self._reports.run(self._snapshots.difference, a, b)
+
+
+def _every(_module: str, _version: str) -> bool:
+    return True

@@ -145,6 +145,7 @@ async def open_parts(
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
     recency = Recency(database, index, memory, clock, writer, health, protected)
+    # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
     queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint)
     stack.push_async_callback(queue.close)

@@ -66,6 +66,7 @@ class Recency:
             self.database.set("clock", logical)
             self.database.set("wall", wall)
             if self._mark is None:
+                # What earlier runs have vouched for stands until this one knows more.
                 self._mark = logical, self.index.newest()
             since, newest = self._mark
             if logical - since >= CLEAN_AGE:

@@ -6,16 +6,16 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, VersionFacts
-from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, victim
+from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, stray, victim
 from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.cache.clock import LogicalClock
 
@@ -116,6 +116,25 @@ class Shelf:
             (module, version),
         )
         return [victim(row) for row in rows]
+
+    def strays(
+        self,
+        name: Callable[[str], tuple[str, str]],
+        matches: Callable[[str, str], bool],
+        kinds: Sequence[str],
+    ) -> list[Victim]:
+        """Files without a row of versions that match; ``name`` tells module and version of a path."""
+        chosen = []
+        for path, kind, blocks in self.connection.execute("SELECT path, kind, blocks FROM strays"):
+            module, version = name(path)
+            if kind in kinds and matches(module, version):
+                chosen.append(replace(stray(path, kind, blocks), module=module, version=version))
+        return chosen
+
+    def known(self, matches: Callable[[str, str], bool]) -> list[tuple[str, str]]:
+        """Versions that match and of which a hash is known, stored or not."""
+        rows = self.connection.execute("SELECT DISTINCT module, version FROM known")
+        return [(module, version) for module, version in rows if matches(module, version)]
 
     def to_check(
         self, before: float, match: Selector | None, after: tuple[float, int]

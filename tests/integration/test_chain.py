@@ -44,10 +44,10 @@ class Counts:
         self.names: list[str] = []
         self.outcomes: list[tuple[str, str]] = []
 
-    def add_upstream(self, name: str) -> None:
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
         self.names.append(name)
 
-    def upstream(self, name: str, outcome: str) -> None:
+    def upstream(self, name: str, outcome: str, seconds: float) -> None:
         assert name in self.names
         self.outcomes.append((name, outcome))
 

@@ -1,0 +1,203 @@
+"""A broken index is moved aside; what lies on disk is proven again before it is served."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fakes.disk import allocated
+from tests.fakes.lines import logged
+from tests.fakes.modules import build_zip
+from tests.fakes.upstream import Reply
+from tests.integration.stores import drained
+from tests.integration.test_database import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.fakes.upstream import FakeUpstream
+    from tests.integration.conftest import Host, Serve
+
+VERSIONS = ("v0.9.0", "v1.0.0")
+FILES = [f"/example.com/m/@v/{version}.{kind}" for version in VERSIONS for kind in ("info", "mod", "zip")]
+ZIPS = [file for file in FILES if file.endswith(".zip")]
+
+
+@pytest.fixture
+async def world(upstream: FakeUpstream, tmp_path: Path) -> World:
+    return World(upstream, tmp_path)
+
+
+async def filled(serve: Serve, world: World, tmp_path: Path) -> Path:
+    """A cache directory as a kill would leave it, with all files stored and proven."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    for file in FILES:
+        assert (await host.get(file)).status == 200
+    await drained(host.server.store)
+    copy = tmp_path / "killed"
+    shutil.copytree(tmp_path / "cache", copy)
+    # What is in the log would heal what is broken in the database.
+    with closing(sqlite3.connect(copy / "index.db")) as index:
+        index.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return copy
+
+
+async def recovered(host: Host) -> None:
+    while not host.server.store.recovery.done:
+        await asyncio.sleep(0)
+
+
+def flip_pages(index: Path) -> None:
+    """Nonsense from the second page on."""
+    data = bytearray(index.read_bytes())
+    data[4096:] = random.Random(1).randbytes(len(data) - 4096)
+    index.write_bytes(data)
+
+
+def flip_one_page(index: Path) -> None:
+    data = bytearray(index.read_bytes())
+    with closing(sqlite3.connect(index)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'files'").fetchone()
+    data[(root - 1) * 4096 : root * 4096] = random.Random(2).randbytes(4096)
+    index.write_bytes(data)
+
+
+def cut_short(index: Path) -> None:
+    data = index.read_bytes()
+    index.write_bytes(data[: len(data) // 2 // 4096 * 4096])
+
+
+def no_database(index: Path) -> None:
+    index.write_bytes(b"no database\n" * 1000)
+
+
+def gone(index: Path) -> None:
+    index.unlink()
+
+
+BROKEN = [flip_pages, flip_one_page, cut_short, no_database]
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+async def test_files_are_proven_again_by_the_checksum_database(
+    serve: Serve,
+    world: World,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    damage(cache / "index.db")
+    world.upstream.requests.clear()
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
+    await recovered(host)
+    store = host.server.store
+    assert "index moved aside" in logged(caplog)
+    assert (cache / "index.db.broken").exists()
+    assert store.recovery.index_rebuilt
+    assert (store.recovery.adopted, store.recovery.discarded) == (4, 2), ".info proves nothing of itself"
+    assert store.usage.used == allocated(cache / "modules")
+    for file in FILES:
+        got = await host.get(file)
+        assert (got.status, got.body) == (200, world.upstream.files[file])
+    assert sorted(path for path in world.upstream.requests if path in FILES) == sorted(
+        file for file in FILES if file.endswith(".info")
+    )
+    await drained(store)
+    assert store.usage.used == allocated(cache / "modules")
+    assert (await store.known("example.com/m", "v1.0.0")).zip is not None
+
+
+async def test_an_index_that_is_gone(serve: Serve, world: World, tmp_path: Path) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    world.upstream.requests.clear()
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
+    await recovered(host)
+    assert host.server.store.recovery.adopted == 4
+    for file in ZIPS:
+        assert (await host.get(file)).body == world.upstream.files[file]
+    assert not set(ZIPS) & set(world.upstream.requests)
+
+
+async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path: Path) -> None:
+    cache = await filled(serve, world, tmp_path)
+    flip_pages(cache / "index.db")
+    file = cache / "modules" / ZIPS[0][1:]
+    gomod = b"module example.com/m\n"
+    file.write_bytes(build_zip("example.com/m", "v0.9.0", {"go.mod": gomod, "m.go": b"package x\n"}))
+    mod = cache / "modules" / "example.com/m/@v/v1.0.0.mod"
+    mod.write_bytes(bytes(len(mod.read_bytes())))
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
+    await recovered(host)
+    assert host.server.store.recovery.adopted == 2
+    assert not file.exists()
+    assert not mod.exists()
+    for path in FILES:
+        assert (await host.get(path)).body == world.upstream.files[path]
+
+
+async def test_with_the_database_unreachable_files_wait(serve: Serve, world: World, tmp_path: Path) -> None:
+    cache = await filled(serve, world, tmp_path)
+    flip_pages(cache / "index.db")
+    shutil.rmtree(cache / "answers")
+    shutil.rmtree(cache / "sumdb")
+    url = world.upstream.url
+    await world.upstream.__aexit__()
+    host = await serve(url, sumdb=world.spec, cache_dir=cache, connect_timeout=0.5)
+    await recovered(host)
+    store = host.server.store
+    assert (store.recovery.adopted, store.recovery.discarded) == (0, 2)
+    for file in ZIPS:
+        assert (await host.get(file)).status == 502
+        assert (cache / "modules" / file[1:]).exists()
+    assert store.usage.used == allocated(cache / "modules")
+    await host.server.stop()
+    # As soon as it can be asked again, whoever wants the file has it proven where it lies.
+    back = World(await _again(world), tmp_path)
+    try:
+        host = await serve(back.upstream, sumdb=back.spec, cache_dir=cache)
+        await recovered(host)
+        for file in ZIPS:
+            assert (await host.get(file)).body == back.upstream.files[file]
+        assert not set(ZIPS) & set(back.upstream.requests)
+        assert host.server.store.usage.used == allocated(cache / "modules")
+    finally:
+        await back.upstream.__aexit__()
+
+
+async def test_a_file_is_proven_when_it_is_asked_for(serve: Serve, world: World, tmp_path: Path) -> None:
+    """The database comes back while the server runs."""
+    cache = await filled(serve, world, tmp_path)
+    flip_pages(cache / "index.db")
+    shutil.rmtree(cache / "answers")
+    down = world.upstream
+    prefix = f"{world.prefix}/*"
+    down.on(prefix, Reply(b"", 503, {"Retry-After": "3600"}))
+    host = await serve(down, sumdb=world.spec, cache_dir=cache)
+    await recovered(host)
+    store = host.server.store
+    assert store.recovery.adopted == 0
+    down.forget_rules()
+    world.carry(down)
+    down.requests.clear()
+    for file in ZIPS:
+        got = await host.get(file)
+        assert (got.status, got.body) == (200, down.files[file])
+    assert not set(ZIPS) & set(down.requests)
+    await drained(store)
+    assert store.usage.used == allocated(cache / "modules")
+
+
+async def _again(world: World) -> FakeUpstream:
+    fresh = type(world.upstream)()
+    await fresh.__aenter__()
+    fresh.files.update(world.upstream.files)
+    return fresh
