@@ -252,3 +252,7 @@ class Janitor:
             log.error("janitor failed", reason=phrase(error))
             self._stock.health.failed(error)
             self._stock.admission.give_up()
+        except Exception:
+            # A bug; without a janitor every download would wait for room in vain.
+            log.exception("janitor failed")
+            self._stock.admission.give_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -111,7 +110,9 @@ class Shop:
         for each in found:
             kinds[each.kind] += each.bytes
         assert self.stock.usage.sizes == kinds
-        assert self.stock.usage.pinned == sum(each.bytes for each in found if each.pinned and each.kind == "zip")
+        assert self.stock.usage.pinned == sum(
+            each.bytes for each in found if each.pinned and each.kind == "zip"
+        )
         on_disk = sum(path.stat().st_blocks * 512 for path in self.modules.rglob("*") if path.is_file())
         assert self.stock.usage.used == on_disk
 
@@ -133,8 +134,7 @@ async def opened(root: Path, *, boot: str = "b", still: bool = True, **given: ob
     try:
         shop = Shop(store, told)
         if still:
-            while shop.janitor.idle_task is None:
-                await asyncio.sleep(0)
+            store.admission._pressure = lambda: None
         yield shop
     finally:
         await store.close()
