@@ -275,3 +275,7 @@ class Janitor:
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
             self._stock.admission.give_up()
+        except Exception:
+            # A bug; without a janitor every download would wait for room in vain.
+            log.exception("janitor failed")
+            self._stock.admission.give_up()

@@ -137,7 +137,6 @@ async def open_parts(
         usage.add(item.row())
 
     def gone(victim: Victim, why: str) -> None:
-        memory.forget(victim.path)
         if why in REASONS:
             idle = None if why in OPERATORS else max(0.0, clock.now() - victim.last_used)
             observer.eviction(why, victim.bytes, idle)
@@ -152,7 +151,9 @@ async def open_parts(
     stack.push_async_callback(recency.settle)
     queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
     stack.push_async_callback(queue.close)
-    remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
+    remover = Remover(
+        layout, index, usage, admission, clock, writer, queue.disk, queue.threads, memory.forget, gone
+    )
     stock = Stock(
         layout=layout,
         index=index,

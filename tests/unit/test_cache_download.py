@@ -144,15 +144,14 @@ async def test_order_of_calls_is_held_to(download: Download) -> None:
     with pytest.raises(RuntimeError):
         await download.write(b"x")
     with pytest.raises(RuntimeError):
-        download.hand_over()
+        await download.hand_over()
     await download.discard()
 
 
 async def test_hand_over(download: Download, admission: Admission) -> None:
     await download.begin(4)
     await download.write(b"good")
-    await download.close()
-    reservation = download.hand_over()
+    reservation = await download.hand_over()
     await download.discard()
     assert download.path.read_bytes() == b"good"
     assert admission.reserved == 512

@@ -240,12 +240,12 @@ def test_unsure_files(rig: Rig) -> None:
     assert not b.unsure
 
 
-def test_remembered(rig: Rig) -> None:
+def test_known_hashes(rig: Rig) -> None:
     rig.index.remember("a", "v1.0.0", "zip", "h1:x", 0.0)
     rig.index.remember("a", "v1.0.0", "mod", "h1:x", 0.0)
     rig.index.remember("b", "v1.0.0", "mod", "h1:x", 0.0)
-    assert rig.index.remembered() == [("a", "v1.0.0"), ("b", "v1.0.0")]
-    assert rig.index.remembered("a") == [("a", "v1.0.0")]
+    assert rig.shelf.known(Selector(["*"])) == [("a", "v1.0.0"), ("b", "v1.0.0")]
+    assert rig.shelf.known(Selector(["a"])) == [("a", "v1.0.0")]
     rig.index.forget([("a", "v1.0.0")])
     assert rig.index.known("a", "v1.0.0").zip is None
 
