@@ -19,28 +19,12 @@ _TOKEN = re.compile(
 )
 _GROUPING = ("by", "without", "on", "ignoring", "group_left", "group_right")
 _WORDS = ("and", "or", "unless", "bool", "offset", "inf", "nan")
-FUNCTIONS = [
-    "absent",
-    "abs",
-    "avg",
-    "avg_over_time",
-    "clamp_max",
-    "clamp_min",
-    "count",
-    "histogram_quantile",
-    "increase",
-    "label_replace",
-    "max",
-    "max_over_time",
-    "min",
-    "min_over_time",
-    "rate",
-    "round",
-    "sum",
-    "time",
-    "topk",
-    "vector",
-]
+# fmt: off
+FUNCTIONS = (
+    "absent", "abs", "avg", "avg_over_time", "count", "histogram_quantile", "increase", "max", "min", "rate",
+    "round", "sum",
+)
+# fmt: on
 """Those that our expressions may use; another one is a spelling mistake until it is added here."""
 
 
