@@ -409,7 +409,7 @@ def test_something_else_answers(
 
 
 async def test_health(serve: Serve, upstream: FakeUpstream, command: Command) -> None:
-    """It finds the server as all commands do, and asks for no token: not even for a file that is not there."""
+    """It finds the server as all commands do."""
     host = await serve(upstream)
     for argv in (
         ["health", "--admin-url", host.server.admin_url],
