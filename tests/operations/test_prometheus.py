@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+import socket
 import subprocess
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ from goproxy_vm.web.gauges import gauges
 from tests.operations import promql
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.fakes.upstream import FakeUpstream
     from tests.integration.conftest import Serve
 
@@ -153,3 +158,75 @@ async def test_promtool_takes_the_metrics(serve: Serve, upstream: FakeUpstream) 
     assert (await host.get("/example.com/m/@v/v9.9.9.zip")).status == 404
     page = await host.admin("/metrics")
     promtool("check", "metrics", given=page.body)
+
+
+def concrete(expression: str) -> str:
+    """The expression as Grafana sends it."""
+    for variable, value in (("$__rate_interval", "1m"), ("$job", ".+"), ("$instance", ".+")):
+        expression = expression.replace(variable, value)
+    return expression
+
+
+def test_promtool_takes_every_expression(tmp_path: Path) -> None:
+    """It checks those of rules only: so the dashboard's become rules."""
+    recorded = [{"record": f"x:{at}", "expr": concrete(text)} for at, (_, text) in enumerate(expressions())]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": recorded}]}))
+    promtool("check", "rules", str(tmp_path / "rules.yml"))
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[str]:
+    """The real one, with our configuration, rules included, that scrapes ``target`` each second; its URL."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed")
+    text = (HOME / "prometheus.yml").read_text()
+    text = text.replace("goproxy-vm:8081", target).replace("_interval: 15s", "_interval: 1s")
+    (directory / "prometheus.yml").write_text(text)
+    shutil.copy(HOME / "rules.yml", directory)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [program, "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, f"--web.listen-address={address}"], cwd=directory, stdout=log, stderr=log
+        )
+        try:
+            yield f"http://{address}/api/v1"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.timeout(120)
+async def test_prometheus_sees_the_server(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """It finds the target, evaluates every rule, and has an answer for every panel."""
+    host = await serve(upstream)
+    with prometheus(tmp_path, host.server.admin_url.removeprefix("http://")) as api:
+
+        async def ask(path: str, **query: str) -> Any:
+            plain = {"Accept-Encoding": "identity"}
+            async with host.session.get(f"{api}/{path}", params=query, headers=plain) as response:
+                return (await response.json())["data"]
+
+        async def seen(expression: str) -> list[Any]:
+            found: list[Any] = (await ask("query", query=concrete(expression)))["result"]
+            return found
+
+        async with asyncio.timeout(60):
+            while True:
+                await host.get("/example.com/m/@v/v1.0.0.zip")
+                with suppress(OSError):
+                    if await seen("goproxy_vm:hit_ratio:1h"):
+                        break
+                await asyncio.sleep(0.2)
+        (target,) = (await ask("targets"))["activeTargets"]
+        assert (target["health"], target["labels"]["job"]) == ("up", "goproxy-vm")
+        evaluated = [rule for group in (await ask("rules"))["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in evaluated} <= {"ok", "unknown"}
+        assert len(evaluated) == len(rules())
+        assert await seen("ALERTS") == []
+        for panel in panels():
+            for query in panel.get("targets", ()):
+                if not query["expr"].endswith("> 0"):
+                    assert await seen(query["expr"]), query["expr"]
