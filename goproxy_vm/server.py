@@ -64,6 +64,7 @@ class Server:
         self.metrics = Metrics(__version__)
         self.store: Store
         self.proxy: Proxy
+        self.operations: Operations
 
     async def start(self) -> None:
         """Open the store, then listen. Raises StartError; what was opened is closed again."""
@@ -113,6 +114,7 @@ class Server:
         )
         listener = Listener(server, connections, main)
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
+        self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
         api = Api(Actions(operations).routes, Guard(token))
         runner = web.AppRunner(

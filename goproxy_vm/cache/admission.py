@@ -83,6 +83,8 @@ class Admission:
         """Bytes held by all reservations."""
         self.wanted = 0
         """Bytes that reservations wait to hold."""
+        self.writing = 0
+        """Bytes that are being written to downloads at this moment."""
         self._usage = usage
         self._pressure = pressure
         self._admitted = 0

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.publish import publish, withdraw
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.observe.logs import get_logger
@@ -40,6 +40,7 @@ class CommitQueue:
         replaced: Callable[[Victim], None],
         clock: LogicalClock,
         checkpoint: Checkpoint | None = None,
+        full: Callable[[], None] = lambda: None,
     ) -> None:
         self.pending: dict[str, Item] = {}
         """The newest queued item of each path."""
@@ -53,6 +54,7 @@ class CommitQueue:
         self._stored = stored
         self._replaced = replaced
         self._clock = clock
+        self._full = full
         self._checkpoint: Checkpoint = checkpoint or (lambda step, path: None)
         self._items: list[Item] = []
         self._queued = 0
@@ -118,6 +120,8 @@ class CommitQueue:
         for item, cause in failed.items():
             log.error("file not stored", path=item.path, reason=reason(cause))
             self._health.failed(cause)
+        if any(is_full(cause) for cause in failed.values()):
+            self._full()
         for item in batch:
             self._settle(item, stored=item not in failed)
         self._settled.set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 
-from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.layout import private_opener
 from goproxy_vm.errors import NoRoom
 from goproxy_vm.observe.logs import get_logger
@@ -28,7 +28,6 @@ log = get_logger("cache")
 
 BATCH = 1 << 20
 """Bytes collected before they are written: one thread hop each."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Room(Protocol):
@@ -91,9 +90,7 @@ class Download:
                 await file.truncate()
             # Whoever waits for room holds none.
             self._release()
-            if not await self._room.make_room(length or 0):
-                self._health.failed(OSError(errno.ENOSPC, "less than min_free would be left"))
-                raise NoRoom("this host's disk would have less than min_free left")
+            await self._leave_free(length or 0)
             self._reservation = await self._admission.reserve(length)
             await self._writer()
         except OSError as error:
@@ -159,12 +156,21 @@ class Download:
         if self._reservation is None:
             raise RuntimeError("flush before begin")
         await self._reservation.hold(self.length)
+        self._admission.writing += len(batch)
         try:
+            await self._leave_free(0)
             await self._write(batch)
             await self._threads.run(self._hash.update, batch)
         except OSError as error:
             raise self._no_room(error) from error
+        finally:
+            self._admission.writing -= len(batch)
         self._health.succeeded()
+
+    async def _leave_free(self, more: int) -> None:
+        if not await self._room.make_room(more):
+            self._health.failed(OSError(errno.ENOSPC, "less than min_free would be left"))
+            raise NoRoom("this host's disk would have less than min_free left")
 
     async def _write(self, batch: bytes) -> None:
         writer = await self._writer()
@@ -173,7 +179,7 @@ class Download:
             await self._write_at(writer.fileno(), batch, at)
         except OSError as error:
             # A full disk below the budget: as if the budget were full, once.
-            if error.errno not in FULL or not await self._room.full(len(batch)):
+            if not is_full(error) or not await self._room.full(len(batch)):
                 raise
             await self._write_at(writer.fileno(), batch, at)
 

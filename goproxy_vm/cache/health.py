@@ -26,6 +26,13 @@ class Health:
         self.writable = True
 
 
+def is_full(error: Exception) -> bool:
+    """Whether an error says that the disk, or this user's share of it, has no room."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def reason(error: Exception) -> str:
     """The error as a short phrase for people, without paths of this host."""
     phrase = error.strerror if isinstance(error, OSError) else str(error)

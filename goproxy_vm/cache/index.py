@@ -163,6 +163,10 @@ class Index:
         with self._database.transaction():
             return [each for each in victims if self._mark(each)]
 
+    def standing(self, victims: Iterable[Victim]) -> list[Victim]:
+        """Those still on record, without a mark."""
+        return [each for each in victims if [each.id] == [found.id for found in self.of_path(each.path)]]
+
     def _mark(self, each: Victim) -> bool:
         if each.id is None:
             found = self._connection.execute("SELECT 1 FROM strays WHERE path = ?", (each.path,)).fetchone()

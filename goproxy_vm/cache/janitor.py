@@ -50,6 +50,7 @@ class Janitor:
         self._trim = trim
         self._lock = asyncio.Lock()
         self._pressed = pressed
+        self._starved = False
         self.last: Pass | None = None
         """The newest pass that ended."""
         self.reached = True
@@ -68,7 +69,15 @@ class Janitor:
                 await self._guarded(self._regularly)
                 due = loop.time() + self._policy.interval
             self._pressed.clear()
+            if self._starved:
+                self._starved = False
+                await self.full(0)
             await self._guarded(self.relieve)
+
+    def starve(self) -> None:
+        """What was to be stored found the disk full: make room for what comes next."""
+        self._starved = True
+        self._pressed.set()
 
     async def relieve(self) -> None:
         """Evict from the high water mark to the low one, and what somebody waits for in any case."""
@@ -93,18 +102,29 @@ class Janitor:
         await self._clear_metadata()
 
     async def make_room(self, more: int) -> bool:
-        """Leave ``min_free`` and ``more`` bytes on the file system; whether that was possible."""
+        """Leave ``min_free`` and ``more`` bytes on the file system, beside what is being written just now;
+        whether that was possible."""
 
         async def short() -> int:
-            return self._policy.min_free + more - await self._stock.disk.run(self._stock.free)
+            needed = self._policy.min_free + self._stock.admission.writing + more
+            return needed - await self._stock.disk.run(self._stock.free)
 
-        return await self._clear_until("min_free", None, short)
+        if await short() <= 0:
+            return True  # without waiting for a pass under way
+        try:
+            return await self._clear_until("min_free", None, short)
+        except sqlite3.Error as error:
+            self._failed(error)
+            return False
 
     async def full(self, more: int) -> bool:
         """A write of ``more`` bytes found the disk full, whatever its numbers say: free some, once."""
         before = self._stock.usage.used
         goal = max(0, before - max(more, DISK_STEP))
-        await self._clear("min_free", goal, partial(self._above, goal))
+        try:
+            await self._clear("min_free", goal, partial(self._above, goal))
+        except sqlite3.Error as error:
+            self._failed(error)
         return self._stock.usage.used < before
 
     async def evict(self, target: int | None, *, dry_run: bool) -> Eviction:
@@ -245,12 +265,15 @@ class Janitor:
         # An order without the newest hits would evict what was just asked for.
         await self._stock.flush()
 
+    def _failed(self, error: sqlite3.Error | OSError) -> None:
+        log.error("janitor failed", reason=phrase(error))
+        self._stock.health.failed(error)
+
     async def _guarded(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
         except (sqlite3.Error, OSError) as error:
-            log.error("janitor failed", reason=phrase(error))
-            self._stock.health.failed(error)
+            self._failed(error)
             self._stock.admission.give_up()
         except Exception:
             # A bug; without a janitor every download would wait for room in vain.

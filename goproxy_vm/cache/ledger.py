@@ -3,7 +3,9 @@ and belongs to the database thread; sqlite3.Error: index.db cannot be read or wr
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -29,13 +31,21 @@ class Ledger:
         self._clock = clock
 
     def begin(self, reason: PassReason, target: int | None, entries: int, size: int) -> Pass:
-        """Open the record of a pass over so many files and bytes; it stays open if the process is killed."""
+        """Open the record of a pass over so many files and bytes; it stays open if the process is killed.
+
+        It has the id 0 where it cannot be written: on a full disk the pass makes the room for its record.
+        """
         begun = Pass(0, reason, self._clock.wall(), Totals(entries, size, self.oldest_idle()), target)
-        cursor = self._connection.execute(
-            "INSERT INTO passes (reason, target, record) VALUES (?, ?, ?)", (reason, target, _dump(begun))
-        )
-        begun.id = cursor.lastrowid or 0
+        with contextlib.suppress(sqlite3.OperationalError):
+            begun.id = self._insert(begun)
         return begun
+
+    def _insert(self, record: Pass) -> int:
+        cursor = self._connection.execute(
+            "INSERT INTO passes (reason, target, record) VALUES (?, ?, ?)",
+            (record.reason, record.target_bytes, _dump(record)),
+        )
+        return cursor.lastrowid or 0
 
     def save(self, record: Pass) -> None:
         """Write a pass as it stands."""
@@ -49,7 +59,9 @@ class Ledger:
         record.finished = self._clock.wall()
         record.reached = reached
         record.after = Totals(entries, size, self.oldest_idle())
-        with self._database.transaction():
+        with contextlib.suppress(sqlite3.OperationalError), self._database.transaction():
+            if not record.id:
+                record.id = self._insert(record)
             self.save(record)
             self._connection.execute(
                 "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)

@@ -141,12 +141,15 @@ async def open_parts(
             idle = None if why in OPERATORS else max(0.0, clock.now() - victim.last_used)
             observer.eviction(why, victim.bytes, idle)
 
+    def starve() -> None:
+        janitor.starve()
+
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
     recency = Recency(database, index, memory, clock, writer, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
-    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint)
+    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
     stack.push_async_callback(queue.close)
     remover = Remover(
         layout, index, usage, admission, clock, writer, queue.disk, queue.threads, memory.forget, gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import reason as phrase
@@ -71,13 +72,19 @@ class Remover:
         return await to_the_end(self._remove(victims, reason))
 
     async def _remove(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
-        victims = await self._database.run(self._index.dying, victims)
+        try:
+            victims = await self._database.run(self._index.dying, victims)
+        except sqlite3.OperationalError as error:
+            # A full disk has no room for the mark, which is what the unlinking makes: without the mark a
+            # kill leaves rows without a file, which the next start strikes off as well.
+            log.warning("files removed unmarked", reason=phrase(error))
+            victims = await self._database.run(self._index.standing, victims)
         for victim in victims:
             self._hide(victim.path)
         failed = await self._files.run(self._unlink, victims)
         removed = [victim for victim in victims if victim.path not in failed]
-        for path, error in failed.items():
-            log.error("file not removed", path=path, reason=phrase(error))
+        for path, failure in failed.items():
+            log.error("file not removed", path=path, reason=phrase(failure))
         await self._database.run(self._index.remove, removed, reason, self._clock.wall())
         for victim in removed:
             self._usage.remove(victim)

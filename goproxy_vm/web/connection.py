@@ -232,10 +232,13 @@ class Connections:
                 connection.transport.close()
 
     async def drained(self, timeout: float) -> None:
-        """Wait until no answer is under way and nothing is left to send, ``timeout`` seconds at most."""
+        """Close what is idle, until no answer is under way and nothing is left to send, ``timeout`` seconds
+        at most."""
         end = self.now() + timeout
+        self.close_idle()
         while any(connection.busy for connection in self._all) and self.now() < end:
             await asyncio.sleep(DRAIN_POLL)
+            self.close_idle()
 
     def abort(self) -> None:
         """Cut what is still open: a client that reads nothing would keep its connection for ever."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections import OrderedDict
@@ -93,6 +94,12 @@ class Ready:
             self._at, self._whole = date, self.head + date
         return self._whole
 
+    def sound(self, now: float) -> bool:
+        """Whether it is still fresh, and the file as long as it was."""
+        if self.until is not None and self.until <= now:
+            return False
+        return isinstance(self.body, bytes) or os.fstat(self.body.raw.fileno()).st_size == self.length
+
     def close(self) -> None:
         """Release the file, if it is one."""
         if isinstance(self.body, StoredFile):
@@ -155,7 +162,7 @@ class Front:
         ready = self._ready.get(target)
         if ready is None:
             return self._look(connection, data, target, head_only=head_only, started=started)
-        if ready.until is not None and ready.until <= started:
+        if not ready.sound(started):
             self._drop(ready)
             return False
         self._ready.move_to_end(target)
@@ -240,7 +247,7 @@ class Front:
         if not isinstance(resource, ModuleResource) or not resource.immutable:
             return False
         old = self._paths.get(resource.path)
-        if old is not None:  # the same file under another spelling
+        if old is not None and old.sound(started):  # the same file under another spelling
             if len(old.targets) < 4:
                 old.targets.append(target)
                 self._ready[target] = old

@@ -342,7 +342,7 @@ async def stored(serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.Monke
         return opened[-1]
 
     monkeypatch.setattr(Store, "open", open_store)
-    host = await serve(upstream)
+    host = await serve(upstream, fast_path=False)  # the short cut has tests of its own
     host.store = opened[0]  # type: ignore[attr-defined]  # for _store
     return host
 
