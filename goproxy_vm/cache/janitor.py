@@ -186,9 +186,11 @@ class Janitor:
             if await excess() <= 0:
                 self.reached = True
                 return True
-            await self._flush()
             reached = True
             while (need := await excess()) > 0:
+                # What waits for its commit cannot be chosen yet: others would go in its place.
+                await stock.queue.flushed()
+                await self._flush()
                 over = max(0, stock.usage.pinned - stock.admission.limits.pinned)
                 victims = await stock.ask(self._choose, need, over, BATCH)
                 if victims and record is None:
