@@ -21,7 +21,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: requests a second, milliseconds at two percentiles, the server's CPU microseconds a request."""
+    """One run: requests a second, milliseconds at two percentiles, the server's CPU µs a request."""
 
     rate: float
     p50: float

@@ -53,8 +53,12 @@ class Janitor:
         self._starved = False
         self.last: Pass | None = None
         """The newest pass that ended."""
-        self.reached = True
-        """Whether the last pass for room got there."""
+        self._missed: set[PassReason] = set()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last passes for room freed what they had to."""
+        return not self._missed
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -110,6 +114,7 @@ class Janitor:
             return needed - await self._stock.disk.run(self._stock.free)
 
         if await short() <= 0:
+            self._missed.discard("min_free")
             return True  # without waiting for a pass under way
         try:
             return await self._clear_until("min_free", None, short)
@@ -184,7 +189,7 @@ class Janitor:
         stock = self._stock
         async with self._lock:
             if await excess() <= 0:
-                self.reached = True
+                self._missed.discard(reason)
                 return True
             reached = True
             while (need := await excess()) > 0:
@@ -200,9 +205,11 @@ class Janitor:
                     break
             if record is not None:
                 await self._end(record, reached=reached)
-            if not reached and self.reached:
+            if reached:
+                self._missed.discard(reason)
+            elif reason not in self._missed:
+                self._missed.add(reason)
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
-            self.reached = reached
             return reached
 
     def _choose(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
