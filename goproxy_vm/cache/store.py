@@ -346,7 +346,7 @@ class Store:
             disk_free_bytes=await stock.disk.run(stock.free),
             max_idle_seconds=settings.max_idle or None,
             oldest_idle_seconds=await self._ask(0.0, stock.ledger.oldest_idle),
-            versions=(await self.statistics()).versions,
+            versions=await self.keeper.count(),
             entries=dict(self.usage.entries),
             sizes=dict(self.usage.sizes),
             answers=answers,

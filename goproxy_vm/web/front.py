@@ -15,12 +15,14 @@ import re
 import time
 from collections import OrderedDict
 from email.utils import formatdate
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import GoproxyError
+from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.protocol.request import ModuleResource, SumdbResource, parse
 from goproxy_vm.proxy.answer import IMMUTABLE, max_age
 from goproxy_vm.web import fileio
 from goproxy_vm.web.clients import allowed
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from goproxy_vm.config.values import Network
+    from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
@@ -53,17 +56,33 @@ _MATTERS = re.compile(
 )
 """Fields that change the answer, or what follows the head."""
 
+Resource = ModuleResource | SumdbResource
+
 log = get_logger("web")
 
 
 class Ready:
     """A prepared answer: the head up to its date, and the body as bytes or as an open file."""
 
-    __slots__ = ("_at", "_whole", "body", "endpoint", "head", "length", "path", "stored", "targets", "until")
+    __slots__ = (
+        "_at",
+        "_whole",
+        "about",
+        "body",
+        "endpoint",
+        "head",
+        "length",
+        "path",
+        "stored",
+        "targets",
+        "until",
+    )
 
-    def __init__(self, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile) -> None:
-        self.path = path
-        self.endpoint = endpoint
+    def __init__(self, resource: Resource, answer: Answer, body: bytes | StoredFile) -> None:
+        self.path = resource.path
+        self.endpoint, self.about = "sumdb", ("", "")
+        if isinstance(resource, ModuleResource):
+            self.endpoint, self.about = resource.endpoint.value, (resource.module, resource.version)
         self.body = body
         self.length = len(body) if isinstance(body, bytes) else body.length
         self.until = answer.until
@@ -116,6 +135,7 @@ class Front:
         reader: Executor,
         touch: Callable[[str], None],
         networks: Sequence[Network],
+        access: AccessLog,
     ) -> None:
         """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered."""
         self._proxy = proxy
@@ -123,6 +143,7 @@ class Front:
         self._reader = reader
         self._touch = touch
         self._networks = networks
+        self._access = access
         self._ready: OrderedDict[bytes, Ready] = OrderedDict()
         self._paths: dict[str, Ready] = {}
         self._files: OrderedDict[str, Ready] = OrderedDict()
@@ -169,25 +190,24 @@ class Front:
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def offer(self, target: str, path: str, endpoint: str, answer: Answer) -> None:
+    def offer(self, target: str, resource: Resource, answer: Answer) -> None:
         """Prepare a document that was just answered, if it will be the same for whoever asks next."""
         lasting = (
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
         if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
-            self.keep(target.encode(), path, endpoint, answer, answer.body)
+            self.keep(target.encode(), resource, answer, answer.body)
 
-    def keep(
-        self, target: bytes, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile
-    ) -> Ready:
+    def keep(self, target: bytes, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
         """Prepare an answer for the next requests; ``body`` belongs to it from here on.
 
-        ``target`` is the request's, percent-encoded; ``path`` by which :meth:`forget` knows it.
+        ``target`` is the request's, percent-encoded; :meth:`forget` knows it by the resource's path.
         """
+        path = resource.path
         old = self._paths.get(path)
         if old is not None:
             self._drop(old)
-        ready = Ready(path, endpoint, answer, body)
+        ready = Ready(resource, answer, body)
         self._paths[path] = ready
         ready.targets.append(target)
         self._ready[target] = ready
@@ -275,10 +295,10 @@ class Front:
             connection.hand_over(data)
             return
         if forgotten == self._forgotten:
-            ready = self.keep(target, resource.path, resource.endpoint, answer, body)
+            ready = self.keep(target, resource, answer, body)
             await self._send(connection, ready, head_only=head_only, started=started)
         else:  # perhaps this very file: a request after this one must not see it
-            with contextlib.closing(Ready(resource.path, resource.endpoint, answer, body)) as ready:
+            with contextlib.closing(Ready(resource, answer, body)) as ready:
                 await self._send(connection, ready, head_only=head_only, started=started)
 
     async def _body(self, answer: Answer) -> bytes | StoredFile:
@@ -322,20 +342,39 @@ class Front:
         else:
             sent = fileio.begin(connection, head, body)
             if sent < ready.length:
-                return self._go_on(connection, ready.endpoint, body.share(), sent, started)
-        self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
+                return self._go_on(connection, ready, body.share(), sent, started)
+        self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
         return None
 
     async def _go_on(
-        self, connection: Connection, endpoint: str, file: StoredFile, sent: int, started: float
+        self, connection: Connection, ready: Ready, file: StoredFile, sent: int, started: float
     ) -> None:
         with file:
             try:
                 sent = await fileio.go_on(connection, file, sent, self._reader)
             finally:
-                self._metrics.request(endpoint, "hit", time.monotonic() - started, sent)
+                self._count(connection, ready, "GET", started, sent)
             if sent < file.length:
                 connection.transport.abort()  # never a part that looks like the whole
+
+    def _count(self, connection: Connection, ready: Ready, method: str, started: float, sent: int) -> None:
+        seconds = time.monotonic() - started
+        self._metrics.request(ready.endpoint, "hit", seconds, sent)
+        if self._access.hits:
+            about = (ready.endpoint, *ready.about)
+            self._access.add(
+                Line(
+                    token_hex(6),
+                    connection.client,
+                    method,
+                    f"/{ready.path}",
+                    *about,
+                    200,
+                    "hit",
+                    seconds,
+                    sent,
+                )
+            )
 
     def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
         connection.answering += 1

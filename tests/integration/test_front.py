@@ -338,3 +338,34 @@ async def test_a_reader_that_leaves(serve: Serve, upstream: FakeUpstream) -> Non
             wire.ask(BIG)
             await wire.head()
     assert (await host.get(BIG)).body == upstream.files[BIG]
+
+
+@pytest.mark.parametrize(("which", "expected"), [("off", 0), ("misses", 2), ("all", 6)])
+@pytest.mark.parametrize("fast", [True, False])
+async def test_access_log(
+    serve: Serve,
+    upstream: FakeUpstream,
+    caplog: pytest.LogCaptureFixture,
+    which: str,
+    expected: int,
+    *,
+    fast: bool,
+) -> None:
+    caplog.set_level("INFO", "goproxy_vm")
+    host = await serve(upstream, access_log=which, fast_path=fast)
+    await host.get(ZIPS[0])
+    await committed(host)
+    for path in (ZIPS[0], ZIPS[0], BIG):
+        await host.get(path)
+    await committed(host)
+    await host.get(BIG)
+    await host.get(BIG, method="HEAD")
+    await host.server.stop()
+    lines = [record.goproxy_vm_fields for record in caplog.records if record.getMessage() == "request"]  # type: ignore[attr-defined]  # set by observe.logs
+    assert len(lines) == expected
+    for line in lines:
+        assert line["module"] == "example.com/m"
+        assert line["version"] in SIZES
+        assert line["status"] == 200
+        assert line["bytes"] == (0 if line["method"] == "HEAD" else len(upstream.files[line["path"]]))
+        assert len(line["request_id"]) == 12
