@@ -83,6 +83,9 @@ class Admission:
         """Bytes held by all reservations."""
         self.wanted = 0
         """Bytes that reservations wait to hold."""
+        self.counted = asyncio.Event()
+        """Set unless what is on disk is not known yet: until then nobody holds room."""
+        self.counted.set()
         self.writing = 0
         """Bytes that are being written to downloads at this moment."""
         self._usage = usage
@@ -132,6 +135,7 @@ class Admission:
         self.wanted += more
         try:
             async with asyncio.timeout(self.limits.patience):
+                await self.counted.wait()
                 while self._usage.used + self.reserved + more > self.limits.total:
                     if self._hopeless != hopeless:
                         raise NoRoom("the disk's budget is full, and nothing in it may be removed")

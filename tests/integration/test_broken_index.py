@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.disk import allocated
+from goproxy_vm.config.values import Amount
+from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import Reply
-from tests.integration.stores import drained
+from tests.integration.stores import adopt, drained, opened
 from tests.integration.test_database import World
 
 if TYPE_CHECKING:
@@ -125,6 +126,38 @@ async def test_an_index_that_is_gone(serve: Serve, world: World, tmp_path: Path)
     for file in ZIPS:
         assert (await host.get(file)).body == world.upstream.files[file]
     assert not set(ZIPS) & set(world.upstream.requests)
+
+
+async def test_the_budget_holds_while_the_disk_is_looked_at(tmp_path: Path) -> None:
+    """Nobody writes beside files that are not counted yet, nor beside what an earlier run left in tmp/."""
+    cache, limit = tmp_path / "cache", 2 << 20
+    settings = {"max_size": Amount(limit, None)}
+    async with opened(cache, **settings) as store:
+        for i in range(6):
+            (await adopt(store, i, bytes([i]) * 300_000)).close()
+    for leftover in (None, cache / "tmp" / "half"):
+        if leftover is None:
+            no_database(cache / "index.db")
+        else:
+            leftover.write_bytes(b"x" * (limit - under(cache) - 4096))
+        async with opened(cache, **settings) as store:
+            wanting = asyncio.create_task(adopt(store, 7, b"z" * 300_000))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert under(cache) <= limit
+            assert not wanting.done()
+            store.recover(_cannot_tell)
+            (await wanting).close()
+            await drained(store)
+            assert under(cache) <= limit
+            while not store.recovery.done:
+                await asyncio.sleep(0)
+            assert store.admission.reserved == 0
+            assert store.usage.used == allocated(cache / "modules")
+
+
+async def _cannot_tell(_: str) -> None:
+    return None
 
 
 async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path: Path) -> None:
