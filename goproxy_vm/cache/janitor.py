@@ -58,7 +58,7 @@ class Janitor:
 
     @property
     def reached(self) -> bool:
-        """Whether the last passes for room got there."""
+        """Whether the last passes for room freed what they had to."""
         return not self._missed
 
     async def run(self) -> None:
@@ -194,9 +194,11 @@ class Janitor:
             if await excess() <= 0:
                 self._missed.discard(reason)
                 return True
-            await self._flush()
             reached = True
             while (need := await excess()) > 0:
+                # What waits for its commit cannot be chosen yet: others would go in its place.
+                await stock.queue.flushed()
+                await self._flush()
                 over = max(0, stock.usage.pinned - stock.admission.limits.pinned)
                 victims = await stock.ask(self._choose, need, over, BATCH)
                 if victims and record is None:

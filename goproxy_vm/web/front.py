@@ -22,8 +22,8 @@ from goproxy_vm.errors import GoproxyError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import IMMUTABLE, max_age
+from goproxy_vm.web import fileio
 from goproxy_vm.web.clients import allowed
-from goproxy_vm.web.fileio import stream
 from goproxy_vm.web.send import CACHE_NAME, SERVER, SMALL
 
 if TYPE_CHECKING:
@@ -298,34 +298,44 @@ class Front:
     def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
         if ready.stored:
             self._touch(ready.path)
-        if isinstance(ready.body, bytes) or head_only:
-            self._write(connection, ready, head_only=head_only, started=started)
-        else:
-            self._begin(connection, self._send(connection, ready, head_only=False, started=started))
-
-    def _write(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
-        head = ready.whole(self.date(), started)
-        body = ready.body
-        if head_only or not isinstance(body, bytes):
-            connection.transport.write(head)
-            sent = 0
-        else:
-            connection.transport.write(head + body)
-            sent = ready.length
-        self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            self._begin(connection, rest)
 
     async def _send(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
-        if head_only or isinstance(ready.body, bytes):
-            self._write(connection, ready, head_only=head_only, started=started)
-            return
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            await rest
+
+    def _write(
+        self, connection: Connection, ready: Ready, *, head_only: bool, started: float
+    ) -> Coroutine[object, object, None] | None:
+        """Send an answer, as far as it goes at once; what is left to do."""
+        head = ready.whole(self.date(), started)
+        body = ready.body
         sent = 0
-        with ready.body.share() as file:
+        if head_only:
+            connection.transport.write(head)
+        elif isinstance(body, bytes):
+            connection.transport.write(head + body)
+            sent = ready.length
+        else:
+            sent = fileio.begin(connection, head, body)
+            if sent < ready.length:
+                return self._go_on(connection, ready.endpoint, body.share(), sent, started)
+        self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
+        return None
+
+    async def _go_on(
+        self, connection: Connection, endpoint: str, file: StoredFile, sent: int, started: float
+    ) -> None:
+        with file:
             try:
-                sent = await stream(connection, ready.whole(self.date(), started), file, self._reader)
+                sent = await fileio.go_on(connection, file, sent, self._reader)
             finally:
-                self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
-        if sent < ready.length:
-            connection.transport.abort()  # never a part that looks like the whole
+                self._metrics.request(endpoint, "hit", time.monotonic() - started, sent)
+            if sent < file.length:
+                connection.transport.abort()  # never a part that looks like the whole
 
     def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
         connection.answering += 1
