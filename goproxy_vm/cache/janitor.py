@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Janitor:
             self._pressed.clear()
             if self._starved:
                 self._starved = False
-                await self.full(0)
+                await self._guarded(partial(self.full, 0))
             await self._guarded(self.relieve)
 
     def starve(self) -> None:
@@ -103,6 +104,8 @@ class Janitor:
                     self._pressed.set()
                 else:
                     admission.give_up()
+        else:
+            self._missed.discard("size")
         await self._clear_metadata()
 
     async def make_room(self, more: int) -> bool:
@@ -242,20 +245,20 @@ class Janitor:
     async def _clear_chosen(self, reason: PassReason, choose: Callable[[], list[Victim]]) -> None:
         async with self._lock:
             await self._flush()
-            record = None
-            while victims := await self._stock.ask(choose):
+            record, reached = None, True
+            while reached and (victims := await self._stock.ask(choose)):
                 record = record or await self._stock.begin(reason, None)
-                if not await self._remove(record, victims):
-                    break
+                reached = bool(await self._remove(record, victims))
             if record is not None:
-                await self._end(record, reached=True)
+                await self._end(record, reached=reached)
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
         reason = "size" if record.reason == "evict" else record.reason
         gone = await self._stock.remover.remove(victims, reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
-        await self._stock.ask(self._stock.ledger.save, record)
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: its end is written down
+            await self._stock.ask(self._stock.ledger.save, record)
         return gone
 
     async def _end(self, record: Pass, *, reached: bool | None) -> None:
