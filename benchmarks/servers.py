@@ -38,6 +38,8 @@ class Target:
     name: str
     url: str
     pid: int | None
+    admin: str = ""
+    """The admin listener, of ours."""
 
     def cpu(self) -> float:
         """Seconds of CPU that the process has used so far; 0 for a server that is not ours to look at."""
@@ -66,9 +68,11 @@ def fetch(url: str) -> bytes:
 
 
 @contextmanager
-def running(name: str, command: list[str], port: int, core: str = SERVER_CORE) -> Iterator[Target]:
-    """A server process on its core, ended afterwards."""
-    log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+def running(
+    name: str, command: list[str], port: int, core: str = SERVER_CORE, to: Path | None = None
+) -> Iterator[Target]:
+    """A server process on its core, ended afterwards; ``to``: where its log goes."""
+    log = to.open("w+b") if to is not None else tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
     process = subprocess.Popen(["taskset", "-c", core, *command], stdout=log, stderr=log)
     try:
         for _ in range(400):
@@ -88,13 +92,15 @@ def running(name: str, command: list[str], port: int, core: str = SERVER_CORE) -
 
 
 @contextmanager
-def ours(cache: Path, upstream: str, *options: str, core: str = SERVER_CORE) -> Iterator[Target]:
-    """goproxy_vm on a cache directory, with its admin listener at ``url + admin port`` in the environment."""
+def ours(
+    cache: Path, upstream: str, *options: str, core: str = SERVER_CORE, log: Path | None = None
+) -> Iterator[Target]:
+    """goproxy_vm on a cache directory."""
     port, admin = free_port(), free_port()
     command = [sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--admin-listen", f"127.0.0.1:{admin}", "--cache-dir", str(cache), "--upstream", upstream]
-    with running("goproxy_vm", [*command, *options], port, core) as target:
-        target.admin = f"http://127.0.0.1:{admin}"  # type: ignore[attr-defined]  # for status and purges
+    with running("goproxy_vm", [*command, *options], port, core, log) as target:
+        target.admin = f"http://127.0.0.1:{admin}"
         yield target
 
 
