@@ -25,7 +25,7 @@ PATHS = {
 def main() -> None:
     """Measure all paths; the table goes to RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="names of paths, separated by commas")
     parser.add_argument(

@@ -64,7 +64,7 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
 def main() -> None:
     """Measure; the table goes to RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--zips", type=int, default=SMALL_ZIPS, help="to evict")
     options = parser.parse_args()

@@ -29,12 +29,12 @@ class Run:
     cpu: float
 
 
-def wrk(target: Target, path: str, connections: int, seconds: float) -> Run:
+def wrk(target: Target, path: str, connections: int, seconds: int) -> Run:
     """One bounded run on one path, from the client's core; only 200 counts."""
     binary = shutil.which("wrk")
     if binary is None:
         raise SystemExit("wrk is needed to make load (Debian: wrk)")
-    command = ["taskset", "-c", CLIENT_CORE, binary, "-t1", f"-c{connections}", f"-d{seconds:g}s"]
+    command = ["taskset", "-c", CLIENT_CORE, binary, "-t1", f"-c{connections}", f"-d{seconds}s"]
     before = target.cpu()
     out = subprocess.run(
         [*command, "--timeout", "30s", "--latency", target.url + path],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from goproxy_vm.observe.logs import get_logger
@@ -28,15 +30,21 @@ log = get_logger("web")
 def begin(connection: Connection, head: bytes, file: StoredFile) -> int:
     """Send a head, and as much of a file as the socket and the page cache give at once; so many bytes."""
     transport = connection.transport
+    sock = transport.get_extra_info("socket")
+    corked = sock.family != socket.AF_UNIX and not transport.is_closing()
+    if corked:  # so that the head and the first bytes share a packet
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     transport.write(head)
     count = min(AT_ONCE, file.length)
     fd = file.raw.fileno()
-    if transport.get_write_buffer_size() or transport.is_closing() or not _is_resident(fd, 0, count):
-        return 0
-    try:
-        return os.sendfile(transport.get_extra_info("socket").fileno(), fd, 0, count)
-    except OSError:
-        return 0  # a full socket; a client that left, which the next write shows
+    sent = 0
+    if not (transport.get_write_buffer_size() or transport.is_closing()) and _is_resident(fd, 0, count):
+        with contextlib.suppress(OSError):  # a full socket; a client that left, which the next write shows
+            sent = os.sendfile(sock.fileno(), fd, 0, count)
+    if corked:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    return sent
 
 
 async def go_on(connection: Connection, file: StoredFile, sent: int, reader: Executor) -> int:
