@@ -191,8 +191,8 @@ async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path:
     assert host.server.store.recovery.adopted == 2
     assert not file.exists()
     assert not mod.exists()
-    for path in FILES:
-        assert (await host.get(path)).body == world.upstream.files[path]
+    for each in FILES:
+        assert (await host.get(each)).body == world.upstream.files[each]
 
 
 async def test_with_the_database_unreachable_files_wait(serve: Serve, world: World, tmp_path: Path) -> None:

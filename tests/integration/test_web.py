@@ -328,23 +328,13 @@ async def committed(host: Host, path: str) -> Path:
 
 
 def _store(host: Host) -> Store:
-    return host.store  # type: ignore[attr-defined,no-any-return]  # set by the fixture below
+    return host.server.store
 
 
 @pytest.fixture
-async def stored(serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A server whose store is known."""
-    opened: list[Store] = []
-    really = Store.open
-
-    async def open_store(root: Path) -> Store:
-        opened.append(await really(root))
-        return opened[-1]
-
-    monkeypatch.setattr(Store, "open", open_store)
-    host = await serve(upstream)
-    host.store = opened[0]  # type: ignore[attr-defined]  # for _store
-    return host
+async def stored(serve: Serve, upstream: FakeUpstream) -> Host:
+    """A server whose store is looked into."""
+    return await serve(upstream)
 
 
 @pytest.mark.parametrize("extension", ["mod", "zip"])
