@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from goproxy_vm import __version__
 from goproxy_vm.config import Key, Loaded, did_you_mean, environment_name, flag_name, keys, load
 from goproxy_vm.config.values import printable, quoted
+from goproxy_vm.console.arguments import Commands, add_shared
 from goproxy_vm.errors import ConfigError, OperatorError
 from goproxy_vm.upstream.spec import parse_upstreams
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments, unknown = _parser().parse_known_args(argv)
         _refuse_unknown(unknown)
+        _refuse_misplaced(arguments)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except OperatorError as error:
@@ -69,9 +71,21 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ask(arguments: argparse.Namespace) -> int:
+    from goproxy_vm.console.client import Client, admin_url, find_token
+    from goproxy_vm.console.commands import Console
+
+    flags = {} if arguments.cache_dir is None else {"cache_dir": arguments.cache_dir}
+    settings = load(flags, os.environ, arguments.config).settings
+    token = find_token(settings, arguments.token_file)
+    client = Client(arguments.admin_url or admin_url(settings.admin_listen), token)
+    Console(client, as_json=arguments.json, printed=_print).run(arguments.asked, arguments)
+    return 0
+
+
 def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
-    flags = {name: given[name] for name in keys() if given[name] is not None}
+    flags = {name: given[name] for name in keys() if given.get(name) is not None}
     return load(flags, os.environ, arguments.config, {"upstream": _check_upstream})
 
 
@@ -109,21 +123,23 @@ def _parser() -> _Parser:
         prog="goproxy-vm", description="A Go module proxy for every VM on a host.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"goproxy-vm {__version__}")
+    add_shared(parser, default=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     serve = commands.add_parser("serve", help="serve modules until SIGTERM or SIGINT", allow_abbrev=False)
-    serve.set_defaults(command=_serve)
+    serve.set_defaults(command=_serve, takes=())
     config = commands.add_parser("config", help="look at the settings", allow_abbrev=False)
     config_commands = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
     check = config_commands.add_parser("check", help="check all settings", allow_abbrev=False)
-    check.set_defaults(command=_check)
+    check.set_defaults(command=_check, takes=("json",))
     show = config_commands.add_parser(
         "show", help="print every setting in force and where it came from", allow_abbrev=False
     )
-    show.set_defaults(command=_show)
+    show.set_defaults(command=_show, takes=("json",))
     for each in (serve, check, show):
         _add_settings(each)
     for each in (check, show):
-        each.add_argument("--json", action="store_true", help="print JSON")
+        each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    Commands(commands, _ask).add()
     return parser
 
 
@@ -133,6 +149,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "settings", "Also environment variables and keys of the file, which flags override."
     )
     for name, key in keys().items():
+        if key.hidden:
+            continue
         _add_setting(group, name, key)
 
 
@@ -159,3 +177,10 @@ def _refuse_unknown(arguments: Sequence[str]) -> None:
     first = arguments[0].partition("=")[0]
     hint = did_you_mean(first.removeprefix("--"), flag_name)
     raise ConfigError(f"{printable(first)}: no such flag or argument{hint or ' (see goproxy-vm --help)'}")
+
+
+def _refuse_misplaced(arguments: argparse.Namespace) -> None:
+    """What may stand before a command must be one that the command takes."""
+    for name in ("admin_url", "token_file", "json"):
+        if getattr(arguments, name) is not None and name not in arguments.takes:
+            raise ConfigError(f"{flag_name(name)}: no such flag of this command (see goproxy-vm --help)")

@@ -19,12 +19,20 @@
     │       └── ForkError         the database signed two logs: security error (case 96)
     ├── NoRoom             503    this host's disk or budget has no room; carries Retry-After
     ├── Overloaded         503    no miss slot came free in time; carries Retry-After
-    └── OperatorError             start-up problems, one line on stderr
-        ├── ConfigError  exit 2   a bad key or value
-        └── StartError   exit 1   port in use, directory unwritable, second server
+    └── OperatorError             what a command cannot do, one line on stderr
+        ├── ConfigError  exit 2   a bad key, value, flag or argument
+        ├── StartError   exit 1   port in use, directory unwritable, second server
+        ├── NoServer     exit 3   no server answers there
+        └── NotDone      exit 1   the running server refused
+            └── NotFound exit 4   it has no such thing
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class GoproxyError(Exception):
@@ -155,7 +163,7 @@ class Overloaded(GoproxyError):
 
 
 class OperatorError(GoproxyError):
-    """The server cannot start; ``exit_status`` is the command's exit status."""
+    """A command cannot do what it was asked; ``exit_status`` is its exit status."""
 
     exit_status: int = 1
 
@@ -168,3 +176,26 @@ class ConfigError(OperatorError):
 
 class StartError(OperatorError):
     """A port in use, an unwritable directory, a second server on the same directory."""
+
+
+class NotDone(OperatorError):
+    """The running server refused what a command asked of it.
+
+    The sentence is the server's; ``answer`` is its whole problem (RFC 9457).
+    """
+
+    def __init__(self, sentence: str, answer: Mapping[str, object]) -> None:
+        super().__init__(sentence)
+        self.answer = answer
+
+
+class NoServer(OperatorError):
+    """Nothing answers at the admin URL, or something that is no goproxy_vm."""
+
+    exit_status = 3
+
+
+class NotFound(NotDone):
+    """The running server has no such version, pin or snapshot."""
+
+    exit_status = 4

@@ -29,6 +29,17 @@ def unsent_bytes(sock: socket.socket) -> int:
     return left[0]
 
 
+def peer_user(sock: socket.socket) -> int | None:
+    """The user id of whoever connected to a Unix socket; None where the system cannot say."""
+    if sys.platform != "linux":
+        return None
+    try:
+        pid_uid_gid = array.array("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except (OSError, ValueError):
+        return None
+    return pid_uid_gid[1]
+
+
 def lower_priority() -> None:
     """Let everything else go first: nice 19, and Linux's SCHED_IDLE, which a waking task preempts at once."""
     with contextlib.suppress(OSError):

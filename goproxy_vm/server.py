@@ -16,17 +16,23 @@ from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import listen_fds
 from goproxy_vm.observe import logs
+from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.mirror import SumdbMirror
+from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.web.actions import Actions
 from goproxy_vm.web.admin import admin_app
+from goproxy_vm.web.api import Api
+from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, url_of
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
 
     from goproxy_vm.config import Settings
 
+NEVER = 1e8
+"""Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
 READERS = 4
 """Threads that read stored files for answers."""
 
@@ -57,6 +65,7 @@ class Server:
         self.metrics = Metrics(__version__)
         self.store: Store
         self.proxy: Proxy
+        self.operations: Operations
 
     async def start(self) -> None:
         """Open the store, then listen. Raises StartError; what was opened is closed again."""
@@ -71,7 +80,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await Store.open(settings.cache_dir, settings)
+        store = await Store.open(settings.cache_dir, settings, observer=self.metrics)
         stack.push_async_callback(store.close)
         self.store = store
         prover = ZipProver()
@@ -90,15 +99,35 @@ class Server:
         if database is not None:
             mirror = SumdbMirror(settings, database, proofs)
             stack.push_async_callback(mirror.close)
-        handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader)
+        access = AccessLog(settings.access_log)
+        access.start()
+        stack.callback(access.stop)
+        front = None
+        if settings.fast_path:
+            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access)
+            stack.push_async_callback(front.close)
+            store.watch(front.forget)
+            proxy.watch(front.forget_documents)
+        handler = Handler(
+            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
+        )
         server = web.Server(handler)
         connections = Connections(
-            lambda: HttpProtocol(server, handler, access_log=None),
+            lambda: HttpProtocol(server, handler, access_log=None, keepalive_timeout=NEVER),
+            front,
             most=settings.max_client_connections,
             send_timeout=settings.send_timeout,
         )
         listener = Listener(server, connections, main)
-        runner = web.AppRunner(admin_app(store, self.metrics), access_log=None, shutdown_timeout=2)
+        operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
+        self.operations = operations
+        token = await asyncio.to_thread(admin_token, settings)
+        api = Api(Actions(operations).routes, Guard(token))
+        runner = web.AppRunner(
+            admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api),
+            access_log=None,
+            shutdown_timeout=2,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for bound in admin:

@@ -137,11 +137,11 @@ class Admission:
             async with asyncio.timeout(self.limits.patience):
                 await self.counted.wait()
                 while self._usage.used + self.reserved + more > self.limits.total:
+                    if self._hopeless != hopeless:
+                        raise NoRoom("the disk's budget is full, and nothing in it may be removed")
                     self._pressure()
                     self._changed.clear()
                     await self._changed.wait()
-                    if self._hopeless != hopeless:
-                        raise NoRoom("the disk's budget is full, and nothing in it may be removed")
         except TimeoutError:
             raise NoRoom(f"no room was made within {self.limits.patience:g} s") from None
         finally:

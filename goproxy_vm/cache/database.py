@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 log = get_logger("cache")
 
 
+def damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the error says that what was opened is no sound database."""
+    # The low byte of an extended code is the code itself.
+    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
+
 class Database:
     """The open index.db of the one thread that writes to it.
 
@@ -26,7 +32,7 @@ class Database:
     rebuilt = False
     """True where what was there was no sound database, and this is a new one."""
     unclean = False
-    """True where the last run did not end with :meth:`close`."""
+    """True where the last run did not end with :meth:`close`, until somebody has seen to it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -43,7 +49,7 @@ class Database:
         try:
             return cls._open(path)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            if not damaged(error):
                 raise StartError(f"{path}: {error}") from error
             broken = path.with_name(f"{path.name}.broken")
             log.warning("index moved aside and begun anew", path=path, to=broken, reason=str(error))
@@ -125,5 +131,6 @@ class Database:
     def close(self) -> None:
         """Note a clean end, fold the log into the database and close it."""
         with contextlib.suppress(sqlite3.Error):  # a disk that failed: the next start looks closer
-            self.set("running", 0)
+            # A start that failed early has not seen to what the run before it left.
+            self.set("running", int(self.unclean))
         self.connection.close()

@@ -59,6 +59,13 @@ class StoredFile:
         return None if self._file is None else self._file.fileno()
 
     @property
+    def raw(self) -> io.FileIO:
+        """The open file, for whoever takes no descriptor. ValueError where the content is in :attr:`data`."""
+        if self._file is None:
+            raise ValueError("in memory")
+        return self._file
+
+    @property
     def etag(self) -> str:
         """A strong entity tag, quoted: zips of one h1 differ in bytes between upstreams (PROTOCOL §2)."""
         return f'"{self.sha256[:32]}"'

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from goproxy_vm.cache.files import Entry, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.cache.database import Database
 
@@ -254,6 +254,21 @@ class Index:
         """The id of the newest row, ever."""
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'files'").fetchone()
         return row[0] if row else 0
+
+    def unproven(self, database: str, exempt: Callable[[str], bool]) -> int:
+        """Make strays of the files that this checksum database has not proven, unless their module is exempt;
+        how many. They are proven in place before they are served again."""
+        rows = self._connection.execute(
+            "SELECT f.id, f.path, f.kind, f.blocks, f.module FROM files AS f LEFT JOIN known AS k"
+            " ON k.module = f.module AND k.version = f.version AND k.kind = f.kind"
+            " WHERE f.kind IN ('mod', 'zip') AND f.state = 0 AND (k.database IS NULL OR k.database <> ?)",
+            (database,),
+        ).fetchall()
+        found = [row for row in rows if not exempt(row[4])]
+        with self._database.transaction():
+            self._connection.executemany("DELETE FROM files WHERE id = ?", ((row[0],) for row in found))
+            self._connection.executemany("INSERT INTO strays VALUES (?, ?, ?)", (row[1:4] for row in found))
+        return len(found)
 
     def checked(self, paths: Iterable[str], now: float) -> None:
         """These files' bytes were compared with their hashes, and are sound."""

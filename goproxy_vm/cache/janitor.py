@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,22 +54,29 @@ class Janitor:
         self._starved = False
         self.last: Pass | None = None
         """The newest pass that ended."""
-        self.reached = True
-        """Whether the last pass for room got there."""
+        self._missed: set[PassReason] = set()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last passes for room freed what they had to."""
+        return not self._missed
 
     async def run(self) -> None:
         """Work until cancelled."""
         await self._guarded(self._resume)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._policy.interval
         while True:
             try:
-                async with asyncio.timeout(self._policy.interval):
+                async with asyncio.timeout_at(due):
                     await self._pressed.wait()
             except TimeoutError:
                 await self._guarded(self._regularly)
+                due = loop.time() + self._policy.interval
             self._pressed.clear()
             if self._starved:
                 self._starved = False
-                await self.full(0)
+                await self._guarded(partial(self.full, 0))
             await self._guarded(self.relieve)
 
     def starve(self) -> None:
@@ -96,6 +104,8 @@ class Janitor:
                     self._pressed.set()
                 else:
                     admission.give_up()
+        else:
+            self._missed.discard("size")
         await self._clear_metadata()
 
     async def make_room(self, more: int) -> bool:
@@ -107,6 +117,7 @@ class Janitor:
             return needed - await self._stock.disk.run(self._stock.free)
 
         if await short() <= 0:
+            self._missed.discard("min_free")
             return True  # without waiting for a pass under way
         try:
             return await self._clear_until("min_free", None, short)
@@ -151,10 +162,13 @@ class Janitor:
         """Go on with the pass that a kill interrupted, to its target."""
         stock = self._stock
         for record in await stock.ask(stock.ledger.unfinished):
-            if record.reason in ("size", "evict") and record.target_bytes is not None:
-                goal = record.target_bytes
+            goal = record.target_bytes
+            if record.reason == "size" and goal is not None:
+                goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown
+            if record.reason in ("size", "evict") and goal is not None:
                 await self._clear(record.reason, goal, partial(self._above, goal), record)
-            await self._end(record, reached=stock.usage.used <= (record.target_bytes or stock.usage.used))
+            if record.finished is None:
+                await self._end(record, reached=None if goal is None else stock.usage.used <= goal)
 
     def _above(self, goal: int) -> int:
         return self._stock.usage.used - goal
@@ -178,7 +192,7 @@ class Janitor:
         stock = self._stock
         async with self._lock:
             if await excess() <= 0:
-                self.reached = True
+                self._missed.discard(reason)
                 return True
             reached = True
             while (need := await excess()) > 0:
@@ -194,9 +208,11 @@ class Janitor:
                     break
             if record is not None:
                 await self._end(record, reached=reached)
-            if not reached and self.reached:
+            if reached:
+                self._missed.discard(reason)
+            elif reason not in self._missed:
+                self._missed.add(reason)
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
-            self.reached = reached
             return reached
 
     def _choose(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
@@ -229,22 +245,23 @@ class Janitor:
     async def _clear_chosen(self, reason: PassReason, choose: Callable[[], list[Victim]]) -> None:
         async with self._lock:
             await self._flush()
-            record = None
-            while victims := await self._stock.ask(choose):
+            record, reached = None, True
+            while reached and (victims := await self._stock.ask(choose)):
                 record = record or await self._stock.begin(reason, None)
-                if not await self._remove(record, victims):
-                    break
+                reached = bool(await self._remove(record, victims))
             if record is not None:
-                await self._end(record, reached=True)
+                await self._end(record, reached=reached)
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
         reason = "size" if record.reason == "evict" else record.reason
         gone = await self._stock.remover.remove(victims, reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: its end is written down
+            await self._stock.ask(self._stock.ledger.save, record)
         return gone
 
-    async def _end(self, record: Pass, *, reached: bool) -> None:
+    async def _end(self, record: Pass, *, reached: bool | None) -> None:
         await self._stock.end(record, reached=reached)
         self.last = record
         log.info(
@@ -269,4 +286,8 @@ class Janitor:
             await work()
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
+            self._stock.admission.give_up()
+        except Exception:
+            # A bug; without a janitor every download would wait for room in vain.
+            log.exception("janitor failed")
             self._stock.admission.give_up()

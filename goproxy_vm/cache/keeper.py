@@ -20,6 +20,7 @@ from goproxy_vm.cache.facts import (
     Snapshot,
 )
 from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
@@ -101,13 +102,18 @@ class Keeper:
 
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a cursor that is none."""
-        await self._stock.flush()
+        await self._settled()
         return await self._reports.run(self._reader.page, prefix, sort, limit, cursor)
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""
-        await self._stock.flush()
+        await self._settled()
         return await self._reports.run(self._reader.version, module, version)
+
+    async def _settled(self) -> None:
+        """What was fetched and asked for until now is on record."""
+        await self._stock.queue.flushed()
+        await self._stock.flush()
 
     async def count(self) -> int:
         """Versions of which a file is stored."""
@@ -179,7 +185,7 @@ class Keeper:
         gone = await self._stock.remover.remove(victims, "purge")
         await self._stock.ask(self._stock.index.forget, sorted(forgotten))
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
-        # Once more: a fetch begun meanwhile may have found what was on its way out.
+        # Once more: a fetch begun meanwhile may have found what was on its way out, an answer been prepared.
         forget()
         return removal(gone, answers, dry_run=False)
 
@@ -202,7 +208,7 @@ class Keeper:
         pattern = normalize(pattern)
         await self._stock.ask(self._stock.ledger.add_pin, pattern)
         await self._settle_pins()
-        return await self._reports.run(self._reader.pin, pattern, self._pins[pattern])
+        return await self._reports.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""
@@ -217,10 +223,13 @@ class Keeper:
         self._pinned = Selector(self._pins)
         await stock.queue.flushed()
         async with stock.queue.disk:
-            stock.usage.reset(await stock.ask(self._mark))
+            await to_the_end(self._mark())
         stock.admission.changed()
 
-    def _mark(self) -> list[Sum]:
+    async def _mark(self) -> None:
+        self._stock.usage.reset(await self._stock.ask(self._mark_rows))
+
+    def _mark_rows(self) -> list[Sum]:
         self._stock.index.mark_pinned(*self._stock.shelf.pinned(self._pins))
         return self._stock.index.sums()
 

@@ -63,7 +63,9 @@ class Ledger:
             if not record.id:
                 record.id = self._insert(record)
             self.save(record)
-            self._connection.execute("DELETE FROM passes WHERE id <= ?", (record.id - MOST_PASSES,))
+            self._connection.execute(
+                "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
+            )
             self._connection.execute(
                 "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
             )

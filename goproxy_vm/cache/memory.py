@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.index import Touch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.files import Entry
 
@@ -22,6 +24,11 @@ class Memory:
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._touches: dict[str, Touch] = {}
+        self._watchers: list[Callable[[str], None]] = []
+
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have ``gone`` told whenever an entry is forgotten or replaced."""
+        self._watchers.append(gone)
 
     def entry(self, path: str) -> Entry | None:
         """The entry kept for a path."""
@@ -37,6 +44,8 @@ class Memory:
     def forget(self, path: str) -> None:
         """The file is gone, or about to be looked at more closely."""
         self._entries.pop(path, None)
+        for gone in self._watchers:
+            gone(path)
 
     def touch(self, path: str) -> None:
         """A hit."""

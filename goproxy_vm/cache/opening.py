@@ -34,6 +34,7 @@ from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import exempt
 from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ async def open_parts(
     stack.push_async_callback(writer.run, database.close)
     answers, snapshots = await _others(stack, layout, threads, health)
     try:
-        begun = await writer.run(_begin, database, settings.pins, protected, boot)
+        begun = await writer.run(_begin, database, settings, protected, boot)
     except sqlite3.Error as error:
         raise StartError(f"{layout.index}: {error}") from error
     index, clock = begun.index, begun.clock
@@ -131,11 +132,11 @@ async def open_parts(
     memory = Memory(clock)
 
     def stored(item: Item) -> None:
+        memory.forget(item.path)
         memory.keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
         usage.add(item.row())
 
     def gone(victim: Victim, why: str) -> None:
-        memory.forget(victim.path)
         if why in REASONS:
             idle = None if why in OPERATORS else max(0.0, clock.now() - victim.last_used)
             observer.eviction(why, victim.bytes, idle)
@@ -145,12 +146,14 @@ async def open_parts(
 
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
-    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
-    remover = Remover(layout, index, usage, admission, clock, writer, queue.disk, queue.threads, gone)
     recency = Recency(database, index, memory, clock, writer, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
+    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
     stack.push_async_callback(queue.close)
+    remover = Remover(
+        layout, index, usage, admission, clock, writer, queue.disk, queue.threads, memory.forget, gone
+    )
     stock = Stock(
         layout=layout,
         index=index,
@@ -209,13 +212,15 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 async def _others(
     stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
 ) -> tuple[Answers, Snapshots]:
+    path = layout.answers
     try:
-        answers = await Answers.open(layout.answers, threads["database"], health)
+        answers = await Answers.open(path, threads["database"], health)
         stack.push_async_callback(answers.close)
-        snapshots = await threads["reports"].run(Snapshots.open, layout.snapshots, layout.index)
+        path = layout.snapshots
+        snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
-        raise StartError(f"cache directory {layout.root}: {reason(error)}") from error
+        raise StartError(f"{path}: {reason(error)}") from error
     return answers, snapshots
 
 
@@ -234,7 +239,7 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
     return limits, settings.min_free.of(size)
 
 
-def _begin(database: Database, pins: tuple[str, ...], protected: int, boot: str) -> _Begun:
+def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
     index, clock = Index(database), begin_clock(database)
     ledger = Ledger(database, clock)
     with database.transaction():
@@ -243,9 +248,24 @@ def _begin(database: Database, pins: tuple[str, ...], protected: int, boot: str)
             log.warning("power loss: files committed last are checked before their first use", count=count)
         database.set("boot", boot)
         index.settle_policy(protected)
+        _hold_to_proof(database, index, settings)
         before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in pins], "config")
+        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
-        if marked.keys() != before.keys():
+        if marked.keys() != before.keys() or database.unclean:
             index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
+    database.unclean = False
     return _Begun(index, clock, index.sums(), marked)
+
+
+def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
+    """What was stored unproven, by other settings, has to be proven before it is served again."""
+    if settings.sumdb is None:
+        database.set("proof", "")
+        return
+    name, patterns = settings.sumdb.name, settings.nosumdb
+    if database.get("proof", None) != f"{name} {patterns}":
+        count = index.unproven(name, lambda module: exempt(patterns, module))
+        if count:
+            log.info("stored files are proven before they are served again", count=count, sumdb=name)
+        database.set("proof", f"{name} {patterns}")

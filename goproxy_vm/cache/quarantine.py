@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -23,17 +25,24 @@ class Quarantine:
         self._directory = directory
         self._most_bytes = most_bytes
 
-    def take(self, file: Path, path: str) -> None:
-        """Move a file here, or remove it where it is too large; the oldest ones make room. OSError: neither
-        was possible."""
+    def take(self, file: Path, path: str) -> bool:
+        """Move a file here, or remove it where it is too large or no file; the oldest ones make room.
+
+        False where there was nothing. OSError: neither was possible.
+        """
         kept = f"{time.time_ns()}-{path.replace('/', '+')[-LONGEST_NAME:]}"
         try:
+            facts = file.lstat()
+            if facts.st_blocks * 512 > self._most_bytes or not stat.S_ISREG(facts.st_mode):
+                _remove(file)
+                return True
             file.replace(self._directory / kept)
-        except FileNotFoundError:
-            return
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         files = self._files()
         while files and (len(files) > MOST or sum(size for _, size in files) > self._most_bytes):
-            files.pop(0)[0].unlink(missing_ok=True)
+            _remove(files.pop(0)[0])
+        return True
 
     def totals(self) -> tuple[int, int]:
         """Files and bytes held."""
@@ -45,4 +54,11 @@ class Quarantine:
     def _files(self) -> list[tuple[Path, int]]:
         with os.scandir(self._directory) as entries:
             found = [(self._directory / each.name, each.stat(follow_symlinks=False)) for each in entries]
-        return [(path, facts.st_blocks * 512) for path, facts in sorted(found)]
+        return [(path, facts.st_blocks * 512) for path, facts in sorted(found, key=lambda each: each[0])]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,8 +54,10 @@ class Recency:
     async def settle(self) -> None:
         """At a clean end all is on disk."""
         await self.flush()
-        with contextlib.suppress(sqlite3.Error):  # a disk that failed: the next start looks closer
+        try:
             await self.thread.run(self._all_clean)
+        except sqlite3.Error as error:
+            log.warning("index unavailable", reason=reason(error))
 
     def _write(self, touches: dict[str, Touch]) -> None:
         with self.database.transaction():

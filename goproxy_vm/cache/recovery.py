@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.facts import Recovery
 from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
 
@@ -57,18 +58,23 @@ class Recoverer:
 
     async def run(self, prove: Prove) -> None:
         """Put everything right, as far as the disk lets it."""
-        try:
-            await self._stock.disk.run(self._delete_temporary)
-            self._stock.admission.reserved -= self._leftover
-            self._stock.admission.changed()
-            await self._finish_dying()
-            await self._look_at_rows()
-            await self._look_at_files()
-            self._stock.admission.counted.set()
-            await self._prove_strays(prove)
-        except (OSError, sqlite3.Error) as error:
-            log.error("recovery stopped", reason=phrase(error))
-            self._stock.health.failed(error)
+        steps: tuple[Callable[[], Awaitable[None]], ...] = (
+            self._clear_temporary,
+            self._finish_dying,
+            self._look_at_rows,
+            self._look_at_files,
+            self._counted,
+            lambda: self._prove_strays(prove),
+        )
+        for step in steps:
+            try:
+                await step()
+            except (OSError, sqlite3.Error) as error:
+                log.error("recovery incomplete", reason=phrase(error))
+                self._stock.health.failed(error)
+            except Exception:
+                # A bug; the other steps are of use all the same.
+                log.exception("recovery incomplete")
         self._stock.admission.counted.set()
         self.facts.done = True
         facts = self.facts
@@ -81,13 +87,25 @@ class Recoverer:
             discarded=facts.discarded,
         )
 
+    async def _clear_temporary(self) -> None:
+        await self._stock.disk.run(self._delete_temporary)
+        self._stock.admission.reserved -= self._leftover
+        self._stock.admission.changed()
+
+    async def _counted(self) -> None:
+        self._stock.admission.counted.set()
+
     def _delete_temporary(self) -> None:
         for entry in self._temporary:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
+            try:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("temporary file not removed", path=entry, reason=phrase(error))
             else:
-                entry.unlink(missing_ok=True)
-            self.facts.temporary += 1
+                self.facts.temporary += 1
 
     async def _finish_dying(self) -> None:
         dying = await self._stock.ask(self._stock.shelf.dying)
@@ -98,9 +116,8 @@ class Recoverer:
         while rows := await self._stock.ask(self._stock.shelf.after, last, BATCH):
             last = rows[-1].id or 0
             for victim, missing in await self._stock.disk.run(self._wrong, rows):
-                self.facts.ghosts += missing
                 if missing:
-                    await self._stock.remover.remove([victim], "ghost")
+                    self.facts.ghosts += len(await self._stock.remover.remove([victim], "ghost"))
                 else:
                     await self._scrub.condemn(victim)
 
@@ -128,8 +145,11 @@ class Recoverer:
             async with self._stock.queue.disk:
                 unknown = await self._stock.ask(self._unknown, unknown)
                 strays = await self._stock.queue.threads.run(self._sort, unknown)
-                for stray in await self._stock.ask(self._stock.index.add_strays, strays):
-                    self._stock.usage.add(stray)
+                await to_the_end(self._count(strays))
+
+    async def _count(self, strays: list[tuple[str, Kind, int]]) -> None:
+        for stray in await self._stock.ask(self._stock.index.add_strays, strays):
+            self._stock.usage.add(stray)
 
     def _missing(self, strays: list[Victim]) -> list[Victim]:
         """Those that an earlier run unlinked and was killed before it could say so."""
@@ -144,7 +164,8 @@ class Recoverer:
                 yield Path(directory, name).relative_to(top).as_posix()
 
     def _unknown(self, paths: list[str]) -> list[str]:
-        return [path for path in paths if not self._stock.index.of_path(path)]
+        # Names outside ASCII are never of ours, and some are no text at all.
+        return [path for path in paths if not path.isascii() or not self._stock.index.of_path(path)]
 
     def _sort(self, paths: list[str]) -> list[tuple[str, Kind, int]]:
         """The files that may be proven; others go: what has no proof of its own is fetched again."""
@@ -152,19 +173,21 @@ class Recoverer:
         for path in paths:
             file = self._stock.layout.modules / path
             try:
-                facts = os.lstat(file)
-            except FileNotFoundError:
-                continue
-            try:
                 self._stock.layout.unescaped(path)
                 _, kind = self._stock.layout.file(path)
             except MalformedPath:
                 kind = Kind.INFO
-            if kind is Kind.INFO or not stat.S_ISREG(facts.st_mode):
-                file.unlink()
-                self.facts.discarded += 1
-            else:
-                strays.append((path, kind, facts.st_blocks))
+            try:
+                facts = os.lstat(file)
+                if kind is not Kind.INFO and stat.S_ISREG(facts.st_mode):
+                    strays.append((path, kind, facts.st_blocks))
+                else:
+                    file.unlink()
+                    self.facts.discarded += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("stray file not removed", path=str(file), reason=phrase(error))
         return strays
 
     async def _prove_strays(self, prove: Prove) -> None:

@@ -29,7 +29,8 @@ BATCH = 64
 
 
 class Remover:
-    """Removes stored files, whatever the reason. ``gone`` is told of each with the reason."""
+    """Removes stored files, whatever the reason. ``hide`` is told of each path before anything happens to
+    the file, ``gone`` of each file that went, with the reason."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Remover:
         database: Threads,
         disk: asyncio.Lock,
         files: Threads,
+        hide: Callable[[str], None],
         gone: Callable[[Victim, str], None],
     ) -> None:
         self._layout = layout
@@ -51,6 +53,7 @@ class Remover:
         self._database = database
         self._disk = disk
         self._files = files
+        self._hide = hide
         self._gone = gone
 
     async def remove(self, victims: Sequence[Victim], reason: str) -> list[Victim]:
@@ -76,6 +79,8 @@ class Remover:
             # kill leaves rows without a file, which the next start strikes off as well.
             log.warning("files removed unmarked", reason=phrase(error))
             victims = await self._database.run(self._index.standing, victims)
+        for victim in victims:
+            self._hide(victim.path)
         failed = await self._files.run(self._unlink, victims)
         removed = [victim for victim in victims if victim.path not in failed]
         for path, failure in failed.items():

@@ -28,6 +28,8 @@ CHUNK = 256 << 10
 """Bytes read at once: what the page cache did not hold is given back right after."""
 STEP = 4 << 20
 """Bytes of one file read between two pauses."""
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
+"""Errors that say nothing of the file: the host cannot look at it now."""
 SAVE_EVERY = 30.0
 """Seconds between two notes of how far a pass has come."""
 
@@ -36,7 +38,8 @@ class Hasher:
     """The SHA-256 of a file, read in steps without leaving traces in the page cache. Blocking; close it."""
 
     def __init__(self, file: Path) -> None:
-        self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        self._size = os.fstat(self.fd).st_size
         self._hash = hashlib.sha256()
         self._offset = 0
 
@@ -54,20 +57,21 @@ class Hasher:
 
     def close(self) -> None:
         """Release the file."""
-        os.close(self._fd)
+        os.close(self.fd)
 
     def _read(self) -> bytes:
         buffer = bytearray(CHUNK)
         cold = True
         try:
-            # In full or not at all: a part means that the rest is not in memory.
-            cold = os.preadv(self._fd, [buffer], self._offset, os.RWF_NOWAIT) < CHUNK
+            # Up to the end or a whole chunk: a part means that the rest is not in memory.
+            resident = os.preadv(self.fd, [buffer], self._offset, os.RWF_NOWAIT)
+            cold = resident < min(CHUNK, self._size - self._offset)
         except (OSError, AttributeError) as error:
             if isinstance(error, OSError) and error.errno not in {errno.EAGAIN, errno.EOPNOTSUPP}:
                 raise
-        piece = os.pread(self._fd, CHUNK, self._offset)
+        piece = os.pread(self.fd, CHUNK, self._offset)
         if cold and piece:
-            os.posix_fadvise(self._fd, self._offset, len(piece), os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.fd, self._offset, len(piece), os.POSIX_FADV_DONTNEED)
         self._offset += len(piece)
         return piece
 
@@ -126,11 +130,14 @@ class Scrub:
         return record, asyncio.create_task(work(), name="scrub")
 
     async def check(self, victim: Victim, sha256: str, rate: int | None = None) -> bool:
-        """Whether a file still has the hash on record; else it is in quarantine now."""
+        """Whether a file still has the hash on record; else it is in quarantine now. OSError: the host
+        cannot look at it now."""
         try:
             sound = await self._hash(victim, rate) == sha256
         except OSError as error:
-            if error.errno == errno.ENOENT:
+            if error.errno in SHORTAGES:
+                raise
+            if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return False  # evicted meanwhile, or a ghost: the next hit or start sees to it
             log.error("stored file unreadable", path=victim.path, reason=phrase(error))
             self._stock.health.failed(error)
@@ -147,14 +154,16 @@ class Scrub:
         async with stock.queue.disk:
             if [victim.id] != [each.id for each in await stock.ask(stock.index.of_path, victim.path)]:
                 return
-            log.error("corrupt file", path=victim.path, module=victim.module, version=victim.version)
-            self._corrupt()
+            file, _ = stock.layout.file(victim.path)
+            there = True
             try:
-                file, _ = stock.layout.file(victim.path)
-                await stock.queue.threads.run(self._quarantine.take, file, victim.path)
+                there = await stock.queue.threads.run(self._quarantine.take, file, victim.path)
             except OSError as error:
                 log.warning("corrupt file not kept", path=victim.path, reason=phrase(error))
-            await stock.remover.remove_now([victim], "corrupt")
+            if there:
+                log.error("corrupt file", path=victim.path, module=victim.module, version=victim.version)
+                self._corrupt()
+            await stock.remover.remove_now([victim], "corrupt" if there else "ghost")
 
     async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
         stock = self._stock
@@ -169,7 +178,11 @@ class Scrub:
                 entry = await stock.ask(stock.index.entry, victim.path)
                 if entry is None:
                     continue
-                sound = await self.check(victim, entry.sha256, rate)
+                try:
+                    sound = await self.check(victim, entry.sha256, rate)
+                except OSError as error:
+                    log.warning("stored file not checked", path=victim.path, reason=phrase(error))
+                    continue
                 entries, size, corrupt = entries + 1, size + entry.length, corrupt + (not sound)
                 record.scrubbed = (entries, size, corrupt)
                 if stock.clock.now() - saved > SAVE_EVERY:

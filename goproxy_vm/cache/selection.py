@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.clock import LogicalClock
 
-ORDER = f"SELECT {VICTIM} FROM files WHERE kind = 'zip' AND state = 0 AND pinned = ? ORDER BY segment, rank"  # noqa: S608
+ORDER = (
+    f"SELECT {VICTIM} FROM files WHERE kind = 'zip' AND state = 0 AND pinned = ?"  # noqa: S608
+    # What left the protected segment together has one rank.
+    " ORDER BY segment, rank, last_used"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,13 @@ class Shelf:
         return chosen
 
     def metadata(self, need: int, limit: int) -> list[Victim]:
-        """``.info`` and ``.mod`` of versions without a zip, oldest first, until ``need`` bytes are free."""
+        """``.info`` and ``.mod`` of versions without a zip, oldest first, until ``need`` bytes are free;
+        pinned ones after all others."""
         chosen = []
         rows = self.connection.execute(
             f"SELECT {VICTIM} FROM files AS f WHERE kind IN ('info', 'mod') AND state = 0 AND NOT EXISTS"  # noqa: S608
             " (SELECT 1 FROM files WHERE module = f.module AND version = f.version AND kind = 'zip')"
-            " ORDER BY last_used LIMIT ?",
+            " ORDER BY pinned, last_used LIMIT ?",
             (limit,),
         )
         for row in rows:
@@ -236,8 +242,9 @@ def _cursor(sort: Sort, row: Sequence[object]) -> str:
 def _after(cursor: str, sort: Sort) -> tuple[float, str, str]:
     try:
         of, key, module, version = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if of != sort:
+        if of != sort or not math.isfinite(key):
             raise ValueError
+        f"{module}{version}".encode()
         return float(key), str(module), str(version)
-    except (ValueError, TypeError, UnicodeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise ValueError("the cursor is none that this server gave for this order") from None

@@ -8,6 +8,7 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+from goproxy_vm.cache.database import damaged
 from goproxy_vm.cache.facts import Difference, RemovedVersion, Snapshot, Went
 from goproxy_vm.cache.index import BLOCK
 from goproxy_vm.cache.report import MOST_ITEMS
@@ -52,9 +53,10 @@ class Snapshots:
         try:
             return cls._open(path, index)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            if not damaged(error):
                 raise
-        path.unlink()
+        for suffix in ("", "-wal", "-shm"):  # an old log would be played into the new database
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
         return cls._open(path, index)
 
     @classmethod

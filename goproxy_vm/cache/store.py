@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -166,12 +167,20 @@ class Store:
                 stored = await self._get(path)
             except Mismatch:
                 stored = await self._get_or_drop(path)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             log.warning("stored file not opened", path=path, reason=reason(error))
             raise NoRoom(f"this host cannot open the stored file: {reason(error)}") from error
         if stored is not None:
             self._memory.touch(path)
         return stored
+
+    def touch(self, path: str) -> None:
+        """A hit that was answered without :meth:`get`."""
+        self._memory.touch(path)
+
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have ``gone`` told of each path whose file goes, or is replaced, at once."""
+        self._memory.watch(gone)
 
     def download(self) -> Download:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
@@ -254,14 +263,15 @@ class Store:
     async def claim(self, path: str, *, h1: str, module: str, version: str) -> StoredFile | None:
         """Put a stray on record that was proven to have that h1; None where it is gone meanwhile.
 
-        ContentError: another h1 is on record. OSError: it cannot be read.
+        ContentError: another h1 is on record. OSError: it cannot be read. NoRoom: the index failed.
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         file, _ = self._stock.layout.file(path)
+        length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
         async with self._queue.disk:
+            # Whatever is published meanwhile is on record, and this is no stray any more.
             if await self.stray(path) is None:
                 return None
-            length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
             pinned = self.keeper.pinned(module, version)
             await to_the_end(
                 self._record(Row(path, module, version, kind, length, blocks, sha256, h1, pinned))
@@ -270,8 +280,13 @@ class Store:
 
     async def _record(self, row: Row) -> None:
         clock = self._stock.clock
-        for replaced in await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now()):
-            self.usage.remove(replaced)
+        try:
+            replaced = await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now())
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            raise NoRoom("this host cannot write its index") from error
+        for victim in replaced:
+            self.usage.remove(victim)
         self.usage.add(row)
 
     async def known(self, module: str, version: str) -> Known:
@@ -311,7 +326,7 @@ class Store:
         """Totals over all files on record; the number of versions at most a second old."""
         now = time.monotonic()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
-            self._counted = (now, await self.keeper.count())
+            self._counted = (now, await self._count())
         return Statistics(self._counted[1], self._stock.entries, self.usage.used)
 
     async def status(self) -> CacheStatus:
@@ -331,7 +346,7 @@ class Store:
             disk_free_bytes=await stock.disk.run(stock.free),
             max_idle_seconds=settings.max_idle or None,
             oldest_idle_seconds=await self._ask(0.0, stock.ledger.oldest_idle),
-            versions=(await self.statistics()).versions,
+            versions=await self.keeper.count(),
             entries=dict(self.usage.entries),
             sizes=dict(self.usage.sizes),
             answers=answers,
@@ -402,14 +417,24 @@ class Store:
             Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
         )
 
+    async def _count(self) -> int:
+        try:
+            return await self.keeper.count()
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            return self._counted[1] if self._counted else 0
+
     async def _ask(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self._stock.ask(function, *args)
         except sqlite3.Error as error:
-            log.warning("index unavailable", reason=reason(error))
-            self._stock.health.failed(error)
+            self._unavailable(error)
             return otherwise
+
+    def _unavailable(self, error: sqlite3.Error) -> None:
+        log.warning("index unavailable", reason=reason(error))
+        self._stock.health.failed(error)
 
 
 def _facts(file: Path) -> tuple[int, int, str]:
@@ -418,7 +443,8 @@ def _facts(file: Path) -> tuple[int, int, str]:
     try:
         while hasher.step(1 << 30):
             pass
-        facts = file.stat()
+        os.fsync(hasher.fd)
+        facts = os.fstat(hasher.fd)
         return facts.st_size, facts.st_blocks, hasher.hexdigest()
     finally:
         hasher.close()

@@ -58,6 +58,8 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: the caller is gone, whatever it says
         raise
 
 

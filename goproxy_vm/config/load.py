@@ -56,8 +56,9 @@ def environment_name(key: str) -> str:
 
 
 def did_you_mean(name: str, as_shown: Callable[[str], str] = str) -> str:
-    """``; did you mean X?`` where a key's name is close, else nothing."""
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), keys(), n=1)
+    """``; did you mean X?`` where a key's name is close, else nothing. A hidden key has no flag."""
+    names = [each for each, key in keys().items() if not (key.hidden and as_shown is flag_name)]
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
     return f"; did you mean {as_shown(close[0])}?" if close else ""
 
 
@@ -184,6 +185,8 @@ def _error(name: str, key: Key, raw: _Raw, reason: str) -> ConfigError:
 
 def _typed(key: Key, value: object) -> str:
     """A value as typed, on one line and without passwords."""
+    if key.hidden:
+        return quoted(values.MASKED)
     if isinstance(value, str):
         return quoted(redacted(value) if key.secret else value)
     if isinstance(value, bool):
@@ -194,6 +197,8 @@ def _typed(key: Key, value: object) -> str:
 
 
 def _shown(key: Key, raw: _Raw, text: str, parsed: object) -> str | int | float | bool | list[str]:
+    if key.hidden:
+        return values.MASKED if text else ""
     if key.kind.many:
         return values.items(text)
     if isinstance(parsed, Path):

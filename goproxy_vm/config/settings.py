@@ -24,7 +24,8 @@ class Key:
     """What is known about one setting.
 
     ``default`` is text as one would type it; where ``computed``, it describes in words what ``load``
-    finds in the environment. The text of a ``secret`` one may hold passwords: they are never shown.
+    finds in the environment. The text of a ``secret`` one may hold passwords: they are never shown. A
+    ``hidden`` one is a password: nothing of it is shown, and it has no flag, for flags show in ``ps``.
     """
 
     kind: Kind[Any]
@@ -32,12 +33,12 @@ class Key:
     help: str
     secret: bool = False
     computed: bool = False
+    hidden: bool = False
 
 
-def _key(kind: Kind[_T], default: str, help_: str, *, secret: bool = False) -> _T:
-    return field(
-        default_factory=lambda: kind.parse(default), metadata={"key": Key(kind, default, help_, secret)}
-    )
+def _key(kind: Kind[_T], default: str, help_: str, *, secret: bool = False, hidden: bool = False) -> _T:
+    key = Key(kind, default, help_, secret, hidden=hidden)
+    return field(default_factory=lambda: kind.parse(default), metadata={"key": key})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,16 @@ class Settings:
         "where VMs connect; port 0 lets the system choose",
     )
     admin_listen: Address = _key(
-        values.ADDRESS, "127.0.0.1:8081", "where metrics and health are served; no VM needs it"
+        values.ADDRESS, "127.0.0.1:8081", "where metrics, health and the admin API are served; no VM needs it"
+    )
+    admin_token: str = _key(
+        values.TOKEN, "", "what a request to the admin API must bring; empty for one from a file", hidden=True
+    )
+    admin_token_file: Path | None = _key(
+        values.FILE,
+        "",
+        "a file that holds the admin API's token; empty for admin.token in the cache directory, made at the "
+        "first start",
     )
     cache_dir: Path = field(
         metadata={
@@ -85,6 +95,12 @@ class Settings:
     )
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
+    )
+    fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
+    access_log: str = _key(
+        values.choice("off", "misses", "all"),
+        "misses",
+        "which requests to log, one line each: misses means all but plain hits",
     )
     log_format: str = _key(values.choice("text", "json"), "text", "how log lines look on stderr")
     log_level: str = _key(

@@ -70,6 +70,8 @@ def printable(text: str) -> str:
     return text if text.isprintable() else quoted(text)
 
 
+MASKED = "***"
+"""What stands for a password where a setting is shown."""
 _USERINFO = re.compile(r"(^|://)(?:(?!://).)*@")
 
 
@@ -79,7 +81,7 @@ def redacted(text: str) -> str:
     Rather hides too much than too little: everything between ``://`` and the last ``@`` before the
     next ``://``, for a password may hold characters that should have been percent-encoded.
     """
-    return _USERINFO.sub(r"\1***@", text)
+    return _USERINFO.sub(rf"\1{MASKED}@", text)
 
 
 def items(text: str) -> list[str]:
@@ -167,7 +169,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?)B|B?)")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(i?)B|B?)")
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -230,6 +232,24 @@ def _ca_file(text: str) -> Path | None:
     except OSError as error:
         raise ValueError(f"the file cannot be read: {error.strerror}") from None
     return path
+
+
+def _file(text: str) -> Path | None:
+    if "\0" in text:
+        raise ValueError("it holds a NUL")
+    return _path(text) if text else None
+
+
+_TOKEN = re.compile(r"[!-~]{1,1024}", re.ASCII)
+
+
+def token(text: str) -> str:
+    """A token as a header can carry it; empty for none. Raises ValueError, which does not repeat it."""
+    if text == MASKED:
+        raise ValueError("it is what config show prints instead of it")
+    if text and not _TOKEN.fullmatch(text):
+        raise ValueError("it holds a space or another character that no header carries, or is too long")
+    return text
 
 
 def _path(text: str) -> Path:
@@ -368,6 +388,8 @@ GLOBS: Kind[tuple[str, ...]] = Kind(
 )
 DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
 CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
+FILE: Kind[Path | None] = Kind(_file, "a file's path, or nothing", "FILE")
+TOKEN: Kind[str] = Kind(token, "up to 1024 visible ASCII characters, or nothing", "TOKEN")
 SUMDB: Kind[SumdbSpec | None] = Kind(
     parse_sumdb,
     'GOSUMDB\'s forms: sum.golang.org, sum.golang.google.cn, VKEY, "VKEY URL", "NAME URL" or off',

@@ -134,6 +134,10 @@ def unescape_version(escaped: str) -> str:
     return version
 
 
+TOOLCHAIN = "golang.org/toolchain"
+"""The module whose versions are Go releases (go.dev/doc/toolchain)."""
+
+
 def match_prefix_patterns(globs: str, target: str) -> bool:
     """Whether a comma-separated GOPRIVATE-like list of globs matches a prefix of module path ``target``.
 
@@ -150,6 +154,12 @@ def match_prefix_patterns(globs: str, target: str) -> bool:
         if compiled is not None and compiled.fullmatch("/".join(elements[:depth])):
             return True
     return False
+
+
+def exempt(nosumdb: str, module: str) -> bool:
+    """Whether the patterns ``nosumdb`` exempt a module from the checksum database; toolchains never are
+    (PROTOCOL case 62)."""
+    return module != TOOLCHAIN and match_prefix_patterns(nosumdb, module)
 
 
 @lru_cache(maxsize=256)

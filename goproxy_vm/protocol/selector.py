@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 MOST = 1000
 """Characters in a glob."""
-_SET = re.compile(r"\[!?\]?[^\]]*\]")
+_SET = re.compile(r"\[!?+\]?+[^\]]*\]")
 
 
 def normalize(glob: str) -> str:

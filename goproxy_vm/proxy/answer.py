@@ -53,6 +53,8 @@ class Answer:
     cache_status: str
     result: Result
     etag: str | None = None
+    until: float | None = None
+    """Until when it is fresh, by the monotonic clock; None for what never changes or is stale already."""
 
     @property
     def length(self) -> int:

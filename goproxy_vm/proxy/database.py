@@ -133,8 +133,8 @@ class ChecksumDatabase:
         kept = await self._answer(path)
         if kept is not None:
             try:
-                session = self._verifier.lookup(module, version, kept)
-                return Lookup(kept, await self._prove(session, "lookup"))
+                verdict = await self._prove(self._verifier.lookup(module, version, kept), "lookup")
+                return await self._recorded(Lookup(kept, verdict), module, version)
             except ContentError as error:
                 log.error("stored lookup is bad", path=path, reason=error.sentence)
                 await self._store.answers.delete(self._answer_key(path))
@@ -149,11 +149,14 @@ class ChecksumDatabase:
                 self._absent.add(path, error.sentence)
             await self._failed("lookup", error, path)
             raise
-        hashes = {"mod": found.verdict.mod, "zip": found.verdict.zip}
         await self._store.answers.set(self._answer_key(path), found.data, tag=TAG, keep=None)
-        await self._store.prove(
-            module, version, {kind: h1 for kind, h1 in hashes.items() if h1 is not None}, self.name
-        )
+        return await self._recorded(found, module, version)
+
+    async def _recorded(self, found: Lookup, module: str, version: str) -> Lookup:
+        """Keep that this database has proven the hashes, for good."""
+        hashes = {"mod": found.verdict.mod, "zip": found.verdict.zip}
+        known = {kind: h1 for kind, h1 in hashes.items() if h1 is not None}
+        await self._store.prove(module, version, known, self.name)
         return found
 
     async def _latest(self) -> bytes:

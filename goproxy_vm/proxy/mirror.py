@@ -51,6 +51,11 @@ class SumdbMirror:
         """Cancel what is under way."""
         await self._flights.close()
 
+    @property
+    def fetches_in_flight(self) -> int:
+        """How many fetches are under way."""
+        return len(self._flights)
+
     async def get(self, resource: SumdbResource, asker: Asker) -> Answer:
         """Answer one request; raises Absent, and UpstreamError and its kin where nothing can be proven."""
         if resource.kind == "supported":
@@ -67,7 +72,8 @@ class SumdbMirror:
         head = self._database.head
         left = self._latest_until - self._now()
         if head is not None and left > 0:
-            return Answer(head, TEXT, max_age(left), CACHE_STATUS[Result.HIT], Result.HIT)
+            hit = CACHE_STATUS[Result.HIT]
+            return Answer(head, TEXT, max_age(left), hit, Result.HIT, until=self._latest_until)
         if not self._may_fetch(asker):
             if head is None:
                 raise _not_stored()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import sqlite3
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.cache.facts import Status
+from goproxy_vm.errors import NoRoom
 from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from goproxy_vm.cache.facts import (
         Difference,
         Eviction,
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
     )
     from goproxy_vm.cache.store import Store
     from goproxy_vm.proxy.proxy import Proxy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _index(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    @functools.wraps(method)
+    async def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except sqlite3.Error as error:
+            raise NoRoom(f"this host cannot use its index now: {error}") from error
+
+    return told
 
 
 class Operations:
@@ -44,6 +60,7 @@ class Operations:
         """Fetches from upstreams, and what they brought and is not on disk yet."""
         return self._proxy.fetches_in_flight + self._others() + self._store.uncommitted
 
+    @_index
     async def status(self) -> Status:
         """The server's state."""
         recovery = self._store.recovery
@@ -58,14 +75,17 @@ class Operations:
             last_pass=self._store.last_pass,
         )
 
+    @_index
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of the stored versions. ValueError: a cursor that is none."""
         return await self._store.keeper.versions(prefix, sort, limit, cursor)
 
+    @_index
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of a version, None where nothing is."""
         return await self._store.keeper.version(module, version)
 
+    @_index
     async def purge(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal:
         """Remove what is selected; no request after this is answered from it, nor by a fetch begun before.
 
@@ -76,6 +96,7 @@ class Operations:
             selection, forget_hash=forget_hash, dry_run=dry_run, forget=lambda: self._proxy.forget(matches)
         )
 
+    @_index
     async def purge_version(
         self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False
     ) -> Removal:
@@ -88,6 +109,7 @@ class Operations:
             forget=lambda: self._proxy.forget(lambda m, v: (m, v) == (module, version)),
         )
 
+    @_index
     async def purge_module(self, module: str, *, forget_hash: bool = False, dry_run: bool = False) -> Removal:
         """As :meth:`purge`, all versions of a module."""
         return await self._store.keeper.purge_versions(
@@ -98,10 +120,12 @@ class Operations:
             forget=lambda: self._proxy.forget(lambda m, _: m == module),
         )
 
+    @_index
     async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
         """Evict to a size, the low water mark where None; returns when that is done."""
         return await self._store.keeper.evict(target_bytes, dry_run=dry_run)
 
+    @_index
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
         self._store.keeper.fences.add(lambda _m, _v: False)
@@ -109,34 +133,42 @@ class Operations:
         self._proxy.forget(lambda _m, _v: False)
         return dropped
 
+    @_index
     async def pins(self) -> Pins:
         """All pins."""
         return await self._store.keeper.pins()
 
+    @_index
     async def pin(self, pattern: str) -> Pin:
         """Keep versions from eviction. ValueError: a malformed pattern."""
         return await self._store.keeper.pin(pattern)
 
+    @_index
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of this API; False where there is none. ValueError as :meth:`pin`."""
         return await self._store.keeper.unpin(pattern)
 
+    @_index
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
         """Begin to check stored files; the pass. ValueError: a malformed glob."""
         return await self._store.keeper.scrub(match, rate)
 
+    @_index
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
         return await self._store.keeper.passes(limit)
 
+    @_index
     async def snapshots(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
         return await self._store.keeper.snapshots()
 
+    @_index
     async def snapshot(self, name: str) -> Snapshot | None:
         """Keep a list of what is stored; None: the name is taken."""
         return await self._store.keeper.snapshot(name)
 
+    @_index
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between snapshots; None: there is no such one."""
         return await self._store.keeper.difference(a, b)

@@ -15,7 +15,7 @@ from goproxy_vm.errors import (
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.names import match_prefix_patterns
+from goproxy_vm.protocol.names import TOOLCHAIN, exempt
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.index import Known
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.database import ChecksumDatabase
 
 Kind = Literal["mod", "zip"]
-
-TOOLCHAIN = "golang.org/toolchain"
-"""Go toolchains are programs that VMs run unasked: they are always verified (PROTOCOL cases 62, 62a)."""
 
 log = get_logger("proof")
 
@@ -50,7 +47,7 @@ class Proofs:
 
     def exempt(self, module: str) -> bool:
         """Whether the setting ``nosumdb`` exempts a module; toolchains never are."""
-        return module != TOOLCHAIN and match_prefix_patterns(self._settings.nosumdb, module)
+        return exempt(self._settings.nosumdb, module)
 
     def recorded(self, module: str) -> bool:
         """Whether the checksum database is asked about a module."""

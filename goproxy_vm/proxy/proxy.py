@@ -88,6 +88,7 @@ class Proxy:
         self._wall = wall
         self._negatives = Negatives(settings.negative, monotonic)
         self._slots = FairSlots(settings.max_misses)
+        self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._documents: Flights[bytes] = Flights(lambda data: data, lambda _: None)
 
@@ -113,6 +114,13 @@ class Proxy:
         return asker.fetch and not self._settings.offline
 
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
+
+    async def stored(self, resource: ModuleResource) -> Answer | None:
+        """The answer to a request for a file of a version if it is a hit, else None. NoRoom as the store."""
+        if match_prefix_patterns(self._settings.deny, resource.module):
+            return None
+        stored = await self._store.get(resource.path)
+        return None if stored is None else _file_answer(resource, stored, Result.HIT)
 
     async def _file(self, resource: ModuleResource, asker: Asker) -> Answer:
         stored = await self._store.get(resource.path)
@@ -218,9 +226,11 @@ class Proxy:
                 else:
                     h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
                 await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
-            return await self._store.claim(
+            claimed = await self._store.claim(
                 resource.path, h1=h1, module=resource.module, version=resource.version
             )
+            # None: somebody else was first.
+            return claimed if claimed is not None else await self._store.get(resource.path)
         except (ContentError, OSError) as error:
             log.warning("file without a record refused", path=resource.path, reason=str(error))
             return None
@@ -250,11 +260,17 @@ class Proxy:
 
     # What operators ask of the proxy itself.
 
+    def watch(self, forget: Callable[[], None]) -> None:
+        """Have ``forget`` called when lists and queries may be older than what is known."""
+        self._watchers.append(forget)
+
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Requests from now on ask anew: they join no flight for a version that ``matches``, nor one for a
         list or a query, and no absence is remembered. Costs some requests too many, not one too few."""
         self._negatives.clear()
         self._documents.detach(lambda _: True)
+        for forget in self._watchers:
+            forget()
 
         def concerned(path: str) -> bool:
             resource = parse(f"/{path}", None).resource
@@ -265,6 +281,13 @@ class Proxy:
     # Documents: list, @latest and query .info, fresh for a while and then revalidated.
 
     async def _document(self, resource: ModuleResource, asker: Asker) -> Answer:
+        since = self._store.keeper.fences.now
+        answer = await self._document_now(resource, asker)
+        if self._store.keeper.fences.now != since:
+            answer.until = None  # a purge came between: nobody after it may be given this
+        return answer
+
+    async def _document_now(self, resource: ModuleResource, asker: Asker) -> Answer:
         cached = await self._store.answers.get(resource.path)
         if cached is not None and (left := self._fresh_for(cached)) > 0:
             return _document_answer(resource, cached.data, Result.HIT, left)
@@ -384,4 +407,6 @@ def _file_answer(resource: ModuleResource, stored: StoredFile, result: Result) -
 
 
 def _document_answer(resource: ModuleResource, data: bytes, result: Result, fresh_for: float) -> Answer:
-    return Answer(data, CONTENT_TYPES[resource.endpoint], max_age(fresh_for), CACHE_STATUS[result], result)
+    answer = Answer(data, CONTENT_TYPES[resource.endpoint], max_age(fresh_for), CACHE_STATUS[result], result)
+    answer.until = time.monotonic() + fresh_for
+    return answer

@@ -38,12 +38,12 @@ log = get_logger("upstream")
 class Counts(Protocol):
     """What is told about requests to upstreams (``goproxy_vm_upstream_requests_total``)."""
 
-    def add_upstream(self, name: str) -> None:
-        """An upstream that will be asked."""
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
+        """An upstream that will be asked; ``watch`` tells bytes received, and whether it is up."""
         ...
 
-    def upstream(self, name: str, outcome: Outcome) -> None:
-        """One request that the upstream saw."""
+    def upstream(self, name: str, outcome: Outcome, seconds: float) -> None:
+        """One request that the upstream saw, and how long it took."""
         ...
 
 
@@ -52,6 +52,10 @@ class _Upstream:
     spec: UpstreamSpec
     source: HttpUpstream | FileUpstream
     health: Health
+
+    def watch(self) -> tuple[int, bool]:
+        """Bytes received so far, and whether it is up."""
+        return self.source.received, not self.health.failing
 
 
 class Upstreams:
@@ -101,14 +105,15 @@ class Upstreams:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         for spec in self._list.entries:
-            self._metrics.add_upstream(spec.name)
             source: HttpUpstream | FileUpstream
             if spec.kind == "file":
                 source = FileUpstream(spec)
             else:
-                source = HttpUpstream(spec, self._session, self._limits)
+                source = HttpUpstream(spec, self._session, self._limits, self._metrics.upstream)
                 self._probes.append(asyncio.create_task(self._probe(spec, trust)))
-            self._upstreams.append(_Upstream(spec, source, Health(self._now, self._limits.stall)))
+            upstream = _Upstream(spec, source, Health(self._now, self._limits.stall))
+            self._upstreams.append(upstream)
+            self._metrics.add_upstream(spec.label, upstream.watch)
 
     async def close(self) -> None:
         """Close the session."""
@@ -196,18 +201,28 @@ class Upstreams:
         check: Callable[[], Awaitable[T]],
     ) -> T:
         name = upstream.spec.name
+        started = self._now()
+        outcome: Outcome = "ok"
+        seconds: float | None = None
+        # Of what stops us alone, such as a full disk, the upstream is innocent.
         try:
             await upstream.source.fetch(path, sink, limit)
-            value = await check()
+            seconds = self._now() - started
+            return await check()
         except Failure as failure:
-            self._metrics.upstream(name, failure.outcome)
+            outcome = failure.outcome
             raise
         except ContentError as error:
-            self._metrics.upstream(name, "content")
+            outcome = "content"
             error.sentence = f"{name}: {error.sentence}"
             raise Failure(error, "content") from error
-        self._metrics.upstream(name, "ok")
-        return value
+        except asyncio.CancelledError:
+            outcome = "timeout"
+            raise
+        finally:
+            self._metrics.upstream(
+                upstream.spec.label, outcome, self._now() - started if seconds is None else seconds
+            )
 
     def _trust(self) -> ssl.SSLContext:
         trust = ssl.create_default_context()

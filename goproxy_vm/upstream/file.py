@@ -21,6 +21,9 @@ CHUNK = 1 << 20
 class FileUpstream:
     """Reads files below ``spec.url``. An absent file is 404, an unreadable one 403, as for ``go``."""
 
+    received = 0
+    """Bytes read."""
+
     def __init__(self, spec: UpstreamSpec) -> None:
         self._root = Path(spec.url)
         self._name = spec.name
@@ -36,6 +39,7 @@ class FileUpstream:
                     raise Failure(error, "content")
                 await sink.begin(size)
                 while chunk := await source.read(CHUNK):
+                    self.received += len(chunk)
                     await sink.write(chunk)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise Failure(Absent(f"{self._name}: no such file"), "not_found") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from yarl import URL
 
 from goproxy_vm import __version__
 from goproxy_vm.errors import Absent, ContentError, Refused, UpstreamError, UpstreamTimeout
-from goproxy_vm.upstream.failure import Failure
+from goproxy_vm.upstream.failure import Failure, Outcome
 
 if TYPE_CHECKING:
     from goproxy_vm.upstream.sink import Sink
@@ -44,11 +45,23 @@ class Limits:
 class HttpUpstream:
     """Fetches files below ``spec.url`` through a shared session; credentials go to its origin only."""
 
-    def __init__(self, spec: UpstreamSpec, session: aiohttp.ClientSession, limits: Limits) -> None:
+    received = 0
+    """Bytes of bodies that came from it."""
+
+    def __init__(
+        self,
+        spec: UpstreamSpec,
+        session: aiohttp.ClientSession,
+        limits: Limits,
+        redirected: Callable[[str, Outcome, float], None],
+    ) -> None:
+        """``redirected`` is told of each request that it answered by sending us to itself again."""
         self._base = URL(spec.url)
         self._name = spec.name
+        self._label = spec.label
         self._session = session
         self._limits = limits
+        self._redirect = redirected
         self._headers = {
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
@@ -85,6 +98,7 @@ class HttpUpstream:
 
     async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
         for _ in range(MOST_REQUESTS):
+            started = time.monotonic()
             headers = dict(self._headers)
             if self._auth is not None and url.origin() == self._base.origin():
                 headers[hdrs.AUTHORIZATION] = self._auth
@@ -93,6 +107,8 @@ class HttpUpstream:
                     await self._receive(response, sink, limit)
                     return
                 url = self._redirected(url, response.headers.get(hdrs.LOCATION))
+            if url.origin() == self._base.origin():
+                self._redirect(self._label, "ok", time.monotonic() - started)
         raise self._failure("too many redirects")
 
     def _redirected(self, url: URL, location: str | None) -> URL:
@@ -125,6 +141,7 @@ class HttpUpstream:
         chunks = response.content.iter_any()
         async for chunk in _gunzip(chunks) if encoding == "gzip" else chunks:
             received += len(chunk)
+            self.received += len(chunk)
             if received > limit:
                 response.close()
                 raise self._too_large(limit)

@@ -25,6 +25,14 @@ class UpstreamSpec:
     userinfo: tuple[str, str] | None
     falls_through: bool
 
+    @property
+    def label(self) -> str:
+        """The name in metrics: always with the port."""
+        parts = urlsplit(self.url)
+        if self.kind == "file" or parts.port is not None:
+            return self.name
+        return f"{self.name}:{443 if parts.scheme == 'https' else 80}"
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamList:

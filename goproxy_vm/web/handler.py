@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -10,23 +9,27 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError
+from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.proxy import Asker
 from goproxy_vm.web import pages
+from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
-from goproxy_vm.web.send import send
+from goproxy_vm.web.send import finish, send
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
+    from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.web.front import Front
 
 log = get_logger("web")
 
@@ -54,8 +57,12 @@ class Handler:
         metrics: Metrics,
         upstreams: list[str],
         reader: Executor,
+        access: AccessLog,
+        front: Front | None = None,
     ) -> None:
         self._settings = settings
+        self._front = front
+        self._access = access
         self._store = store
         self._proxy = proxy
         self._sumdb = sumdb
@@ -81,10 +88,11 @@ class Handler:
         """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
         error = _NotHttp("not a valid HTTP/1.1 request, or its head is too long")
         request_id = secrets.token_hex(6)
-        self._metrics.request("other", error.result)
+        text = error_response(error, "", request_id, 0, forwarded=False)
+        self._metrics.request("other", error.result, 0.0, text.content_length or 0)
         client = request.remote or "unix"
         log.debug("request failed", request_id=request_id, client=client, status=error.status, reason=reason)
-        return error_response(error, "", request_id, 0, forwarded=False)
+        return text
 
     async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
         request_id = secrets.token_hex(6)
@@ -92,9 +100,10 @@ class Handler:
         asked = _Asked()
         try:
             answer = await self._answer(request, client, asked)
-            response = await send(request, answer, {}, self._reader)
+            response, sent = await send(request, answer, {}, self._reader)
+            result: str = Result.REFUSED if response.status == 416 else answer.result
         except GoproxyError as error:
-            self._metrics.request(asked.endpoint, error.result)
+            result = error.result
             level = log.warning if error.status >= 500 else log.debug
             level(
                 "request failed",
@@ -110,13 +119,21 @@ class Handler:
             )
             if isinstance(error, _MethodNotAllowed):
                 failed.headers[hdrs.ALLOW] = "GET, HEAD"
-            return failed
+            response, sent = failed, await finish(request, failed)
         except Exception:
             log.exception("request crashed", request_id=request_id, client=client, path=request.raw_path)
-            self._metrics.request(asked.endpoint, Result.ERROR)
+            result = Result.ERROR
             crash = GoproxyError("internal error; the server's log has the cause")
-            return error_response(crash, asked.about, request_id, 0, forwarded=False)
-        self._metrics.request(asked.endpoint, answer.result)
+            response = error_response(crash, asked.about, request_id, 0, forwarded=False)
+            sent = await finish(request, response)
+        seconds = time.monotonic() - started
+        self._metrics.request(asked.endpoint, result, seconds, sent)
+        if self._access.others and (self._access.hits or result != Result.HIT):
+            about = (asked.endpoint, asked.module, asked.version)
+            path = request.raw_path
+            self._access.add(
+                Line(request_id, client, request.method, path, *about, response.status, result, seconds, sent)
+            )
         return response
 
     async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
@@ -132,17 +149,18 @@ class Handler:
         asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
         resource = wanted.resource
         if isinstance(resource, ModuleResource):
-            asked.module(resource)
-            return await self._proxy.get(resource, asker)
-        if self._sumdb is None:
+            asked.resource(resource)
+            answer = await self._proxy.get(resource, asker)
+        elif self._sumdb is None:
             raise MalformedPath("no checksum database is mirrored here")
-        return await self._sumdb.get(resource, asker)
+        else:
+            answer = await self._sumdb.get(resource, asker)
+        if self._front is not None and not wanted.cached_only:
+            self._front.offer(request.raw_path, resource, answer)
+        return answer
 
     def _check_client(self, client: str) -> None:
-        if not self._networks or client == "unix":
-            return
-        address = ipaddress.ip_address(client)
-        if not any(address in network for network in self._networks):
+        if not allowed(self._networks, client):
             raise Denied(f"clients at {client} are not allowed (setting allow_clients)")
 
     def _check_method(self, request: web.BaseRequest) -> None:
@@ -174,6 +192,8 @@ class _Asked:
     def __init__(self) -> None:
         self.endpoint = "other"
         self.about = ""
+        self.module = ""
+        self.version = ""
 
     def guess(self, path: str) -> None:
         """The metric's endpoint by the look of the path: malformed ones are counted too."""
@@ -187,9 +207,10 @@ class _Asked:
         elif extension in ("info", "mod", "zip"):
             self.endpoint = extension
 
-    def module(self, resource: ModuleResource) -> None:
+    def resource(self, resource: ModuleResource) -> None:
         """A well-formed module request."""
         self.endpoint = resource.endpoint
+        self.module, self.version = resource.module, resource.version
         version = f"@{resource.version}" if resource.version else ""
         self.about = f"{resource.module}{version} {resource.endpoint}"
 

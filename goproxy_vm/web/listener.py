@@ -137,9 +137,9 @@ class Listener:
             bound.unlink()
         for listening in self._listening:
             listening.close()
-        self._connections.close_idle()
-        self._server.pre_shutdown()
         await self._connections.drained(timeout)
+        # Not earlier: it closes what it takes for idle, also where the short cut is sending.
+        self._server.pre_shutdown()
         await self._server.shutdown(AT_ONCE)
         self._connections.abort()
         self._connections.stop()

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from goproxy_vm.errors import GoproxyError
 from goproxy_vm.proxy.answer import CACHE_STATUS, UNCACHEABLE, Result
-from goproxy_vm.web.send import CACHE_NAME
+from goproxy_vm.web.send import CACHE_NAME, SERVER
 
 MOST_BYTES = 648
 """``go`` hides a first line that is longer than this (PROTOCOL §2)."""
@@ -35,6 +35,7 @@ def error_response(
         "Cache-Control": UNCACHEABLE,
         "Cache-Status": f"{CACHE_NAME}; fwd=uri-miss" if forwarded else f"{CACHE_NAME}; detail=refused",
         "X-Content-Type-Options": "nosniff",
+        "Server": SERVER,
     }
     if error.result == Result.NEGATIVE:
         headers["Cache-Control"] = f"public, max-age={int(negative)}"

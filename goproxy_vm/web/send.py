@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CACHE_NAME = "goproxy-vm"
 """This cache's name in Cache-Status (RFC 9211)."""
+SERVER = "goproxy-vm"
+"""What the Server field says: nothing about versions."""
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
 CHUNK = 256 << 10
@@ -66,26 +68,40 @@ def matches(if_none_match: str, etag: str) -> bool:
 
 async def send(
     request: web.BaseRequest, answer: Answer, headers: dict[str, str], reader: Executor
-) -> web.StreamResponse:
-    """Send ``answer`` to the client that made ``request`` and close it; returns the response.
+) -> tuple[web.StreamResponse, int]:
+    """Send ``answer`` to the client that made ``request`` and close it; returns the response, which has been
+    written whole, and the bytes of its body.
 
     ``headers`` are added to the answer's own. ``reader`` does the blocking reads. NoRoom: the stored file
     cannot be read, and nothing has been sent. What goes wrong later aborts the connection, so that the
     client never takes a part for the whole.
     """
     try:
-        return await _send(request, answer, headers, reader)
+        sent = await _send(request, answer, headers, reader)
+        return sent if isinstance(sent, tuple) else (sent, await finish(request, sent))
     finally:
         answer.close()
 
 
+async def finish(request: web.BaseRequest, response: web.StreamResponse) -> int:
+    """Write a response whole, now and not after the handler; the bytes of its body."""
+    body = response.body if isinstance(response, web.Response) and request.method != "HEAD" else None
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionError:
+        log.debug("client left", path=request.raw_path)
+    return len(body) if isinstance(body, bytes) and response.status != 304 else 0
+
+
 async def _send(
     request: web.BaseRequest, answer: Answer, headers: dict[str, str], reader: Executor
-) -> web.StreamResponse:
+) -> web.StreamResponse | tuple[web.StreamResponse, int]:
     headers = {
         "Content-Type": answer.content_type,
         "Cache-Control": answer.cache_control,
         "Cache-Status": f"{CACHE_NAME}; {answer.cache_status}",
+        "Server": SERVER,
         **headers,
     }
     offset, count, status = 0, answer.length, 200
@@ -131,8 +147,8 @@ async def _stream(
     status: int,
     headers: dict[str, str],
     reader: Executor,
-) -> web.StreamResponse:
-    end = offset + count
+) -> tuple[web.StreamResponse, int]:
+    start, end = offset, offset + count
     chunk = await _read(file, offset, min(CHUNK, count), reader)  # while the failure can still be told
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = count
@@ -144,6 +160,7 @@ async def _stream(
             if offset == end:
                 break
             chunk = await _read(file, offset, min(CHUNK, end - offset), reader)
+        await response.write_eof()
     except ConnectionError:
         log.debug("client left", path=request.raw_path, left=end - offset)
     except NoRoom as error:
@@ -151,7 +168,7 @@ async def _stream(
     finally:
         if offset < end and request.transport is not None:
             request.transport.abort()
-    return response
+    return response, offset - start
 
 
 async def _read(file: StoredFile, offset: int, n: int, reader: Executor) -> bytes:

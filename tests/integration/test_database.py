@@ -521,3 +521,38 @@ async def test_fresh_clients_verify_offline_from_the_mirror_alone(
                 session.feed(tile, got.body)
         assert session.finish().number == number
     assert len(world.upstream.requests) == seen
+
+
+@pytest.mark.parametrize("genuine", [True, False])
+async def test_stored_unproven_is_proven_when_the_database_is_turned_on(
+    serve: Serve, world: World, *, genuine: bool
+) -> None:
+    if not genuine:
+        good = world.upstream.files["/example.com/m/@v/v1.0.0.mod"]
+        world.upstream.files["/example.com/m/@v/v1.0.0.mod"] = good + b"// changed\n"
+    before = await serve(world.upstream, sumdb=None)
+    for kind in ("mod", "zip"):
+        assert (await before.get(f"{M}/@v/v1.0.0.{kind}")).status == 200
+    await before.server.stop()
+    count = world.upstream.count("/example.com/m/@v/v1.0.0.zip")
+    after = await serve(world.upstream, sumdb=world.spec)
+    got = await after.get(f"{M}/@v/v1.0.0.zip")
+    assert (got.status, got.body) == (200, world.upstream.files["/example.com/m/@v/v1.0.0.zip"])
+    assert world.upstream.count("/example.com/m/@v/v1.0.0.zip") == count  # proven where it lay
+    assert (await after.get(f"{M}/@v/v1.0.0.mod")).status == (200 if genuine else 502)
+    await after.server.stop()
+    offline = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    assert (await offline.get(f"{M}/@v/v1.0.0.mod")).status == (200 if genuine else 404)
+
+
+async def test_stored_unproven_is_not_served_where_nothing_can_prove_it(serve: Serve, world: World) -> None:
+    before = await serve(world.upstream, sumdb=None)
+    assert (await before.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    await before.server.stop()
+    offline = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 404
+    exempt = {"nosumdb": "example.com"}
+    await offline.server.stop()
+    again = await serve(world.upstream, sumdb=world.spec, **exempt)
+    assert (await again.get(f"{M}/@v/v1.0.0.zip")).status == 200

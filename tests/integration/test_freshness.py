@@ -24,6 +24,12 @@ MISS = "goproxy-vm; fwd=uri-miss; stored"
 STALE = "goproxy-vm; hit; detail=stale"
 
 
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """Servers without the short cut, which goes by a clock that no test moves."""
+    return functools.partial(serve, fast_path=False)
+
+
 class Clock:
     """Both clocks, which tests may move."""
 

@@ -9,6 +9,7 @@ import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,8 +65,8 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connections]:
     made: list[Connections] = []
 
     class Kept(Connections):
-        def __init__(self, inner: Callable[[], asyncio.Protocol], *, most: int, send_timeout: float) -> None:
-            super().__init__(inner, most=most, send_timeout=send_timeout)
+        def __init__(self, inner: Callable[[], asyncio.Protocol], *given: Any, **more: Any) -> None:
+            super().__init__(inner, *given, **more)
             made.append(self)
 
     monkeypatch.setattr(server_module, "Connections", Kept)
@@ -150,6 +151,7 @@ async def test_a_closing_connection_is_aborted_too(quick: None) -> None:
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     connections.start()
     async with Wire(listener.url_of(server.sockets[0]), receive_buffer=4096) as wire:
+        wire.ask("/")
         await until(lambda: len(connections) == 1)
         await until(lambda: not len(connections))
         assert len(await wire.rest()) < SIZE
@@ -161,7 +163,8 @@ async def test_a_closing_connection_is_waited_for(quick: None) -> None:
     connections = Connections(_Hasty, most=1, send_timeout=60.0)
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     async with Wire(listener.url_of(server.sockets[0]), receive_buffer=4096) as wire:
-        await until(lambda: len(connections) == 1)
+        wire.ask("/")
+        await until(lambda: any(connection.busy for connection in connections._all))
         draining = asyncio.create_task(connections.drained(10))
         done, _ = await asyncio.wait([draining], timeout=0.1)
         assert not done
@@ -388,7 +391,7 @@ async def test_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             opened = Store.open
-            patch.setattr(Store, "open", lambda root, *given: opened(root, *given, lock_wait=0))
+            patch.setattr(Store, "open", lambda *given, **kept: opened(*given, lock_wait=0, **kept))
             sentence = await refused_start(settings(tmp_path, listen=(Address("", 0, str(path)),)))
         assert str(tmp_path / "cache") in sentence
         assert not path.exists()

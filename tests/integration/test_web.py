@@ -328,13 +328,23 @@ async def committed(host: Host, path: str) -> Path:
 
 
 def _store(host: Host) -> Store:
-    return host.server.store
+    return host.store  # type: ignore[attr-defined,no-any-return]  # set by the fixture below
 
 
 @pytest.fixture
-async def stored(serve: Serve, upstream: FakeUpstream) -> Host:
-    """A server whose store is looked into."""
-    return await serve(upstream)
+async def stored(serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A server whose store is known."""
+    opened: list[Store] = []
+    really = Store.open
+
+    async def open_store(root: Path, *args: Any, **options: Any) -> Store:
+        opened.append(await really(root, *args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(Store, "open", open_store)
+    host = await serve(upstream, fast_path=False)  # the short cut has tests of its own
+    host.store = opened[0]  # type: ignore[attr-defined]  # for _store
+    return host
 
 
 @pytest.mark.parametrize("extension", ["mod", "zip"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache.admission import UNKNOWN_LENGTH, Admission, Limits
+from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
 from goproxy_vm.cache.files import Mismatch, StoredFile, open_stored
 from goproxy_vm.cache.health import Health, reason
@@ -71,9 +71,10 @@ async def test_bytes_reach_the_file(download: Download, admission: Admission) ->
     chunks = [os.urandom(100_000) for _ in range(25)]
     data = b"".join(chunks)
     await download.begin(len(data))
-    assert admission.reserved == len(data)
+    assert admission.reserved == 0, "nothing is held for bytes that have not come"
     for chunk in chunks:
         await download.write(chunk)
+    assert admission.reserved == -(-len(data) // 512) * 512
     assert download.length == len(data)
     assert download.path.stat().st_size <= len(data)
     await download.finish()
@@ -114,9 +115,10 @@ async def test_a_new_attempt_starts_over(download: Download, admission: Admissio
         await download.finish()
     await download.begin(4)
     assert download.length == 0
-    assert admission.reserved == 4
+    assert admission.reserved == 0
     await download.write(b"good")
     await download.finish()
+    assert admission.reserved == 512
     assert download.path.read_bytes() == b"good"
     assert download.sha256 == hashlib.sha256(b"good").hexdigest()
     assert download.length == 4
@@ -125,11 +127,15 @@ async def test_a_new_attempt_starts_over(download: Download, admission: Admissio
 
 async def test_room_grows_with_what_arrives(download: Download, admission: Admission) -> None:
     await download.begin(None)
-    assert admission.reserved == UNKNOWN_LENGTH
+    assert admission._admitted == UNKNOWN_LENGTH
     await download.begin(2)
-    await download.write(b"more than two")
-    assert admission.reserved == 2 + UNKNOWN_LENGTH
+    assert admission._admitted == 512
+    await download.write(b"more than two" * 100)
+    await download.finish()
+    assert admission._admitted == 512 + UNKNOWN_LENGTH
+    assert admission.reserved == 3 * 512 + STEP
     await download.discard()
+    assert admission._admitted == 0
     assert admission.reserved == 0
 
 
@@ -148,7 +154,7 @@ async def test_hand_over(download: Download, admission: Admission) -> None:
     reservation = await download.hand_over()
     await download.discard()
     assert download.path.read_bytes() == b"good"
-    assert admission.reserved == 4
+    assert admission.reserved == 512
     reservation.release()
     reservation.release()
     assert admission.reserved == 0
@@ -166,7 +172,7 @@ async def test_no_file_can_be_made(
     assert health.writable, "no fault of the disk"
 
 
-@pytest.mark.parametrize("step", ["write", "finish", "begin"])
+@pytest.mark.parametrize("step", ["write", "finish"])
 async def test_a_full_disk(
     admission: Admission, threads: Threads, health: Health, tmp_path: Path, step: str
 ) -> None:
@@ -182,13 +188,7 @@ async def test_a_full_disk(
     await full.begin(None)
     if step != "write":
         await full.write(b"x")
-    if step == "begin":
-        await full._flush()
-    steps = {
-        "write": lambda: full.write(b"x" * BATCH),
-        "finish": full.finish,
-        "begin": lambda: full.begin(None),
-    }
+    steps = {"write": lambda: full.write(b"x" * BATCH), "finish": full.finish}
     with pytest.raises(NoRoom) as caught:
         await steps[step]()
     assert "No space left on device" in caught.value.sentence

@@ -54,9 +54,8 @@ def test_rows_come_back(path: Path, index: Index) -> None:
     index.add([row("a.b")], now=10.0, used=10.0)
     assert index.entry("a.b/@v/v1.0.0.mod") == Entry("a.b/@v/v1.0.0.mod", 5, SHA, "h1:x")
     assert index.entry("a.b/@v/v2.0.0.mod") is None
-    index.close()
     again = Database.open(path)
-    assert again.entry("a.b/@v/v1.0.0.mod") is not None
+    assert Index(again).entry("a.b/@v/v1.0.0.mod") is not None
     again.close()
 
 
@@ -71,28 +70,30 @@ def test_a_dying_row_is_no_entry(path: Path, index: Index) -> None:
 
 
 def test_add_replaces_and_is_all_or_nothing(index: Index) -> None:
-    index.add([row("a.b", length=5)], now=1.0, used=1.0)
-    index.add([row("a.b", length=6)], now=2.0, used=2.0)
+    assert index.add([row("a.b", length=5)], now=1.0, used=1.0) == []
+    (replaced,) = index.add([row("a.b", length=6)], now=2.0, used=2.0)
+    assert (replaced.path, replaced.length, replaced.bytes) == ("a.b/@v/v1.0.0.mod", 5, 4096)
     bad = Row("c.d/@v/v1.0.0.mod", "c.d", "v1.0.0", Kind.MOD, 5, 8, SHA, h1=None)
     with pytest.raises(sqlite3.Error):
         index.add([bad, Row(*[None] * 3, Kind.MOD, 1, 8, SHA, None)], now=3.0, used=3.0)  # type: ignore[list-item]  # a bad row is meant
     entry = index.entry("a.b/@v/v1.0.0.mod")
     assert entry is not None
     assert entry.length == 6
-    assert index.statistics() == Statistics(versions=1, files=1, bytes=4096)
+    assert index.sums() == [Sum(Kind.MOD, pinned=False, entries=1, bytes=4096)]
 
 
 def test_remove(index: Index) -> None:
     index.add([row("a.b")], now=1.0, used=1.0)
-    index.remove("a.b/@v/v1.0.0.mod")
-    index.remove("a.b/@v/v1.0.0.mod")
-    assert index.statistics() == Statistics(0, 0, 0)
+    victims = index.of_path("a.b/@v/v1.0.0.mod")
+    index.remove(victims, "purge", 2.0)
+    index.remove(victims, "purge", 2.0)
+    assert index.sums() == []
 
 
 def test_touch_adds_hits_and_never_goes_back(path: Path, index: Index) -> None:
     index.add([row("a.b"), row("c.d")], now=100.0, used=100.0)
-    index.touch({"a.b/@v/v1.0.0.mod": Touch(150.0, 3), "gone/@v/v1.0.0.mod": Touch(150.0, 1)})
-    index.touch({"a.b/@v/v1.0.0.mod": Touch(120.0, 2)})
+    index.touch({"a.b/@v/v1.0.0.mod": Touch(150.0, 3), "gone/@v/v1.0.0.mod": Touch(150.0, 1)}, 0)
+    index.touch({"a.b/@v/v1.0.0.mod": Touch(120.0, 2)}, 0)
     facts = query(path, "SELECT module, fetched, last_used, hits FROM files ORDER BY module")
     assert facts == [("a.b", 100.0, 150.0, 5), ("c.d", 100.0, 100.0, 0)]
 
@@ -106,9 +107,13 @@ def test_the_hash_seen_first_stays(path: Path, index: Index) -> None:
     assert query(path, "SELECT seen FROM known WHERE kind = 'zip'") == [(1.0,)]
 
 
-def test_statistics_and_kinds(index: Index) -> None:
-    index.add([row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")], now=1.0, used=1.0)
-    assert index.statistics() == Statistics(versions=3, files=4, bytes=4 * 8 * 512)
+def test_sums_and_kinds(index: Index) -> None:
+    rows = [row("a.b"), row("a.b", kind=Kind.ZIP), row("a.b", version="v1.1.0"), row("c.d")]
+    index.add(rows, now=1.0, used=1.0)
+    assert index.sums() == [
+        Sum(Kind.MOD, pinned=False, entries=3, bytes=3 * 4096),
+        Sum(Kind.ZIP, pinned=False, entries=1, bytes=4096),
+    ]
     assert sorted(index.kinds("a.b")) == [("v1.0.0", "mod"), ("v1.0.0", "zip"), ("v1.1.0", "mod")]
 
 
@@ -130,9 +135,10 @@ def test_what_is_no_database_is_moved_aside(
 ) -> None:
     path.write_bytes(content)
     path.with_name("index.db-wal").write_bytes(b"old log")
-    index = Database.open(path)
-    assert index.statistics() == Statistics(0, 0, 0)
-    index.close()
+    database = Database.open(path)
+    assert database.rebuilt
+    assert Index(database).sums() == []
+    database.close()
     assert path.with_name("index.db.broken").read_bytes() == content
     assert "index moved aside" in logged(caplog)
 

@@ -126,23 +126,6 @@ def test_nothing_leads_outside(layout: Layout, path: str) -> None:
         layout.file(path)
 
 
-def test_sweep_empties_tmp(layout: Layout) -> None:
-    layout.temporary().write_bytes(b"half a zip")
-    directory = layout.temporary()
-    directory.mkdir()
-    (directory / "x").touch()
-    layout.temporary().symlink_to(layout.modules)
-    assert layout.sweep() == 3
-    assert not list(layout.tmp.iterdir())
-    assert layout.modules.is_dir()
-
-
-def test_sweep_that_fails_says_where(layout: Layout) -> None:
-    layout.tmp.rmdir()
-    with pytest.raises(StartError, match="No such file or directory"):
-        layout.sweep()
-
-
 async def test_second_lock_is_refused_by_name(layout: Layout) -> None:
     lock = await DirectoryLock.acquire(layout, 0)
     with pytest.raises(StartError) as caught:

@@ -1,13 +1,18 @@
 """The docs and the annotated file say what the code does."""
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.config import Key, environment_name, flag_name, keys, load
+from goproxy_vm.console.arguments import Commands
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.web.gauges import gauges
 
 ROOT = Path(__file__).parents[2]
 KEYS = list(keys().items())
@@ -23,9 +28,9 @@ def sections(name: str) -> dict[str, str]:
 def test_docs_have_the_key(name: str, key: Key) -> None:
     default = key.default if key.computed else f"`{key.default}`" if key.default else "none"
     facts, meaning = sections("configuration.md")[name].split("\n\n", 1)
+    flag = "No flag" if key.hidden else f"Flag `{flag_name(name)}`"
     assert facts == (
-        f"Flag `{flag_name(name)}`, environment `{environment_name(name)}`, default {default}.\n"
-        f"Takes {key.kind.allowed}."
+        f"{flag}, environment `{environment_name(name)}`, default {default}.\nTakes {key.kind.allowed}."
     )
     assert meaning.strip()
 
@@ -62,8 +67,31 @@ def test_annotated_file_explains_the_key(name: str, key: Key) -> None:
 
 
 def test_every_metric_is_in_the_docs() -> None:
-    names = re.findall(r"^# TYPE (goproxy_vm_\w+)", Metrics("1").render().decode(), re.MULTILINE)
+    cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 5)
+    page = Metrics("1").render(gauges(cache, 0, reached=True, writable=True)).decode()
+    names = {
+        name.removesuffix("_created") for name in re.findall(r"^# TYPE (goproxy_vm_\w+)", page, re.MULTILINE)
+    }
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert names == set(re.findall(r"^\| `(goproxy_vm_\w+)`", text, re.MULTILINE))
+
+
+def test_every_api_route_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    documented = dict(re.findall(r"^\| `(/api/\S+)` \| ([A-Z, ]+) \|", text, re.MULTILINE))
+    paths = yaml.safe_load((ROOT / "goproxy_vm" / "web" / "openapi.yaml").read_text())["paths"]
+    assert {path: sorted(methods.split(", ")) for path, methods in documented.items()} == {
+        path: sorted(method.upper() for method in item if method != "parameters")
+        for path, item in paths.items()
+    }
+
+
+def test_every_command_is_in_the_docs() -> None:
+    parsers = argparse.ArgumentParser().add_subparsers()
+    Commands(parsers, lambda _: 0).add()
     text = (ROOT / "docs" / "operating.md").read_text()
-    assert names
-    for name in names:
-        assert f"`{name}`" in text
+    section = text.partition("## The command line")[2].partition("\n## ")[0]
+    assert sorted(set(re.findall(r"`goproxy-vm (\w+)", section))) == sorted(parsers.choices)
+    for parser in parsers.choices.values():
+        for flag in re.findall(r"--[a-z-]+", parser.format_help()):
+            assert flag == "--help" or f"{flag}" in section

@@ -170,3 +170,18 @@ def test_limit_memory(monkeypatch: pytest.MonkeyPatch, error: type[Exception] | 
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     hostos.limit_memory(1 << 30)
     assert limits == [(resource.RLIMIT_AS, (1 << 30, 1 << 30))]
+
+
+def test_peer_user() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with theirs:
+        assert hostos.peer_user(ours) == os.getuid()
+        ours.close()
+        assert hostos.peer_user(ours) is None
+
+
+def test_peer_user_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert hostos.peer_user(ours) is None

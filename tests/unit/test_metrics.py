@@ -1,5 +1,7 @@
 """Metrics: every series from the start, counts that agree, labels that are known."""
 
+import re
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,7 +14,7 @@ from goproxy_vm.observe.metrics import (
     Metrics,
 )
 
-LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation"]
+LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation", "source", "reason"]
 
 
 def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
@@ -28,7 +30,7 @@ def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
 
 def test_every_series_is_there_from_the_start() -> None:
     metrics = Metrics("1.2.3")
-    metrics.add_upstream("goproxy.cn:443")
+    metrics.add_upstream("goproxy.cn:443", lambda: (0, True))
     requests = samples(metrics, "goproxy_vm_requests_total")
     assert requests == {(endpoint, result): 0 for endpoint in ENDPOINTS for result in RESULTS}
     assert samples(metrics, "goproxy_vm_upstream_requests_total") == {
@@ -42,23 +44,53 @@ def test_every_series_is_there_from_the_start() -> None:
 
 def test_counts() -> None:
     metrics = Metrics("1")
-    metrics.add_upstream("a:443")
-    for _ in range(3):
-        metrics.request("zip", "hit")
-    metrics.upstream("a:443", "ok")
-    metrics.add_upstream("a:443")  # again: nothing is forgotten
+    metrics.add_upstream("a:443", lambda: (10, True))
+    for seconds in (0.0004, 0.3, 700.0):
+        metrics.request("zip", "hit", seconds, 100)
+    metrics.request("zip", "miss", 1.0, 7)
+    metrics.request("zip", "error", 1.0, 60)
+    metrics.request("other", "hit", 0.1, 5)
+    metrics.upstream("a:443", "ok", 0.2)
+    metrics.add_upstream("a:443", lambda: (5, False))  # again: nothing is forgotten
+    metrics.eviction("size", 4096, 90.0)
+    metrics.eviction("purge", 512, None)
+    metrics.scrubbed(10)
+    metrics.corrupt()
     metrics.verification("zip", "verified")
     assert samples(metrics, "goproxy_vm_requests_total")["zip", "hit"] == 3
     assert samples(metrics, "goproxy_vm_upstream_requests_total")["a:443", "ok"] == 1
     assert samples(metrics, "goproxy_vm_verifications_total")["zip", "verified"] == 1
+    sent = samples(metrics, "goproxy_vm_response_bytes_total")
+    assert (sent["zip", "cache"], sent["zip", "upstream"], sent["zip", "other"]) == (300, 7, 60)
+    assert sent["other", "other"] == 5
+    text = metrics.render().decode()
+    prefix = 'goproxy_vm_request_duration_seconds_bucket{endpoint="zip",le="%s",result="hit"}'
+    for bound, count in (("0.0005", 1), ("0.5", 2), ("600", 2), ("+Inf", 3)):
+        assert f"{prefix % bound} {count}.0\n" in text
+    assert 'goproxy_vm_request_duration_seconds_sum{endpoint="zip",result="hit"} 700.3004' in text
+    assert samples(metrics, "goproxy_vm_upstream_bytes_total") == {("a:443",): 15}
+    assert samples(metrics, "goproxy_vm_upstream_up") == {("a:443",): 0}
+    assert samples(metrics, "goproxy_vm_evicted_bytes_total")["size",] == 4096
+    assert samples(metrics, "goproxy_vm_evictions_total")["purge",] == 1
+    assert samples(metrics, "goproxy_vm_eviction_idle_seconds_count") == {(): 1}
+    assert samples(metrics, "goproxy_vm_scrubbed_bytes_total") == {(): 10}
+    assert samples(metrics, "goproxy_vm_corrupt_total") == {(): 1}
+
+
+def test_names_and_help_follow_the_rules() -> None:
+    for family in text_string_to_metric_families(Metrics("1").render().decode()):
+        assert family.documentation
+        if family.name.startswith("goproxy_vm"):
+            assert not re.search(r"milli|kilo|_ms$|_total_|_count_", family.name)
+            assert family.documentation.endswith(".")
 
 
 def test_unknown_labels_are_mistakes() -> None:
     metrics = Metrics("1")
     with pytest.raises(KeyError):
-        metrics.request("/evil", "hit")
+        metrics.request("/evil", "hit", 0.0, 0)
     with pytest.raises(KeyError):
-        metrics.upstream("never added", "ok")
+        metrics.upstream("never added", "ok", 0.0)
     with pytest.raises(KeyError):
         metrics.verification("zip", "maybe")
 

@@ -1,0 +1,187 @@
+"""The command line of the commands that ask a running server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from goproxy_vm.config import values
+from goproxy_vm.errors import MalformedPath
+from goproxy_vm.protocol import names, selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+KINDS = ("info", "mod", "zip")
+SORTS = ("name", "size", "idle", "hits")
+LISTED = 100
+"""Items that a list has unless asked for more."""
+_GLOB = "a glob over module@version: * any characters, ? one, [...] one of a set; without @ every version"
+
+
+def add_shared(parser: argparse.ArgumentParser, *, default: object) -> None:
+    """What may stand before the command and after it."""
+    parser.add_argument(
+        "--admin-url",
+        metavar="URL",
+        default=default,
+        help="the server's admin listener: http(s)://HOST:PORT or unix:PATH (default: from admin_listen)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="a file that holds the admin token (default: $GOPROXY_VM_ADMIN_TOKEN, admin_token_file, or "
+        "admin.token in cache_dir)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="print the API's answer instead of a table"
+    )
+
+
+class Commands:
+    """Adds the commands to ``parsers``, each with ``run`` as its ``command`` and its name as ``asked``."""
+
+    def __init__(
+        self,
+        parsers: argparse._SubParsersAction[Any],
+        run: Callable[[argparse.Namespace], int],
+    ) -> None:
+        self._parsers = parsers
+        self._run = run
+
+    def add(self) -> None:
+        """All of them."""
+        self._command("status", "the server's state, the cache's sizes and limits")
+        listing = self._command("ls", "list stored versions")
+        listing.add_argument("--prefix", metavar="TEXT", help="what the module path begins with")
+        listing.add_argument(
+            "--sort", choices=SORTS, help="by name, largest first, longest idle first, most hits first"
+        )
+        _limit(listing, 1_000_000)
+        show = self._command("show", "one stored version and its files")
+        show.add_argument("version", metavar="MODULE@VERSION", type=_version)
+        self._add_removing()
+        refresh = self._command("refresh", "forget a module's cached list, @latest, queries and absences")
+        refresh.add_argument("module", metavar="MODULE", type=_module)
+        self._add_pins()
+        self._add_scrub()
+        _limit(self._command("passes", "the last runs of janitor, scrub and recovery"), 1000)
+        snapshot = self._command("snapshot", "remember what is stored now, to compare later")
+        snapshot.add_argument("name", metavar="NAME", nargs="?", help="default: the time")
+        self._command("snapshots", "all snapshots")
+        diff = self._command("diff", "what came and went between two snapshots")
+        diff.add_argument("a", metavar="A", help="a snapshot's name")
+        diff.add_argument("b", metavar="B", nargs="?", default="now", help="a snapshot's name; default: now")
+
+    def _add_removing(self) -> None:
+        purge = self._command("purge", "remove what meets all conditions, pinned or not")
+        _patterns(purge)
+        duration = _parsed(values.duration(positive=False))
+        bytes_ = _parsed(values.size(0, (1 << 63) - 1, "8EiB"))
+        purge.add_argument(
+            "--idle-for", type=duration, metavar="DURATION", help="not requested for that long"
+        )
+        purge.add_argument("--older-than", type=duration, metavar="DURATION", help="fetched longer ago")
+        purge.add_argument("--larger-than", type=bytes_, metavar="SIZE", help="more bytes on disk")
+        purge.add_argument(
+            "--kind",
+            type=_kinds,
+            action="extend",
+            metavar="KIND",
+            help="only these files: info, mod, zip; repeatable",
+        )
+        purge.add_argument(
+            "--forget-hash", action="store_true", help="also forget the hash seen first, so others may come"
+        )
+        evict = self._command("evict", "evict zips by policy until the cache is small enough")
+        evict.add_argument(
+            "--target", type=bytes_, metavar="SIZE", help="how large the cache may be (default: low_water)"
+        )
+        for each in (purge, evict):
+            each.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+    def _add_pins(self) -> None:
+        for name, what in (("pin", "keep what matches from eviction"), ("unpin", "take back a pin")):
+            self._command(name, what).add_argument("pattern", metavar="PATTERN", type=_pattern, help=_GLOB)
+        self._command("pins", "all pins")
+
+    def _add_scrub(self) -> None:
+        scrub = self._command("scrub", "hash stored files anew, in the background")
+        _patterns(scrub)
+        rate = _parsed(values.size(1, (1 << 63) - 1, "8EiB"))
+        scrub.add_argument("--rate", type=rate, metavar="SIZE", help="bytes a second (default: scrub_rate)")
+        scrub.add_argument("--wait", action="store_true", help="until it is done, and say what it found")
+
+    def _command(self, name: str, what: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = self._parsers.add_parser(
+            name, help=what, description=what, allow_abbrev=False
+        )
+        parser.set_defaults(command=self._run, asked=name, takes=("admin_url", "token_file", "json"))
+        # Absent here must not undo what stood before the command.
+        add_shared(parser, default=argparse.SUPPRESS)
+        parser.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML file")
+        parser.add_argument("--cache-dir", metavar="DIR", help="the server's cache_dir, for its admin.token")
+        return parser
+
+
+def _limit(parser: argparse.ArgumentParser, most: int) -> None:
+    limit = _parsed(values.count(1, most))
+    parser.add_argument(
+        "--limit", type=limit, default=LISTED, metavar="N", help=f"at most that many (default: {LISTED})"
+    )
+
+
+def _patterns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patterns", metavar="PATTERN", nargs="*", type=_pattern, help=_GLOB)
+
+
+def _parsed(kind: values.Kind[_T]) -> Callable[[str], _T]:
+    def parse(text: str) -> _T:
+        try:
+            return kind.parse(text)
+        except (ValueError, OverflowError) as error:
+            reason = f"{error}; " if str(error) else ""
+            raise argparse.ArgumentTypeError(
+                f"{values.quoted(text)}: {reason}expected {kind.allowed}"
+            ) from None
+
+    return parse
+
+
+def _pattern(text: str) -> str:
+    try:
+        selector.normalize(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: {error}") from None
+    return text
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = values.items(text)
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: expected {', '.join(KINDS)}")
+    return kinds
+
+
+def _module(text: str) -> str:
+    try:
+        names.check_path(text)
+    except MalformedPath as error:
+        raise argparse.ArgumentTypeError(error.sentence) from None
+    return text
+
+
+def _version(text: str) -> tuple[str, str]:
+    module, at, version = text.partition("@")
+    if not at or not version:
+        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: expected MODULE@VERSION")
+    try:
+        names.check_version(version)
+    except MalformedPath as error:
+        raise argparse.ArgumentTypeError(error.sentence) from None
+    return _module(module), version

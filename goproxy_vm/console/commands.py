@@ -1,0 +1,162 @@
+"""What each command asks of the server, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from goproxy_vm.console import tables
+from goproxy_vm.console.progress import Progress
+from goproxy_vm.errors import ConfigError, NotDone
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterable
+
+    from goproxy_vm.console.client import Client
+
+PAGE = 1000
+"""Versions that the server lists at a time."""
+POLL_SECONDS = 0.5
+
+Json = dict[str, Any]
+
+
+class Console:
+    """Runs one command against a server. ``printed`` takes the text for stdout."""
+
+    def __init__(self, client: Client, *, as_json: bool, printed: Callable[[str], None]) -> None:
+        self._client = client
+        self._as_json = as_json
+        self._print = printed
+        self._progress = Progress(sys.stderr)
+
+    def run(self, command: str, arguments: argparse.Namespace) -> None:
+        """Run a command by its name. NotDone and NoServer as the client; a refusal is printed as JSON too."""
+        try:
+            getattr(self, command)(arguments)
+        except NotDone as error:
+            if self._as_json and error.answer:
+                self._print(json.dumps(error.answer, indent=2))
+            raise
+
+    def status(self, _: argparse.Namespace) -> None:
+        """The server's state."""
+        self._show(self._client.get("status"), tables.status)
+
+    def ls(self, given: argparse.Namespace) -> None:
+        """Stored versions, as many as are wanted, in one list."""
+        answer: Json | None = None
+        cursor: str | None = None
+        left = given.limit
+        while answer is None or (cursor is not None and left > 0):
+            page = self._client.get(
+                "modules", prefix=given.prefix, sort=given.sort, limit=min(left, PAGE), cursor=cursor
+            )
+            cursor, left = page["next_cursor"], left - len(page["items"])
+            if answer is not None:
+                page["items"] = answer["items"] + page["items"]
+            answer = page
+        self._show(answer, tables.versions)
+
+    def show(self, given: argparse.Namespace) -> None:
+        """One version."""
+        module, version = given.version
+        self._show(self._client.get("modules", module, "@v", version), tables.version)
+
+    def purge(self, given: argparse.Namespace) -> None:
+        """Remove what is selected."""
+        conditions = {
+            "match": given.patterns or None,
+            "idle_for": given.idle_for,
+            "older_than": given.older_than,
+            "larger_than": given.larger_than,
+        }
+        if all(each is None for each in conditions.values()):
+            raise ConfigError(
+                'purge needs a PATTERN, --idle-for, --older-than or --larger-than; "*" means everything'
+            )
+        with self._progress.ticking("purging"):
+            answer = self._client.post(
+                "purge",
+                **conditions,
+                kinds=given.kind,
+                forget_hash=given.forget_hash or None,
+                dry_run=given.dry_run or None,
+            )
+        self._show(answer, tables.removal)
+
+    def evict(self, given: argparse.Namespace) -> None:
+        """Evict down to a size."""
+        with self._progress.ticking("evicting"):
+            answer = self._client.post("evict", target_bytes=given.target, dry_run=given.dry_run or None)
+        self._show(answer, tables.eviction)
+
+    def refresh(self, given: argparse.Namespace) -> None:
+        """Forget a module's cached answers."""
+        self._show(self._client.post("refresh", module=given.module), tables.refreshed)
+
+    def pins(self, _: argparse.Namespace) -> None:
+        """All pins."""
+        self._show(self._client.get("pins"), tables.pins)
+
+    def pin(self, given: argparse.Namespace) -> None:
+        """Keep from eviction."""
+        self._show(self._client.ask("PUT", ("pins", given.pattern)), tables.pin)
+
+    def unpin(self, given: argparse.Namespace) -> None:
+        """Take back a pin."""
+        self._show(self._client.ask("DELETE", ("pins", given.pattern)), tables.pin)
+
+    def scrub(self, given: argparse.Namespace) -> None:
+        """Hash stored files anew; with ``--wait`` until that is done."""
+        answer = self._client.post("scrub", match=given.patterns or None, rate=given.rate)
+        if not given.wait:
+            self._show(answer, lambda begun: [f"pass {begun['pass']} has begun"])
+            return
+        try:
+            self._show(self._finished(answer["pass"]), tables.scrub)
+        finally:
+            self._progress.clear()
+
+    def _finished(self, number: int) -> Json:
+        while True:
+            found = [each for each in self._client.get("passes", limit=PAGE)["items"] if each["id"] == number]
+            if not found:
+                raise NotDone(f"the server has no record of pass {number} any more", {})
+            one: Json = found[0]
+            if one["finished"] is not None:
+                return one
+            done = one.get("scrubbed", {"entries": 0, "bytes": 0})
+            self._progress.show(
+                f"scrubbing: {done['entries']:,} of {one['before']['entries']:,} files, "
+                f"{tables.size(done['bytes'])} of {tables.size(one['before']['bytes'])}"
+            )
+            time.sleep(POLL_SECONDS)
+
+    def passes(self, given: argparse.Namespace) -> None:
+        """The last passes."""
+        self._show(self._client.get("passes", limit=given.limit), tables.passes)
+
+    def snapshot(self, given: argparse.Namespace) -> None:
+        """Remember what is stored now."""
+        answer = self._client.post("snapshots", name=given.name)
+        self._show(
+            answer,
+            lambda made: [
+                f"{made['name']}: {tables.plural(made['versions'], 'version')}, {tables.size(made['bytes'])}"
+            ],
+        )
+
+    def snapshots(self, _: argparse.Namespace) -> None:
+        """All snapshots."""
+        self._show(self._client.get("snapshots"), tables.snapshots)
+
+    def diff(self, given: argparse.Namespace) -> None:
+        """What came and went."""
+        self._show(self._client.get("snapshots", given.a, "diff", given.b), tables.difference)
+
+    def _show(self, answer: Json, table: Callable[[Json], Iterable[str]]) -> None:
+        self._print(json.dumps(answer, indent=2) if self._as_json else "\n".join(table(answer)))

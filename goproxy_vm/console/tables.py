@@ -1,0 +1,273 @@
+"""The API's answers as text for people: tables, sizes, ages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Json = dict[str, Any]
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SPANS = (("d", 86400), ("h", 3600), ("m", 60))
+
+
+def size(count: float) -> str:
+    """Bytes with a unit of powers of 1024, three digits or four: ``1.50 GiB``."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = 0
+    while count >= 999.5 and power < len(_UNITS):
+        count /= 1024
+        power += 1
+    return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {_UNITS[power - 1]}"
+
+
+def age(seconds: float) -> str:
+    """A duration by its largest two units: ``3d 4h``, ``5m 2s``."""
+    left = max(0, round(seconds))
+    parts = []
+    for unit, length in _SPANS:
+        count, left = divmod(left, length)
+        parts.append((count, unit))
+    parts.append((left, "s"))
+    while parts[0][0] == 0 and len(parts) > 1:
+        del parts[0]
+    return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count or unit == parts[0][1])
+
+
+def moment(text: str) -> str:
+    """A time of the API in local time, to the second."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def plural(count: int, word: str) -> str:
+    """``1 file``, ``1,234 files``."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: str = "") -> list[str]:
+    """Aligned lines; columns whose header is among the words of ``right`` are numbers."""
+    every = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[n]) for row in every) for n in range(len(header))]
+    numbers = right.split()
+    lines = []
+    for row in every:
+        cells = [
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """Names and values, one a line."""
+    return [line.rstrip() for line in table(("", ""), pairs)[1:]]
+
+
+def status(answer: Json) -> list[str]:
+    """The server's state."""
+    cache, recovery = answer["cache"], answer["recovery"]
+    limit = max(1, cache["limit_bytes"])
+    idle = cache["max_idle_seconds"]
+    put_right = [f"{name} {recovery[name]:,}" for name in _RECOVERED if recovery[name]]
+    last = answer["last_pass"]
+    return facts(
+        [
+            (
+                "server",
+                f"goproxy_vm {answer['version']}, {answer['state']}, up {age(answer['uptime_seconds'])}",
+            ),
+            ("directory", cache["dir"]),
+            ("used", f"{size(cache['used_bytes'])} of {size(limit)} ({cache['used_bytes'] / limit:.1%})"),
+            ("reserved", size(cache["reserved_bytes"])),
+            (
+                "pinned",
+                f"{size(cache['pinned_bytes'])}, {size(cache['pinned_limit_bytes'])} protected at most",
+            ),
+            ("disk free", f"{size(cache['disk_free_bytes'])}, {size(cache['min_free_bytes'])} are left free"),
+            ("versions", f"{cache['versions']:,}"),
+            *(
+                (f"  {kind}", f"{plural(cache['entries'][kind], 'file')}, {size(cache['sizes'][kind])}")
+                for kind in ("info", "mod", "zip")
+            ),
+            (
+                "policy",
+                f"{cache['policy']}, {'no idle limit' if idle is None else f'idle {age(idle)} at most'}",
+            ),
+            ("oldest idle", age(cache["oldest_idle_seconds"])),
+            ("answers", f"{size(cache['answers_bytes'])} of {size(cache['answers_limit_bytes'])}"),
+            (
+                "quarantine",
+                f"{plural(cache['quarantine_entries'], 'file')}, {size(cache['quarantine_bytes'])}",
+            ),
+            ("fetches", f"{answer['fetches_in_flight']:,} in flight"),
+            ("recovery", f"{'done' if recovery['done'] else 'under way'}{_listed(put_right)}"),
+            ("last pass", "none" if last is None else f"{last['id']}: {_reached(last)}"),
+        ]
+    )
+
+
+_RECOVERED = ("temporary", "dying", "ghosts", "adopted", "discarded")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f": {', '.join(words)}" if words else ""
+
+
+def _reached(one: Json) -> str:
+    ended = "running" if one["finished"] is None else moment(one["finished"])
+    missed = ", target missed" if one["reached"] is False else ""
+    return f"{one['reason']}, {ended}, {size(one['evicted']['bytes'])} evicted{missed}"
+
+
+def versions(answer: Json) -> list[str]:
+    """A list of versions."""
+    rows = [
+        (
+            f"{each['module']}@{each['version']}",
+            size(each["bytes"]),
+            f"{each['hits']:,}",
+            age(each["idle_seconds"]),
+            ",".join(each["files"]),
+            "pinned" if each["pinned"] else "",
+        )
+        for each in answer["items"]
+    ]
+    lines = table(("VERSION", "SIZE", "HITS", "IDLE", "FILES", "PIN"), rows, "SIZE HITS IDLE") if rows else []
+    return [*lines, f"{len(rows):,} of {plural(answer['total'], 'version')}"]
+
+
+def version(answer: Json) -> list[str]:
+    """One version and its files."""
+    head = facts(
+        [
+            ("module", answer["module"]),
+            ("version", answer["version"]),
+            ("size", size(answer["bytes"])),
+            ("hits", f"{answer['hits']:,}"),
+            ("fetched", moment(answer["fetched"])),
+            ("last used", f"{moment(answer['last_used'])}, {age(answer['idle_seconds'])} ago"),
+            ("pinned", "yes" if answer["pinned"] else "no"),
+        ]
+    )
+    rows = [
+        (kind, f"{each['length']:,}", size(each["bytes"]), f"{each['hits']:,}", each.get("h1") or "")
+        for kind, each in answer["files"].items()
+    ]
+    return [*head, "", *table(("FILE", "LENGTH", "ON-DISK", "HITS", "H1"), rows, "LENGTH ON-DISK HITS")]
+
+
+def removal(answer: Json) -> list[str]:
+    """What went, or would go."""
+    removed = answer["removed"]
+    verb = "would be removed" if answer["dry_run"] else "removed"
+    rows = [
+        (f"{each['module']}@{each['version']}", ",".join(each["kinds"]), size(each["bytes"]))
+        for each in answer["items"]
+    ]
+    lines = table(("VERSION", "FILES", "SIZE"), rows, "SIZE") if rows else []
+    if answer["truncated"]:
+        lines.append("...")
+    total = (
+        f"{verb}: {plural(removed['versions'], 'version')}, {plural(removed['files'], 'file')}, "
+        f"{size(removed['bytes'])}, {plural(removed['answers'], 'cached answer')}"
+    )
+    return [*lines, total]
+
+
+def eviction(answer: Json) -> list[str]:
+    """What went, and whether the target was reached."""
+    was = "would be" if answer["dry_run"] else "was"
+    total = (
+        f"from {size(answer['before_bytes'])} to {size(answer['after_bytes'])}; the target of "
+        f"{size(answer['target_bytes'])} {was}{'' if answer['reached'] else ' not'} reached"
+    )
+    return [*removal(answer), total]
+
+
+def refreshed(answer: Json) -> list[str]:
+    """How many answers were forgotten."""
+    return [f"{answer['module']}: {plural(answer['forgotten'], 'cached answer')} forgotten"]
+
+
+def pins(answer: Json) -> list[str]:
+    """All pins."""
+    rows = [
+        (each["pattern"], each["source"], f"{each['versions']:,}", size(each["bytes"]))
+        for each in answer["items"]
+    ]
+    lines = table(("PATTERN", "SOURCE", "VERSIONS", "SIZE"), rows, "VERSIONS SIZE") if rows else []
+    total = f"{size(answer['pinned_bytes'])} pinned, {size(answer['limit_bytes'])} protected at most"
+    return [*lines, total]
+
+
+def pin(answer: Json) -> list[str]:
+    """One pin."""
+    return [f"{answer['pattern']}: {plural(answer['versions'], 'version')}, {size(answer['bytes'])}"]
+
+
+def passes(answer: Json) -> list[str]:
+    """The last passes."""
+    rows = [
+        (
+            each["id"],
+            each["reason"],
+            moment(each["started"]),
+            "running" if each["finished"] is None else moment(each["finished"]),
+            {None: "", True: "yes", False: "no"}[each["reached"]],
+            size(each["before"]["bytes"]),
+            "" if each["after"] is None else size(each["after"]["bytes"]),
+            f"{each['evicted']['entries']:,}",
+            size(each["evicted"]["bytes"]),
+            _scrubbed(each) if "scrubbed" in each else "",
+        )
+        for each in answer["items"]
+    ]
+    header = (
+        *("ID", "REASON", "STARTED", "FINISHED", "REACHED"),
+        *("BEFORE", "AFTER", "EVICTED", "FREED", "SCRUBBED"),
+    )
+    return table(header, rows, "ID BEFORE AFTER EVICTED FREED") if rows else ["no passes yet"]
+
+
+def scrub(one: Json) -> list[str]:
+    """What a finished scrub found."""
+    return [f"pass {one['id']}: {_scrubbed(one)}"]
+
+
+def _scrubbed(one: Json) -> str:
+    found = one.get("scrubbed") or {"entries": 0, "bytes": 0, "corrupt": 0}
+    return f"{plural(found['entries'], 'file')}, {size(found['bytes'])}, {found['corrupt']:,} corrupt"
+
+
+def snapshots(answer: Json) -> list[str]:
+    """All snapshots."""
+    rows = [
+        (each["name"], moment(each["created"]), f"{each['versions']:,}", size(each["bytes"]))
+        for each in answer["items"]
+    ]
+    return table(("NAME", "CREATED", "VERSIONS", "SIZE"), rows, "VERSIONS SIZE") if rows else ["no snapshots"]
+
+
+def difference(answer: Json) -> list[str]:
+    """What came and what went."""
+    rows = [
+        (sign, f"{each['module']}@{each['version']}", ",".join(each["kinds"]), size(each["bytes"]), why)
+        for sign, each, why in [
+            *(("+", each, "") for each in answer["came"]),
+            *(("-", each, each["reason"]) for each in answer["went"]),
+        ]
+    ]
+    lines = table(("", "VERSION", "FILES", "SIZE", "REASON"), rows, "SIZE") if rows else []
+    if answer["truncated"]:
+        lines.append("...")
+    freed = _listed([f"{name} {size(count)}" for name, count in sorted(answer["freed_by_reason"].items())])
+    total = (
+        f"from {answer['a']} to {answer['b']}: {size(answer['bytes_came'])} came, "
+        f"{size(answer['bytes_freed'])} freed{freed}"
+    )
+    return [*lines, total]

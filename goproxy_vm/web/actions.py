@@ -1,0 +1,209 @@
+"""What each route of the admin API does: validated values in, an operation, its facts out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from goproxy_vm.web import bodies, wire
+from goproxy_vm.web.call import (
+    BASE,
+    Call,
+    Route,
+    answer,
+    body_of,
+    module_and_version,
+    no_body,
+    pattern_of,
+    removal_flags,
+)
+from goproxy_vm.web.details import HEADERS, Problem, malformed
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.facts import Pin, Selection
+    from goproxy_vm.proxy.operations import Operations
+
+DOCUMENT = "openapi.yaml"
+
+
+class Actions:
+    """The routes, and what they do. ``routes`` are in order: the first that matches is it.
+
+    ``document`` is the OpenAPI document that they are held to.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self.document = resources.files(__package__).joinpath(DOCUMENT).read_bytes()
+        self.routes = (
+            Route(f"{BASE}/status", {"GET": ("status", self._status)}),
+            Route(f"{BASE}/modules", {"GET": ("list", self._versions)}),
+            Route(
+                f"{BASE}/modules/{{module}}/@v/{{version}}",
+                {"GET": ("show", self._version), "DELETE": ("purge", self._purge_version)},
+            ),
+            Route(f"{BASE}/modules/{{module}}", {"DELETE": ("purge", self._purge_module)}),
+            Route(f"{BASE}/purge", {"POST": ("purge", self._purge)}),
+            Route(f"{BASE}/evict", {"POST": ("evict", self._evict)}),
+            Route(f"{BASE}/refresh", {"POST": ("refresh", self._refresh)}),
+            Route(f"{BASE}/pins", {"GET": ("pins", self._pins)}),
+            Route(
+                f"{BASE}/pins/{{pattern}}",
+                {
+                    "GET": ("pin", self._one_pin),
+                    "PUT": ("pin", self._pin),
+                    "DELETE": ("unpin", self._unpin),
+                },
+            ),
+            Route(f"{BASE}/scrub", {"POST": ("scrub", self._scrub)}),
+            Route(f"{BASE}/passes", {"GET": ("passes", self._passes)}),
+            Route(
+                f"{BASE}/snapshots",
+                {"GET": ("snapshots", self._snapshots), "POST": ("snapshot", self._snapshot)},
+            ),
+            Route(f"{BASE}/snapshots/{{a}}/diff/{{b}}", {"GET": ("diff", self._difference)}),
+            Route(f"{BASE}/{DOCUMENT}", {"GET": ("document", self._openapi)}),
+        )
+
+    # Reading
+
+    async def _status(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return answer(wire.status(await self._operations.status()))
+
+    async def _versions(self, call: Call) -> web.Response:
+        asked = bodies.listing(call.query)
+        try:
+            page = await self._operations.versions(asked.prefix, asked.sort, asked.limit, asked.cursor)
+        except (ValueError, OverflowError, RecursionError):
+            if asked.cursor is None:
+                raise
+            raise malformed("cursor", "it is none of this server's for this list") from None
+        return answer(wire.versions(page))
+
+    async def _version(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        module, version = module_and_version(call)
+        found = await self._operations.version(module, version)
+        if found is None:
+            raise Problem(404, f"{module}@{version} is not stored")
+        return answer(wire.version(found))
+
+    async def _pins(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return answer(wire.pins(await self._operations.pins()))
+
+    async def _one_pin(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return answer(wire.pin(await self._found_pin(pattern_of(call))))
+
+    async def _passes(self, call: Call) -> web.Response:
+        limit = bodies.limit_alone(call.query)
+        found = await self._operations.passes(limit)
+        return answer({"items": [wire.one_pass(each) for each in found]})
+
+    async def _snapshots(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        found = await self._operations.snapshots()
+        return answer({"items": [wire.snapshot(each) for each in found]})
+
+    async def _difference(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        a, b = call.parts["a"], call.parts["b"]
+        found = await self._operations.difference(a, b)
+        if found is None:
+            raise Problem(404, f"there is no snapshot {a} or {b}")
+        return answer(wire.difference(found))
+
+    async def _openapi(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return web.Response(body=self.document, headers={**HEADERS, "Content-Type": "application/yaml"})
+
+    # Changing
+
+    async def _purge_version(self, call: Call) -> web.Response:
+        module, version = module_and_version(call)
+        forget_hash = await removal_flags(call)
+        removal = await self._operations.purge_version(
+            module, version, forget_hash=forget_hash, dry_run=call.dry_run
+        )
+        return answer(wire.removal(removal))
+
+    async def _purge_module(self, call: Call) -> web.Response:
+        module = bodies.module_in_path(call.parts["module"])
+        forget_hash = await removal_flags(call)
+        removal = await self._operations.purge_module(module, forget_hash=forget_hash, dry_run=call.dry_run)
+        return answer(wire.removal(removal))
+
+    async def _purge(self, call: Call) -> web.Response:
+        asked = bodies.purge(await body_of(call))
+        call.what, call.dry_run = _described(asked.selection), asked.dry_run
+        removal = await self._operations.purge(
+            asked.selection, forget_hash=asked.forget_hash, dry_run=asked.dry_run
+        )
+        return answer(wire.removal(removal))
+
+    async def _evict(self, call: Call) -> web.Response:
+        asked = bodies.evict(await body_of(call))
+        target = "low water" if asked.target_bytes is None else f"{asked.target_bytes} bytes"
+        call.what, call.dry_run = f"to {target}", asked.dry_run
+        eviction = await self._operations.evict(asked.target_bytes, dry_run=asked.dry_run)
+        return answer(wire.eviction(eviction))
+
+    async def _refresh(self, call: Call) -> web.Response:
+        module = bodies.refresh(await body_of(call))
+        call.what = module
+        return answer({"module": module, "forgotten": await self._operations.refresh(module)})
+
+    async def _pin(self, call: Call) -> web.Response:
+        pattern = pattern_of(call)
+        bodies.nothing(await body_of(call, optional=True))
+        return answer(wire.pin(await self._operations.pin(pattern)))
+
+    async def _unpin(self, call: Call) -> web.Response:
+        pattern = pattern_of(call)
+        bodies.nothing(call.query)
+        await no_body(call)
+        pin = await self._found_pin(pattern)
+        if pin.source == "config":
+            raise Problem(409, f"{pattern} is pinned by the setting pins, and cannot be unpinned here")
+        if not await self._operations.unpin(pattern):
+            raise Problem(404, f"{pattern} is not pinned")
+        return answer(wire.pin(pin))
+
+    async def _scrub(self, call: Call) -> web.Response:
+        asked = bodies.scrub(await body_of(call))
+        call.what = " ".join(asked.match or ("everything",))
+        return answer({"pass": await self._operations.scrub(asked.match, asked.rate)}, status=202)
+
+    async def _snapshot(self, call: Call) -> web.Response:
+        name = bodies.snapshot(await body_of(call)) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        call.what = name
+        snapshot = await self._operations.snapshot(name)
+        if snapshot is None:
+            raise Problem(409, f"there is a snapshot {name} already", field="name")
+        return answer(wire.snapshot(snapshot), status=201)
+
+    async def _found_pin(self, pattern: str) -> Pin:
+        for pin in (await self._operations.pins()).items:
+            if pin.pattern == pattern:
+                return pin
+        raise Problem(404, f"{pattern} is not pinned")
+
+
+def _described(selection: Selection) -> str:
+    """A selection in words, for the audit log."""
+    words = list(selection.match or ())
+    words += [
+        f"{name}={value:.12g}"
+        for name, value in (("idle_for", selection.idle_for), ("older_than", selection.older_than))
+        if value is not None
+    ]
+    if selection.larger_than is not None:
+        words.append(f"larger_than={selection.larger_than}")
+    if len(selection.kinds) < len(wire.KINDS):
+        words.append(f"kinds={','.join(selection.kinds)}")
+    return " ".join(words)

@@ -1,0 +1,91 @@
+"""Who may use the admin API: whoever brings the token, for VMs reach the host's loopback too."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from goproxy_vm.config.token import TOKEN_NAME, read_token
+from goproxy_vm.errors import ConfigError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from goproxy_vm.config import Settings
+
+CHALLENGE = 'Bearer realm="goproxy-vm"'
+"""What a 401 says in WWW-Authenticate (RFC 6750)."""
+RANDOM_BYTES = 32
+
+
+class Guard:
+    """Compares tokens in constant time; keeps only the hash of the right one."""
+
+    def __init__(self, token: str) -> None:
+        if not token:
+            raise ValueError("an empty token would let everyone in")
+        self._digest = _digest(token)
+
+    def admits(self, headers: Sequence[str]) -> bool:
+        """Whether a request with these Authorization headers may go on: exactly one, with the token."""
+        if len(headers) != 1:
+            return False
+        scheme, _, token = headers[0].partition(" ")
+        return hmac.compare_digest(_digest(token.strip(" ")), self._digest) and scheme.lower() == "bearer"
+
+
+def _digest(token: str) -> bytes:
+    # Of equal length whatever is sent, so that not even the token's length shows.
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def admin_token(settings: Settings) -> str:
+    """The token in force (blocking): from the settings, their file, else ``admin.token``, made if missing.
+
+    The cache directory must be there, and be ours. StartError naming the file that cannot be used.
+    """
+    if settings.admin_token:
+        return settings.admin_token
+    own = settings.cache_dir / TOKEN_NAME
+    path = settings.admin_token_file or own
+    try:
+        if path is own:
+            return _kept(own)
+        return read_token(path)
+    except ConfigError as error:
+        raise StartError(f"admin_token_file: {error.sentence}") from None
+    except OSError as error:
+        raise StartError(f"admin_token_file: {path}: {error.strerror}") from None
+
+
+def _kept(path: Path) -> str:
+    try:
+        token = read_token(path)
+    except FileNotFoundError:
+        return _made(path)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return token
+
+
+def _made(path: Path) -> str:
+    """A new token, on disk before it is used; the name never stands for half a file."""
+    token = secrets.token_hex(RANDOM_BYTES)
+    # Below tmp/, which every start empties.
+    temporary = path.parent / "tmp" / secrets.token_hex(12)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{token}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return token

@@ -1,0 +1,120 @@
+"""One request to the admin API: its route, its body, its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from goproxy_vm.web import bodies
+from goproxy_vm.web.details import HEADERS, Problem
+
+ROOT = "/api"
+BASE = f"{ROOT}/v1"
+JSON = "application/json"
+BODY_MOST = 256 << 10
+"""Bytes of a request's body."""
+BODY_SECONDS = 30.0
+"""How long a client may take to send it."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way: the route's parts, the query, and what the audit log will say of it."""
+
+    request: web.Request
+    action: str
+    what: str
+    parts: dict[str, str] = field(default_factory=dict)
+    query: bodies.Members = field(default_factory=lambda: bodies.query(""))
+    dry_run: bool = False
+
+
+Handler = Callable[[Call], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path of the OpenAPI document, and by method the action's name and its handler."""
+
+    template: str
+    methods: dict[str, tuple[str, Handler]]
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The parts of a decoded path, or None where it is another one's."""
+        found = re.fullmatch(_expression(self.template), path, re.DOTALL)
+        return found.groupdict() if found else None
+
+    @property
+    def allow(self) -> str:
+        """For the Allow header."""
+        return ", ".join(sorted({*self.methods, *({"HEAD"} if "GET" in self.methods else ())}))
+
+
+def _expression(template: str) -> str:
+    """A template as a regular expression: modules and patterns hold slashes, nothing else does."""
+    text = re.sub(r"\{(module|pattern)\}", r"(?P<\1>.+)", template)
+    return re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text)
+
+
+def answer(members: Mapping[str, object], *, status: int = 200) -> web.Response:
+    """A JSON object as the answer."""
+    body = f"{json.dumps(members)}\n".encode()
+    return web.Response(status=status, body=body, headers={**HEADERS, "Content-Type": JSON})
+
+
+def module_and_version(call: Call) -> tuple[str, str]:
+    """Both from the path. Problem where one is malformed."""
+    module, version = call.parts["module"], call.parts["version"]
+    return bodies.module_in_path(module), bodies.version_in_path(version)
+
+
+def pattern_of(call: Call) -> str:
+    """A pin's pattern from the path, normalized. Problem where it is malformed."""
+    call.what = bodies.pattern_in_path(call.parts["pattern"])
+    return call.what
+
+
+async def removal_flags(call: Call) -> bool:
+    """The query of a DELETE: notes a dry run, returns ``forget_hash``."""
+    forget_hash, call.dry_run = bodies.removal_flags(call.query)
+    await no_body(call)
+    return forget_hash
+
+
+async def body_of(call: Call, *, optional: bool = False) -> bodies.Members:
+    """The JSON object that was sent; an empty one for no bytes at all where the body is optional."""
+    bodies.nothing(call.query)
+    if not optional:
+        _check_type(call.request)
+    data = await _read(call.request)
+    if optional and not data:
+        return bodies.body(b"{}")
+    _check_type(call.request)
+    return bodies.body(data)
+
+
+def _check_type(request: web.Request) -> None:
+    charset = (request.charset or "utf-8").lower()
+    if "Content-Type" not in request.headers or request.content_type != JSON or charset != "utf-8":
+        raise Problem(415, f"a body with Content-Type: {JSON} is needed", headers={"Accept-Post": JSON})
+
+
+async def no_body(call: Call) -> None:
+    """Refuse a body that would be ignored: someone may have put ``dry_run`` there."""
+    if await _read(call.request):
+        raise Problem(400, "DELETE takes no body; dry_run and forget_hash belong into the query")
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Problem(400, "the body cannot be read") from None

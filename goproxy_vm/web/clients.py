@@ -1,0 +1,19 @@
+"""Who may ask (setting allow_clients)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from goproxy_vm.config.values import Network
+
+
+def allowed(networks: Sequence[Network], client: str) -> bool:
+    """Whether a client may ask: by IP address, or ``unix`` for a local socket. Without networks all may."""
+    if not networks or client == "unix":
+        return True
+    address = ipaddress.ip_address(client)
+    return any(address in network for network in networks)

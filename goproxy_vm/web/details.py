@@ -1,0 +1,65 @@
+"""Problem details (RFC 9457): how the admin API says what is wrong."""
+
+from __future__ import annotations
+
+import http
+import json
+import math
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROBLEM = "application/problem+json"
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""What every answer of the API carries."""
+
+
+class Problem(Exception):
+    """An answer other than success: ``status``, one sentence for people, headers.
+
+    ``field`` names the member of the body, or the parameter, that is wrong.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.field = field
+        self.headers = dict(headers or {})
+
+    def response(self) -> web.Response:
+        """As ``application/problem+json``."""
+        members: dict[str, object] = {
+            "type": "about:blank",
+            "title": http.HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.field is not None:
+            members["field"] = self.field
+        return web.Response(
+            status=self.status,
+            body=f"{json.dumps(members)}\n".encode(),
+            headers={**HEADERS, "Content-Type": PROBLEM, **self.headers},
+        )
+
+
+def malformed(field: str, reason: str) -> Problem:
+    """400 for one member of a body, or one parameter."""
+    return Problem(400, f"{field}: {reason}", field=field)
+
+
+def busy(sentence: str, retry_after: float | None) -> Problem:
+    """503; ``retry_after`` in seconds."""
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    return Problem(503, sentence, headers=headers)

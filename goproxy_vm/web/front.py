@@ -1,0 +1,404 @@
+"""The short cut for hits: plain requests for what is stored are answered before aiohttp sees them.
+
+A request is plain if its head is whole, alone in the buffer, GET or HEAD, without a body, a range, a
+condition, or anything else that changes the answer. Its target leads to an answer prepared earlier; a
+stored file that is not prepared yet is opened. Everything else goes to aiohttp, and comes back here with
+the next request on the connection (docs/decisions/0006-the-short-cut-for-hits.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections import OrderedDict
+from email.utils import formatdate
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.errors import GoproxyError
+from goproxy_vm.observe.access import Line
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.request import ModuleResource, SumdbResource, parse
+from goproxy_vm.proxy.answer import IMMUTABLE, max_age
+from goproxy_vm.web import fileio
+from goproxy_vm.web.clients import allowed
+from goproxy_vm.web.send import CACHE_NAME, SERVER, SMALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from concurrent.futures import Executor
+
+    from goproxy_vm.config.values import Network
+    from goproxy_vm.observe.access import AccessLog
+    from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.proxy.answer import Answer
+    from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.web.connection import Connection
+
+MOST_BYTES = 64 << 20
+"""Bytes of bodies prepared, heads not counted."""
+MOST_ANSWERS = 50_000
+MOST_FILES = 256
+"""Descriptors kept open for files that are too large to prepare."""
+MOST_TAILS = 1_000
+"""Different heads remembered as plain, their targets left out: each client program sends its own."""
+LONGEST_HEAD = 8 << 10
+
+_END = b" HTTP/1.1\r\n"
+_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
+_NAMES = re.compile(rb"^[^:\r]+(?=:)", re.MULTILINE)
+_MATTERS = re.compile(
+    rb"range|if-.*|expect|content-.*|transfer-encoding|upgrade|connection|keep-alive|te|trailer|http2-settings"
+)
+"""Fields that change the answer, or what follows the head."""
+
+Resource = ModuleResource | SumdbResource
+
+log = get_logger("web")
+
+
+class Ready:
+    """A prepared answer: the head up to its date, and the body as bytes or as an open file."""
+
+    __slots__ = (
+        "_at",
+        "_whole",
+        "about",
+        "body",
+        "endpoint",
+        "head",
+        "length",
+        "path",
+        "stored",
+        "targets",
+        "until",
+    )
+
+    def __init__(self, resource: Resource, answer: Answer, body: bytes | StoredFile) -> None:
+        self.path = resource.path
+        self.endpoint, self.about = "sumdb", ("", "")
+        if isinstance(resource, ModuleResource):
+            self.endpoint, self.about = resource.endpoint.value, (resource.module, resource.version)
+        self.body = body
+        self.length = len(body) if isinstance(body, bytes) else body.length
+        self.until = answer.until
+        """Until when it is fresh, by the monotonic clock; None for good."""
+        self.stored = answer.etag is not None
+        """Whether a stored file is behind it, whose use counts."""
+        self.targets: list[bytes] = []
+        lines = [
+            "HTTP/1.1 200 OK",
+            f"Content-Type: {answer.content_type}",
+            f"Cache-Status: {CACHE_NAME}; hit",
+            f"Content-Length: {self.length}",
+            f"Server: {SERVER}",
+        ]
+        if answer.etag is not None:
+            lines += [f"ETag: {answer.etag}", "Accept-Ranges: bytes"]
+        if self.until is None:
+            lines.append(f"Cache-Control: {answer.cache_control}")
+        self.head = "\r\n".join([*lines, ""]).encode()
+        self._at = b""
+        self._whole = b""
+
+    def whole(self, date: bytes, now: float) -> bytes:
+        """The head to its end, ``date`` being its last line."""
+        if self.until is not None:
+            return b"%bCache-Control: %b\r\n%b" % (self.head, max_age(self.until - now).encode(), date)
+        if self._at is not date:
+            self._at, self._whole = date, self.head + date
+        return self._whole
+
+    def sound(self, now: float) -> bool:
+        """Whether it is still fresh, and the file as long as it was."""
+        if self.until is not None and self.until <= now:
+            return False
+        return isinstance(self.body, bytes) or os.fstat(self.body.raw.fileno()).st_size == self.length
+
+    def close(self) -> None:
+        """Release the file, if it is one."""
+        if isinstance(self.body, StoredFile):
+            self.body.close()
+
+
+class Front:
+    """Prepared answers of one listener, by the target as it stands in the request."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        metrics: Metrics,
+        reader: Executor,
+        touch: Callable[[str], None],
+        networks: Sequence[Network],
+        access: AccessLog,
+    ) -> None:
+        """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered."""
+        self._proxy = proxy
+        self._metrics = metrics
+        self._reader = reader
+        self._touch = touch
+        self._networks = networks
+        self._access = access
+        self._ready: OrderedDict[bytes, Ready] = OrderedDict()
+        self._paths: dict[str, Ready] = {}
+        self._files: OrderedDict[str, Ready] = OrderedDict()
+        self._bytes = 0
+        self._forgotten = 0
+        self._tails: set[bytes] = set()
+        self._date = (0, b"")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End what is under way, and release all files."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ready in list(self._paths.values()):
+            self._drop(ready)
+
+    def allows(self, client: str) -> bool:
+        """Whether a client's address may ask."""
+        return allowed(self._networks, client)
+
+    def take(self, connection: Connection, data: bytes) -> bool:
+        """Answer the request ``data`` if it is a plain one for a hit; False: it is aiohttp's.
+
+        Where that shows only later, the connection gets it back by :meth:`Connection.hand_over`.
+        """
+        started = time.monotonic()
+        end = data.find(_END)
+        if end < 5 or not self._plain(data[end + len(_END) :]):
+            return False
+        if data.startswith(b"GET /"):
+            head_only, target = False, data[4:end]
+        elif data.startswith(b"HEAD /"):
+            head_only, target = True, data[5:end]
+        else:
+            return False
+        ready = self._ready.get(target)
+        if ready is None:
+            return self._look(connection, data, target, head_only=head_only, started=started)
+        if not ready.sound(started):
+            self._drop(ready)
+            return False
+        self._ready.move_to_end(target)
+        self._answer(connection, ready, head_only=head_only, started=started)
+        return True
+
+    def offer(self, target: str, resource: Resource, answer: Answer) -> None:
+        """Prepare a document that was just answered, if it will be the same for whoever asks next."""
+        lasting = (
+            answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
+        )
+        if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
+            self.keep(target.encode(), resource, answer, answer.body)
+
+    def keep(self, target: bytes, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
+        """Prepare an answer for the next requests; ``body`` belongs to it from here on.
+
+        ``target`` is the request's, percent-encoded; :meth:`forget` knows it by the resource's path.
+        """
+        path = resource.path
+        old = self._paths.get(path)
+        if old is not None:
+            self._drop(old)
+        ready = Ready(resource, answer, body)
+        self._paths[path] = ready
+        ready.targets.append(target)
+        self._ready[target] = ready
+        if isinstance(body, bytes):
+            self._bytes += len(body)
+        else:
+            self._files[path] = ready
+        while self._bytes > MOST_BYTES or len(self._ready) > MOST_ANSWERS:
+            self._drop(next(iter(self._ready.values())))
+        while len(self._files) > MOST_FILES:
+            self._drop(next(iter(self._files.values())))
+        return ready
+
+    def forget(self, path: str) -> None:
+        """The stored file is gone."""
+        self._forgotten += 1
+        ready = self._paths.get(path)
+        if ready is not None:
+            self._drop(ready)
+
+    def forget_documents(self) -> None:
+        """Lists and the like may be older than what is known now."""
+        for ready in [each for each in self._paths.values() if each.until is not None]:
+            self._drop(ready)
+
+    def date(self) -> bytes:
+        """The last lines of a head, made once a second."""
+        now = int(time.time())
+        if self._date[0] != now:
+            self._date = now, f"Date: {formatdate(now, usegmt=True)}\r\n\r\n".encode()
+        return self._date[1]
+
+    def _plain(self, tail: bytes) -> bool:
+        """Whether the rest of a head, from its first field to its end, changes nothing about the answer."""
+        if tail in self._tails:
+            return True
+        if len(tail) > LONGEST_HEAD or not _FIELDS.fullmatch(tail):
+            return False
+        names = _NAMES.findall(tail.lower())
+        if names.count(b"host") != 1 or any(_MATTERS.fullmatch(name) for name in names):
+            return False
+        if len(self._tails) >= MOST_TAILS:
+            self._tails.clear()
+        self._tails.add(tail)
+        return True
+
+    def _look(
+        self, connection: Connection, data: bytes, target: bytes, *, head_only: bool, started: float
+    ) -> bool:
+        """A stored file that is not prepared: open it beside the loop."""
+        if b"/@v/" not in target or b"?" in target:
+            return False
+        try:
+            resource = parse(target.decode("ascii"), None).resource
+        except (GoproxyError, UnicodeDecodeError):
+            return False
+        if not isinstance(resource, ModuleResource) or not resource.immutable:
+            return False
+        old = self._paths.get(resource.path)
+        if old is not None and old.sound(started):  # the same file under another spelling
+            if len(old.targets) < 4:
+                old.targets.append(target)
+                self._ready[target] = old
+            self._answer(connection, old, head_only=head_only, started=started)
+            return True
+        self._begin(connection, self._open(connection, data, target, resource, head_only, started))
+        return True
+
+    async def _open(
+        self,
+        connection: Connection,
+        data: bytes,
+        target: bytes,
+        resource: ModuleResource,
+        head_only: bool,
+        started: float,
+    ) -> None:
+        forgotten = self._forgotten
+        try:
+            answer = await self._proxy.stored(resource)
+            body = None if answer is None else await self._body(answer)
+        except (GoproxyError, OSError):
+            answer = body = None  # aiohttp's way finds the same, and says it
+        if answer is None or body is None:
+            connection.hand_over(data)
+            return
+        if forgotten == self._forgotten:
+            ready = self.keep(target, resource, answer, body)
+            await self._send(connection, ready, head_only=head_only, started=started)
+        else:  # perhaps this very file: a request after this one must not see it
+            with contextlib.closing(Ready(resource, answer, body)) as ready:
+                await self._send(connection, ready, head_only=head_only, started=started)
+
+    async def _body(self, answer: Answer) -> bytes | StoredFile:
+        """What to keep of an answer: the bytes of a small file, a larger one itself. OSError."""
+        stored = answer.body
+        if isinstance(stored, bytes) or stored.length > SMALL:
+            return stored
+        with stored:
+            if stored.data is not None:
+                return stored.data
+            loop = asyncio.get_running_loop()
+            data = await loop.run_in_executor(self._reader, stored.pread, 0, stored.length)
+        if len(data) != stored.length:
+            raise OSError("shorter than on record")
+        return data
+
+    def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
+        if ready.stored:
+            self._touch(ready.path)
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            self._begin(connection, rest)
+
+    async def _send(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            await rest
+
+    def _write(
+        self, connection: Connection, ready: Ready, *, head_only: bool, started: float
+    ) -> Coroutine[object, object, None] | None:
+        """Send an answer, as far as it goes at once; what is left to do."""
+        head = ready.whole(self.date(), started)
+        body = ready.body
+        sent = 0
+        if head_only:
+            connection.transport.write(head)
+        elif isinstance(body, bytes):
+            connection.transport.write(head + body)
+            sent = ready.length
+        else:
+            sent = fileio.begin(connection, head, body)
+            if sent < ready.length:
+                return self._go_on(connection, ready, body.share(), sent, started)
+        self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
+        return None
+
+    async def _go_on(
+        self, connection: Connection, ready: Ready, file: StoredFile, sent: int, started: float
+    ) -> None:
+        with file:
+            try:
+                sent = await fileio.go_on(connection, file, sent, self._reader)
+            finally:
+                self._count(connection, ready, "GET", started, sent)
+            if sent < file.length:
+                connection.transport.abort()  # never a part that looks like the whole
+
+    def _count(self, connection: Connection, ready: Ready, method: str, started: float, sent: int) -> None:
+        seconds = time.monotonic() - started
+        self._metrics.request(ready.endpoint, "hit", seconds, sent)
+        if self._access.hits:
+            about = (ready.endpoint, *ready.about)
+            self._access.add(
+                Line(
+                    token_hex(6),
+                    connection.client,
+                    method,
+                    f"/{ready.path}",
+                    *about,
+                    200,
+                    "hit",
+                    seconds,
+                    sent,
+                )
+            )
+
+    def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
+        connection.answering += 1
+        connection.fronting = True
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            connection.answering -= 1
+            connection.fronting = False
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("hit crashed", client=connection.client, reason=repr(error))
+                connection.transport.abort()
+            connection.answered()
+
+        task.add_done_callback(done)
+
+    def _drop(self, ready: Ready) -> None:
+        for target in ready.targets:
+            self._ready.pop(target, None)
+        if self._paths.pop(ready.path, None) is None:
+            return
+        if isinstance(ready.body, bytes):
+            self._bytes -= len(ready.body)
+        self._files.pop(ready.path, None)
+        ready.close()

@@ -1,0 +1,41 @@
+"""The store's state as gauges, asked for at each scrape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from goproxy_vm.observe.metrics import gauge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+
+    from goproxy_vm.cache.facts import CacheStatus
+    from goproxy_vm.observe.metrics import Labels
+
+
+def gauges(cache: CacheStatus, fetches_in_flight: int, *, reached: bool, writable: bool) -> Iterator[Metric]:
+    """``reached``: the janitor's last pass for room got there; ``writable``: so was the last write."""
+    by = ("kind",)
+    sizes: dict[Labels, float] = {(kind,): float(size) for kind, size in cache.sizes.items()}
+    sizes |= {("answers",): cache.answers_bytes, ("quarantine",): cache.quarantine_bytes}
+    entries: dict[Labels, float] = {(kind,): float(count) for kind, count in cache.entries.items()}
+    entries |= {("answers",): cache.answers, ("quarantine",): cache.quarantine_entries}
+    yield gauge("cache_size_bytes", "Bytes allocated for what is stored.", by, sizes)
+    yield gauge("cache_entries", "What is stored, in number.", by, entries)
+    for name, help_, value in (
+        ("fetches_in_flight", "Fetches from upstreams under way or not on disk yet.", fetches_in_flight),
+        ("cache_limit_bytes", "Bytes that stored files and downloads may use.", cache.limit_bytes),
+        ("cache_reserved_bytes", "Bytes held by downloads under way.", cache.reserved_bytes),
+        ("cache_pinned_bytes", "Bytes of pinned zips.", cache.pinned_bytes),
+        ("disk_free_bytes", "Bytes that the file system has left.", cache.disk_free_bytes),
+        (
+            "oldest_idle_seconds",
+            "Age since last use of the zip unused for longest.",
+            cache.oldest_idle_seconds,
+        ),
+        ("pass_target_reached", "1 if the last eviction freed what it had to.", reached),
+        ("cache_writable", "0 while the last write to the cache directory failed.", writable),
+    ):
+        yield gauge(name, help_, (), {(): float(value)})

@@ -1,0 +1,205 @@
+"""Facts as the admin API's JSON (docs/api.md): sizes in bytes, times in RFC 3339, durations in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.facts import (
+        CacheStatus,
+        Difference,
+        Eviction,
+        FileFacts,
+        Page,
+        Pass,
+        Pin,
+        Pins,
+        Removal,
+        RemovedVersion,
+        Snapshot,
+        Status,
+        Totals,
+        VersionFacts,
+    )
+
+Json = dict[str, Any]
+
+KINDS = ("info", "mod", "zip")
+HASHED = ("mod", "zip")
+"""Kinds of files that have an h1."""
+
+
+def timestamp(seconds: float) -> str:
+    """Epoch seconds as RFC 3339 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _timestamp_or_none(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(seconds)
+
+
+def status(facts: Status) -> Json:
+    """The answer of ``GET /api/v1/status``."""
+    return {
+        "version": facts.version,
+        "started": timestamp(facts.started),
+        "uptime_seconds": facts.uptime_seconds,
+        "state": facts.state,
+        "cache": _cache(facts.cache),
+        "fetches_in_flight": facts.fetches_in_flight,
+        "recovery": asdict(facts.recovery),
+        "last_pass": None if facts.last_pass is None else one_pass(facts.last_pass),
+    }
+
+
+def _cache(facts: CacheStatus) -> Json:
+    made = asdict(facts)
+    del made["answers"]  # their number is for the metrics
+    return made
+
+
+def version(facts: VersionFacts) -> Json:
+    """A version and its files; kinds that are not stored are left out."""
+    return {
+        "module": facts.module,
+        "version": facts.version,
+        "bytes": facts.bytes,
+        "hits": facts.hits,
+        "fetched": timestamp(facts.fetched),
+        "last_used": timestamp(facts.last_used),
+        "idle_seconds": facts.idle_seconds,
+        "pinned": facts.pinned,
+        "files": {kind: _file(kind, facts.files[kind]) for kind in KINDS if kind in facts.files},
+    }
+
+
+def _file(kind: str, facts: FileFacts) -> Json:
+    made: Json = {
+        "bytes": facts.bytes,
+        "length": facts.length,
+        "sha256": facts.sha256,
+        "fetched": timestamp(facts.fetched),
+        "last_used": timestamp(facts.last_used),
+        "hits": facts.hits,
+    }
+    if kind in HASHED:
+        made["h1"] = facts.h1
+    return made
+
+
+def versions(page: Page[VersionFacts]) -> Json:
+    """A page of versions."""
+    return {
+        "items": [version(each) for each in page.items],
+        "next_cursor": page.next_cursor,
+        "total": page.total,
+    }
+
+
+def removal(facts: Removal) -> Json:
+    """What went, or in a dry run would go."""
+    removed = {
+        "versions": facts.versions,
+        "files": facts.files,
+        "bytes": facts.bytes,
+        "answers": facts.answers,
+    }
+    return {
+        "dry_run": facts.dry_run,
+        "removed": removed,
+        "items": [_removed(each) for each in facts.items],
+        "truncated": facts.truncated,
+    }
+
+
+def _removed(facts: RemovedVersion) -> Json:
+    return {
+        "module": facts.module,
+        "version": facts.version,
+        "kinds": list(facts.kinds),
+        "bytes": facts.bytes,
+    }
+
+
+def eviction(facts: Eviction) -> Json:
+    """A removal, and how far it came; ``pass`` is null for a dry run."""
+    return {
+        **removal(facts.removal),
+        "target_bytes": facts.target_bytes,
+        "before_bytes": facts.before_bytes,
+        "after_bytes": facts.after_bytes,
+        "reached": facts.reached,
+        "pass": facts.pass_id,
+    }
+
+
+def pin(facts: Pin) -> Json:
+    """One pin, and what it matches now."""
+    return asdict(facts)
+
+
+def pins(facts: Pins) -> Json:
+    """All pins."""
+    return {
+        "items": [pin(each) for each in facts.items],
+        "pinned_bytes": facts.pinned_bytes,
+        "limit_bytes": facts.limit_bytes,
+    }
+
+
+def one_pass(facts: Pass) -> Json:
+    """One run of the janitor, the scrub or the recovery; only a scrub has ``scrubbed``."""
+    made: Json = {
+        "id": facts.id,
+        "reason": facts.reason,
+        "started": timestamp(facts.started),
+        "finished": _timestamp_or_none(facts.finished),
+        "target_bytes": facts.target_bytes,
+        "reached": facts.reached,
+        "before": _totals(facts.before),
+        "after": None if facts.after is None else _totals(facts.after),
+        "evicted": {"entries": facts.evicted_entries, "bytes": facts.evicted_bytes},
+    }
+    if facts.scrubbed is not None:
+        made["scrubbed"] = dict(zip(("entries", "bytes", "corrupt"), facts.scrubbed, strict=True))
+    return made
+
+
+def _totals(facts: Totals) -> Json:
+    return asdict(facts)
+
+
+def snapshot(facts: Snapshot) -> Json:
+    """One snapshot."""
+    return {
+        "id": facts.id,
+        "name": facts.name,
+        "created": timestamp(facts.created),
+        "versions": facts.versions,
+        "bytes": facts.bytes,
+    }
+
+
+def difference(facts: Difference) -> Json:
+    """What came and went between two snapshots."""
+    return {
+        "a": facts.a,
+        "b": facts.b,
+        "came": [_removed(each) for each in facts.came],
+        "went": [
+            {
+                "module": each.module,
+                "version": each.version,
+                "kinds": list(each.kinds),
+                "bytes": each.bytes,
+                "reason": each.reason,
+            }
+            for each in facts.went
+        ],
+        "bytes_came": facts.bytes_came,
+        "bytes_freed": facts.bytes_freed,
+        "freed_by_reason": dict(facts.freed_by_reason),
+        "truncated": facts.truncated,
+    }

@@ -1,0 +1,140 @@
+"""A store in a directory of its own, with nothing going on by itself, and files of any size in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from goproxy_vm.cache.index import Victim
+from goproxy_vm.cache.store import Store
+from goproxy_vm.config import Settings
+from goproxy_vm.config.values import Amount
+
+BLOCK = 4096
+NOTHING_FREE = Amount(0, None)
+
+
+class Told:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.evictions: list[tuple[str, int, float | None]] = []
+        self.read = 0
+        self.corrupted = 0
+
+    def eviction(self, reason: str, size: int, idle_seconds: float | None) -> None:
+        self.evictions.append((reason, size, idle_seconds))
+
+    def scrubbed(self, size: int) -> None:
+        self.read += size
+
+    def corrupt(self) -> None:
+        self.corrupted += 1
+
+
+class Shop:
+    """An open store and its pieces; ``told`` is its observer."""
+
+    def __init__(self, store: Store, told: Told) -> None:
+        self.store = store
+        self.told = told
+        parts = store._parts
+        self.stock = parts.stock
+        self.janitor = parts.janitor
+        self.keeper = parts.keeper
+        self.scrub = parts.scrub
+        self.quarantine = parts.quarantine
+        self.root = self.stock.layout.root
+        self.modules = self.stock.layout.modules
+
+    async def put(self, *names: str, kind: str = "zip", blocks: int = 1, h1: str = "h1:x") -> None:
+        """Store files, named by module and version, one after the other; each is committed."""
+        for name in names:
+            module, _, version = name.partition("@")
+            version = version or "v1.0.0"
+            data = os.urandom(blocks * BLOCK - 1)
+            path = self.path(name, kind)
+            known = None if kind == "info" else h1
+            await self.store.put(path, data, h1=known, module=module, version=version)
+            await self.settled()
+
+    async def settled(self) -> None:
+        """Whatever was put is on record."""
+        await self.stock.queue.flushed()
+
+    async def touch(self, *names: str, kind: str = "zip") -> None:
+        """Ask for files."""
+        for name in names:
+            stored = await self.store.get(self.path(name, kind))
+            assert stored is not None, name
+            stored.close()
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, by the logical clock."""
+        self.stock.clock._base += seconds
+
+    def path(self, name: str, kind: str = "zip") -> str:
+        module, _, version = name.partition("@")
+        return f"{module}/@v/{version or 'v1.0.0'}.{kind}"
+
+    def file(self, name: str, kind: str = "zip") -> Path:
+        return self.modules / self.path(name, kind)
+
+    def files(self) -> list[str]:
+        """What lies in modules/."""
+        return sorted(
+            str(path.relative_to(self.modules)).replace("/@v/", "@")
+            for path in self.modules.rglob("*")
+            if not path.is_dir() or path.is_symlink()
+        )
+
+    def zips(self) -> str:
+        """The modules of which a zip is stored."""
+        return "".join(name.partition("@")[0] for name in self.files() if name.endswith(".zip"))
+
+    def victim(self, name: str, kind: str = "zip") -> Victim:
+        """The row of a file, read by nobody's thread."""
+        future = self.stock.database.executor.submit(self.stock.index.of_path, self.path(name, kind))
+        return future.result()[0]
+
+    async def sql(self, statement: str) -> list[tuple[object, ...]]:
+        """Ask, or break, the index."""
+        return await self.stock.ask(lambda: self.stock.index._connection.execute(statement).fetchall())
+
+    def consistent(self) -> None:
+        """The usage is what the index says, and the index what the disk says."""
+        found = self.stock.database.executor.submit(self.stock.index.sums).result()
+        kinds: dict[str, int] = {"info": 0, "mod": 0, "zip": 0}
+        for each in found:
+            kinds[each.kind] += each.bytes
+        assert self.stock.usage.sizes == kinds
+        assert self.stock.usage.pinned == sum(
+            each.bytes for each in found if each.pinned and each.kind == "zip"
+        )
+        on_disk = sum(path.stat().st_blocks * 512 for path in self.modules.rglob("*") if path.is_file())
+        assert self.stock.usage.used == on_disk
+
+
+@asynccontextmanager
+async def opened(root: Path, *, boot: str = "b", still: bool = True, **given: object) -> AsyncIterator[Shop]:
+    """Open a store; keywords are settings, ``max_size`` in blocks. ``still``: the janitor does not run."""
+    blocks = given.pop("max_size", 1 << 20)
+    assert isinstance(blocks, int)
+    plain: dict[str, object] = {
+        "max_size": Amount(blocks * BLOCK, None),
+        "min_free": NOTHING_FREE,
+        "janitor_interval": 3600.0,
+        "scrub_interval": 0.0,
+    }
+    settings = Settings(cache_dir=root, **{**plain, **given})  # type: ignore[arg-type]  # by name
+    told = Told()
+    store = await Store.open(root, settings, lock_wait=0, boot=boot, observer=told)
+    try:
+        shop = Shop(store, told)
+        if still:
+            store.admission._pressure = lambda: None
+        yield shop
+    finally:
+        await store.close()

@@ -1,0 +1,120 @@
+"""The admin API's token: where it comes from, how it is made and kept, who is let in."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.config import Settings, load
+from goproxy_vm.config.token import read_token
+from goproxy_vm.errors import ConfigError, StartError
+from goproxy_vm.web.auth import Guard, admin_token
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "tmp").mkdir()
+    return Settings(cache_dir=tmp_path)
+
+
+def test_token_is_made_once(settings: Settings) -> None:
+    token = admin_token(settings)
+    path = settings.cache_dir / "admin.token"
+    assert path.read_text() == f"{token}\n"
+    assert len(token) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list((settings.cache_dir / "tmp").iterdir()) == []
+    assert admin_token(settings) == token
+    path.unlink()
+    assert admin_token(settings) != token
+
+
+def test_token_is_private_whatever_the_umask(settings: Settings) -> None:
+    before = os.umask(0)
+    try:
+        admin_token(settings)
+    finally:
+        os.umask(before)
+    path = settings.cache_dir / "admin.token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    admin_token(settings)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_settings_come_first(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("  from-the-file \n")
+    environ = {"CACHE_DIRECTORY": str(tmp_path / "none"), "GOPROXY_VM_ADMIN_TOKEN_FILE": str(file)}
+    assert admin_token(load({}, environ, None).settings) == "from-the-file"
+    environ["GOPROXY_VM_ADMIN_TOKEN"] = "from-the-environment"
+    assert admin_token(load({}, environ, None).settings) == "from-the-environment"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it holds no token"),
+        (b" \n", "it holds no token"),
+        (b"\xff", "it holds no token"),
+        (b"two words", "no token: it holds a space or another character that no header carries"),
+        (b"***", "no token: it is what config show prints instead of it"),
+        (b"x" * 2000, "or is too long"),
+    ],
+)
+def test_file_that_holds_no_token(settings: Settings, content: bytes, reason: str) -> None:
+    path = settings.cache_dir / "admin.token"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_token(path)
+    assert reason in caught.value.sentence
+    with pytest.raises(StartError, match=r"^admin_token_file: .*admin\.token: ") as refused:
+        admin_token(settings)
+    assert "two words" not in refused.value.sentence
+    assert path.read_bytes() == content
+
+
+def test_file_that_cannot_be_read(settings: Settings, tmp_path: Path) -> None:
+    named = Settings(cache_dir=settings.cache_dir, admin_token_file=tmp_path / "none")
+    with pytest.raises(StartError, match=r"^admin_token_file: .*/none: No such file"):
+        admin_token(named)
+    (tmp_path / "tmp").rmdir()
+    with pytest.raises(StartError, match="No such file"):
+        admin_token(settings)
+
+
+def test_token_is_never_shown(tmp_path: Path) -> None:
+    environ = {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "12345"}
+    loaded = load({}, environ, None)
+    assert loaded.settings.admin_token == "12345"
+    assert loaded.origins["admin_token"].value == "***"
+    assert load({}, {"CACHE_DIRECTORY": str(tmp_path)}, None).origins["admin_token"].value == ""
+    file = tmp_path / "x.toml"
+    for text in ("'se cret'", "['secret']", "1234", "{secret = 1}"):
+        file.write_text(f"admin_token = {text}")
+        with pytest.raises(ConfigError) as caught:
+            load({}, {"CACHE_DIRECTORY": str(tmp_path)}, file)
+        assert caught.value.sentence.startswith('admin_token: "***" (file ')
+        assert "cret" not in caught.value.sentence.replace("(file", "")
+        assert "1234" not in caught.value.sentence
+
+
+def test_what_config_show_prints_is_no_token(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is what config show prints instead of it"):
+        load({}, {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "***"}, None)
+
+
+def test_guard() -> None:
+    with pytest.raises(ValueError, match="empty token"):
+        Guard("")
+    guard = Guard("t")
+    assert guard.admits(["Bearer t"])
+    assert not guard.admits([])
+    assert not guard.admits(["Bearer "])
+    assert not guard.admits(["Bearer t", "Bearer t"])
+    assert not guard.admits(["Basic t"])
+    assert not hasattr(guard, "token")

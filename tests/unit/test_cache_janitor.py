@@ -1,0 +1,453 @@
+"""cache/janitor.py and cache/removal.py: what goes, when, and what is written down of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from goproxy_vm.cache import janitor
+from goproxy_vm.errors import NoRoom
+from tests.fakes.lines import logged
+from tests.fakes.stores import BLOCK, Shop, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_from_high_to_low_water(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=20, high_water=80.0, low_water=50.0) as shop:
+        await shop.put(*"abcdefghijklmnop")
+        await shop.touch("a")
+        await shop.janitor.relieve()
+        assert len(shop.zips()) == 16, "the high water mark is not passed"
+        assert shop.janitor.last is None
+        await shop.put("q")
+        await shop.janitor.relieve()
+        assert shop.zips() == "aijklmnopq", "the oldest ones but for what was asked for again"
+        last = shop.janitor.last
+        assert last is not None
+        assert (last.reason, last.reached, last.evicted_entries) == ("size", True, 7)
+        assert (last.before.entries, last.evicted_bytes, last.target_bytes) == (17, 7 * BLOCK, 10 * BLOCK)
+        assert last.after is not None
+        assert last.after.entries == 10
+        assert shop.told.evictions[0][:2] == ("size", BLOCK)
+        assert shop.janitor.reached
+        shop.consistent()
+        assert (await shop.keeper.passes(9))[0] == last
+
+
+async def test_room_is_made_for_who_waits(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=10, still=False, high_water=100.0, low_water=100.0) as shop:
+        await shop.put(*"abcdefghij")
+        await shop.put("k", blocks=3)
+        assert shop.zips() == "defghijk"
+        shop.consistent()
+        assert shop.store.admission.wanted == 0
+
+
+async def test_who_waits_is_told_that_nothing_may_go(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=10, still=False) as shop:
+        reservation = await shop.store.admission.reserve(6 * BLOCK)
+        shop.stock.usage.sizes["zip"] += 5 * BLOCK  # files that nobody can remove
+        with pytest.raises(NoRoom, match="nothing in it may be removed"):
+            await reservation.hold(6 * BLOCK)
+        reservation.release()
+        assert not shop.janitor.reached
+        assert not shop.store.target_reached
+
+
+async def test_what_is_queued_is_waited_for(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=4) as shop:
+        reservation = await shop.store.admission.reserve(2 * BLOCK)
+        async with shop.stock.queue.disk:
+            await shop.store.put(shop.path("a"), b"x" * BLOCK * 2, h1="h1:x", module="a", version="v1.0.0")
+            shop.store.admission._usage.sizes["zip"] += BLOCK  # a file that nobody can remove
+            holding = asyncio.create_task(reservation.hold(2 * BLOCK))
+            await asyncio.sleep(0)
+            relieving = asyncio.create_task(shop.janitor.relieve())
+            while not relieving.done() and not shop.stock.queue.disk._waiters:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not relieving.done()
+        await relieving
+        await holding
+        assert shop.zips() == "", "it looked again"
+        reservation.release()
+        shop.store.admission._usage.sizes["zip"] -= BLOCK
+        shop.consistent()
+
+
+async def test_pins_beyond_half(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=20, pins=("p*",), high_water=70.0, low_water=50.0) as shop:
+        await shop.put(*(f"p{i}" for i in range(1, 9)), blocks=2)
+        await shop.put("a", blocks=2)
+        await shop.janitor.relieve()
+        assert shop.zips() == "p4p5p6p7p8", "the excess, in the same order"
+        assert shop.janitor.reached
+        shop.consistent()
+
+
+async def test_protected_pins_make_the_target_unreachable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, max_size=20, pins=("p*",), high_water=30.0, low_water=20.0) as shop:
+        await shop.put(*(f"p{i}" for i in range(1, 6)), blocks=2)
+        await shop.put("a", "b")
+        for _ in range(2):
+            await shop.janitor.relieve()
+        assert shop.zips() == "p1p2p3p4p5"
+        assert not shop.janitor.reached
+        assert logged(caplog).count("cache target missed") == 1
+        assert len(await shop.keeper.passes(9)) == 1, "no record of nothing"
+
+
+async def test_metadata_is_a_tenth(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=50) as shop:
+        await shop.put("a", kind="mod")
+        await shop.put("a")
+        await shop.put(*"bcdefgh", kind="mod")
+        await shop.janitor.relieve()
+        assert [name[0] for name in shop.files()] == list("aaefgh")
+        assert (await shop.keeper.passes(9))[0].evicted_entries == 3
+        shop.consistent()
+
+
+async def test_metadata_of_zips_stays(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=20) as shop:
+        for name in "abc":
+            await shop.put(name, kind="mod")
+            await shop.put(name)
+        await shop.janitor.relieve()
+        assert len(shop.files()) == 6
+        assert await shop.keeper.passes(9) == []
+
+
+async def test_idle(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_idle=100.0, pins=("p",)) as shop:
+        await shop.put("a", "b", "p")
+        await shop.put("m", kind="mod")
+        shop.later(60)
+        await shop.touch("b")
+        shop.later(60)
+        await shop.janitor._regularly()
+        assert shop.zips() == "bp"
+        assert [(why, int(idle or 0)) for why, _, idle in shop.told.evictions] == [("idle", 120)]
+        (record,) = await shop.keeper.passes(9)
+        assert (record.reason, record.reached, record.target_bytes) == ("idle", True, None)
+        await shop.janitor._regularly()
+        assert len(await shop.keeper.passes(9)) == 1
+
+
+async def test_no_idle_limit(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        shop.later(1e9)
+        await shop.janitor._regularly()
+        assert shop.zips() == "a"
+
+
+async def test_min_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put(*"abcdef")
+        others = 3
+        taken = shop.stock.usage
+
+        def free(_: object) -> int:
+            return 10 * BLOCK - taken.used - others * BLOCK
+
+        monkeypatch.setattr(type(shop.stock), "free", free)
+        assert await shop.janitor.make_room(1 * BLOCK)
+        assert shop.zips() == "abcdef"
+        assert await shop.janitor.make_room(3 * BLOCK)
+        assert shop.zips() == "cdef"
+        assert shop.told.evictions[-1][0] == "min_free"
+        others = 9
+        assert not await shop.janitor.make_room(2 * BLOCK)
+        assert shop.zips() == ""
+        assert not shop.janitor.reached
+        others = 0
+        assert await shop.janitor.make_room(2 * BLOCK)
+        assert shop.janitor.reached
+
+
+async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "DISK_STEP", 2 * BLOCK)
+    async with opened(tmp_path) as shop:
+        await shop.put(*"abcdef")
+        assert await shop.janitor.full(BLOCK)
+        assert shop.zips() == "cdef"
+        assert await shop.janitor.full(3 * BLOCK)
+        assert shop.zips() == "f"
+        assert await shop.janitor.full(BLOCK)
+        assert not await shop.janitor.full(BLOCK), "nothing left"
+
+
+async def test_a_target_missed_for_one_reason_is_not_reached_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, max_size=20, pins=("p",), high_water=30.0, low_water=20.0) as shop:
+        await shop.put("p", blocks=8)
+        await shop.janitor.relieve()
+        assert not shop.janitor.reached
+        assert await shop.janitor.make_room(0)
+        assert not shop.janitor.reached, "there is room on the disk, but not in the budget"
+        await purged(shop, "p")
+        await shop.janitor.relieve()
+        assert shop.janitor.reached
+
+
+async def purged(shop: Shop, module: str) -> None:
+    await shop.keeper.purge_versions(module, None, forget_hash=False, dry_run=False, forget=lambda: None)
+
+
+async def test_a_record_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(janitor, "BATCH", 1)
+    async with opened(tmp_path, max_size=10, high_water=50.0, low_water=10.0) as shop:
+        await shop.put(*"abcdefgh")
+        monkeypatch.setattr(shop.stock.ledger, "save", full)
+        await shop.janitor.relieve()
+        assert shop.zips() == "h"
+        assert shop.janitor.reached
+
+
+async def test_idle_files_that_cannot_go_do_not_hold_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async with opened(tmp_path, max_idle=10.0) as shop:
+        await shop.put("a")
+        shop.later(60)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "unlink", fail)
+            await shop.janitor._regularly()
+        assert shop.janitor.last is not None
+        assert (shop.janitor.last.evicted_entries, shop.janitor.last.reached) == (0, False)
+
+
+# An operator's
+
+
+async def test_evict(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=10, low_water=50.0) as shop:
+        await shop.put(*"abcdefgh")
+        dry = await shop.keeper.evict(6 * BLOCK, dry_run=True)
+        assert (dry.before_bytes, dry.after_bytes, dry.reached, dry.pass_id) == (
+            8 * BLOCK,
+            6 * BLOCK,
+            True,
+            None,
+        )
+        assert shop.zips() == "abcdefgh"
+        wet = await shop.keeper.evict(6 * BLOCK, dry_run=False)
+        assert wet.removal.items == dry.removal.items
+        assert (wet.after_bytes, wet.reached, wet.removal.dry_run) == (6 * BLOCK, True, False)
+        assert shop.zips() == "cdefgh"
+        assert shop.told.evictions[-1][0] == "size"
+        default = await shop.keeper.evict(None, dry_run=False)
+        assert default.target_bytes == 5 * BLOCK
+        assert shop.zips() == "defgh"
+        nothing = await shop.keeper.evict(9 * BLOCK, dry_run=False)
+        assert (nothing.removal.files, nothing.reached) == (0, True)
+        everything = await shop.keeper.evict(0, dry_run=False)
+        assert everything.removal.files == 5
+        assert shop.stock.usage.used == 0
+        assert not any(shop.modules.iterdir()), "no empty directories either"
+
+
+async def test_evict_to_what_cannot_be(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=10, pins=("p",)) as shop:
+        await shop.put("a", "p")
+        dry = await shop.keeper.evict(0, dry_run=True)
+        wet = await shop.keeper.evict(0, dry_run=False)
+        assert (dry.reached, wet.reached) == (False, False)
+        assert dry.after_bytes == wet.after_bytes == BLOCK
+
+
+# Interrupted
+
+
+async def unfinished(shop_root: Path, reason: str, target: int | None, **settings: object) -> None:
+    async with opened(shop_root, **settings) as shop:
+        await shop.put(*"abcdefgh")
+        await shop.stock.ask(shop.stock.ledger.begin, reason, target, 8, 8 * BLOCK)  # type: ignore[arg-type]  # a reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "target", "left", "reached"),
+    [
+        ("size", 3 * BLOCK, "efgh", True),
+        ("size", 6 * BLOCK, "cdefgh", True),
+        ("evict", 3 * BLOCK, "fgh", True),
+        ("evict", 0, "", True),
+        ("idle", None, "abcdefgh", None),
+        ("scrub", None, "abcdefgh", None),
+    ],
+)
+async def test_a_pass_that_a_kill_interrupted_goes_on(
+    tmp_path: Path, reason: str, target: int | None, left: str, *, reached: bool | None
+) -> None:
+    await unfinished(tmp_path, reason, target, max_size=10)
+    async with opened(tmp_path, max_size=10, low_water=40.0) as shop:
+        while shop.janitor.last is None:
+            await asyncio.sleep(0)
+        last = shop.janitor.last
+        assert (last.reason, last.reached) == (reason, reached)
+        assert last.evicted_entries == 8 - len(left)
+        assert shop.zips() == left
+        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
+        assert len(await shop.keeper.passes(9)) == 1
+
+
+async def test_a_pass_is_written_down_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, max_size=4) as shop:
+        await shop.put(*"abcd")
+        monkeypatch.setattr(janitor.Janitor, "_end", lambda *_, **__: asyncio.sleep(0))
+        await shop.keeper.evict(BLOCK, dry_run=False)
+        (record,) = await shop.stock.ask(shop.stock.ledger.unfinished)
+        assert record.evicted_entries == 3
+
+
+# Its task
+
+
+async def test_pressure_does_not_keep_it_from_its_regular_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = asyncio.Event()
+
+    async def regularly(_: object) -> None:
+        done.set()
+
+    monkeypatch.setattr(janitor.Janitor, "_regularly", regularly)
+    async with opened(tmp_path, janitor_interval=0.01) as shop:
+        while not done.is_set():
+            shop.janitor._pressed.set()
+            await asyncio.sleep(0)
+
+
+async def test_regular_work_trims_the_answers(tmp_path: Path) -> None:
+    async with opened(tmp_path, answers_max_size=1) as shop:
+        await shop.store.answers.set("k", b"x" * 100_000, tag="t", keep=None)
+        await shop.janitor._regularly()
+        assert (await shop.store.answers.size())[0] == 0
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("disk I/O error"), OSError(errno.EIO, "I/O error")]
+)
+async def test_an_error_ends_the_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    async with opened(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
+        await shop.put("a", "b")
+
+        def fail(*_: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.stock.index, "strays", fail)
+            reservation = await shop.store.admission.reserve(BLOCK)
+            with pytest.raises(NoRoom):
+                await reservation.hold(BLOCK)
+        assert not shop.store.writable
+        assert "janitor failed" in logged(caplog)
+        await reservation.hold(BLOCK)
+        assert shop.zips() == "b", "it lives"
+        reservation.release()
+
+
+async def test_a_bug_does_not_end_the_janitor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
+        await shop.put("a", "b")
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        reservation = await shop.store.admission.reserve(BLOCK)
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.stock.index, "strays", fail)
+            with pytest.raises(NoRoom):
+                await reservation.hold(BLOCK)
+        await reservation.hold(BLOCK)
+        reservation.release()
+    assert "janitor failed" in logged(caplog)
+
+
+# Removal
+
+
+async def test_what_cannot_be_unlinked_is_not_served_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlink = type(tmp_path).unlink
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.parent.name == "a":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path, missing_ok)
+
+    async with opened(tmp_path) as shop:
+        await shop.put("a", "b")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "unlink", fail)
+            eviction = await shop.keeper.evict(0, dry_run=False)
+        assert [each.module for each in eviction.removal.items] == ["b"]
+        assert not eviction.reached
+        assert await shop.store.get(shop.path("a")) is None
+        shop.consistent()
+    assert "file not removed" in logged(caplog)
+    async with opened(tmp_path) as shop:
+        shop.store.recover(lambda _: asyncio.sleep(0))
+        while not shop.store.recovery.done:
+            await asyncio.sleep(0)
+        assert shop.store.recovery.dying == 1
+        assert shop.files() == []
+        shop.consistent()
+
+
+async def test_a_file_in_the_place_of_a_directory(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        shop.file("a").unlink()
+        shop.file("a").parent.rmdir()
+        shop.file("a").parent.write_bytes(b"")
+        await shop.keeper.evict(0, dry_run=False)
+        assert shop.stock.usage.used == 0
+        assert shop.file("a").parent.exists()
+
+
+async def test_directories_that_are_not_empty_stay(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", "x.org/a/b")
+        victim = shop.victim("x.org/a/b")
+        assert await shop.stock.remover.remove([victim], "size") == [victim]
+        assert await shop.stock.remover.remove([victim], "size") == []
+        assert [path.name for path in (shop.modules / "x.org" / "a").iterdir()] == ["@v"]
+
+
+async def test_cancelled_in_the_middle_it_still_counts(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        removing = asyncio.create_task(shop.stock.remover.remove([shop.victim("a")], "size"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        removing.cancel()
+        await asyncio.wait([removing])
+        assert removing.cancelled()
+        assert not shop.stock.queue.disk.locked()
+        shop.consistent()

@@ -1,0 +1,58 @@
+"""Sizes, ages and tables for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxy_vm.console import tables
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        (10 * 1024, "10.0 KiB"),
+        (10239, "10.0 KiB"),
+        (100 * 1024, "100 KiB"),
+        (1023 * 1024, "1.00 MiB"),
+        (50_000_000_000, "46.6 GiB"),
+        (1 << 63, "8.00 EiB"),
+        (1 << 73, "8192 EiB"),
+    ],
+)
+def test_size(count: int, text: str) -> None:
+    assert tables.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0s"),
+        (0.4, "0s"),
+        (59.6, "1m"),
+        (61, "1m 1s"),
+        (3600, "1h"),
+        (3659, "1h"),
+        (3660, "1h 1m"),
+        (93784, "1d 2h"),
+        (86400 * 365, "365d"),
+    ],
+)
+def test_age(seconds: float, text: str) -> None:
+    assert tables.age(seconds) == text
+
+
+def test_table() -> None:
+    lines = tables.table(("NAME", "SIZE"), [("a", 1), ("bcdef", 12345)], "SIZE")
+    assert lines == ["NAME    SIZE", "a          1", "bcdef  12345"]
+
+
+def test_recovery_and_truncation() -> None:
+    removed = {"versions": 1, "files": 2, "bytes": 3, "answers": 1}
+    answer = {"dry_run": False, "removed": removed, "items": [], "truncated": True}
+    assert tables.removal(answer) == ["...", "removed: 1 version, 2 files, 3 B, 1 cached answer"]
+    difference = {"a": "x", "b": "y", "came": [], "went": [], "bytes_came": 0, "bytes_freed": 0,
+                  "freed_by_reason": {}, "truncated": True}  # fmt: skip
+    assert tables.difference(difference) == ["...", "from x to y: 0 B came, 0 B freed"]
