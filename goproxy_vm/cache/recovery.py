@@ -151,6 +151,10 @@ class Recoverer:
         for stray in await self._stock.ask(self._stock.index.add_strays, strays):
             self._stock.usage.add(stray)
 
+    def _missing(self, strays: list[Victim]) -> list[Victim]:
+        """Those that an earlier run unlinked and was killed before it could say so."""
+        return [each for each in strays if not os.path.lexists(self._stock.layout.file(each.path)[0])]
+
     def _walk(self) -> Iterator[str]:
         """Every file below modules/, as a path below it."""
         top = self._stock.layout.modules
@@ -192,6 +196,9 @@ class Recoverer:
             self._stock.index.strays, "WHERE path > ? ORDER BY path LIMIT 16", last
         ):
             last = strays[-1].path
+            ghosts = await self._stock.disk.run(self._missing, strays)
+            self.facts.ghosts += len(await self._stock.remover.remove(ghosts, "ghost"))
+            strays = [stray for stray in strays if stray not in ghosts]
             verdicts = await asyncio.gather(*(prove(stray.path) for stray in strays))
             refused = [stray for stray, verdict in zip(strays, verdicts, strict=True) if verdict is False]
             self.facts.adopted += verdicts.count(True)

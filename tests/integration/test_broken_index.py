@@ -16,7 +16,7 @@ from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import Reply
-from tests.integration.stores import adopt, drained, opened
+from tests.integration.stores import adopt, drained, opened, path
 from tests.integration.test_database import World
 
 if TYPE_CHECKING:
@@ -156,6 +156,24 @@ async def test_the_budget_holds_while_the_disk_is_looked_at(tmp_path: Path) -> N
             assert store.usage.used == allocated(cache / "modules")
 
 
+async def test_a_file_to_be_proven_that_is_gone(tmp_path: Path) -> None:
+    """A kill came between its removal and the note of that."""
+    cache = tmp_path / "cache"
+    async with opened(cache) as store:
+        for i in range(3):
+            (await adopt(store, i, b"x" * 300_000)).close()
+    no_database(cache / "index.db")
+    for gone in (None, 1, 2):
+        if gone is not None:
+            (cache / "modules" / path(gone)).unlink()
+        async with opened(cache) as store:
+            store.recover(_cannot_tell)
+            while not store.recovery.done:
+                await asyncio.sleep(0)
+            assert store.recovery.ghosts == (gone is not None)
+            assert store.usage.used == allocated(cache / "modules")
+
+
 async def _cannot_tell(_: str) -> None:
     return None
 
@@ -173,8 +191,8 @@ async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path:
     assert host.server.store.recovery.adopted == 2
     assert not file.exists()
     assert not mod.exists()
-    for path in FILES:
-        assert (await host.get(path)).body == world.upstream.files[path]
+    for each in FILES:
+        assert (await host.get(each)).body == world.upstream.files[each]
 
 
 async def test_with_the_database_unreachable_files_wait(serve: Serve, world: World, tmp_path: Path) -> None:
