@@ -359,8 +359,8 @@ class SegmentedMachine(StoreMachine):
 
 
 RUN = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=12,
+    stateful_step_count=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
