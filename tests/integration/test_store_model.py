@@ -126,10 +126,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Zips of the model that are not on disk any more; the model forgets them."""
         return [i for i in self.zips if not (self.root / "modules" / path(i)).exists()]
 
-    def evicted(self, before: dict[int, int], *, spared: set[int] = frozenset()) -> None:  # type: ignore[assignment]  # read only
+    def evicted(self, before: dict[int, int]) -> None:
         """Hold what has gone to the order in which it should have."""
         gone = self.gone()
-        kept = [i for i in self.zips if i not in gone and i not in spared]
+        kept = [i for i in self.zips if i not in gone]
         for one in gone:
             for other in kept:
                 if self.pinned(one) == self.pinned(other) and not self.demoted:
@@ -142,14 +142,14 @@ class StoreMachine(RuleBasedStateMachine):
         pinned_before = sum(before[i] for i in before if self.pinned(i))
         pinned_gone = [i for i in gone if self.pinned(i)]
         if pinned_gone:
-            newest = max(pinned_gone, key=lambda i: self.zips[i].used)
-            without = pinned_before - sum(before[i] for i in pinned_gone if i != newest)
+            last = max(pinned_gone, key=before.__getitem__ if self.demoted else self.rank)
+            without = pinned_before - sum(before[i] for i in pinned_gone if i != last)
             assert without > LIMIT // 2, "what is within half of the budget is protected"
         for i in gone:
             del self.zips[i]
 
     def rank(self, i: int) -> tuple[bool, int]:
-        """What goes first is smaller. With more asked for again than may be protected this is not all."""
+        """What goes first is smaller. Where ``demoted``, this is not all there is to it."""
         file = self.zips[i]
         return file.protected and self.policy == "slru", file.used
 
@@ -190,9 +190,11 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert not refused
             self.known[i, "zip"] = h1
+            # The older one counts until the new one takes its place.
             older = self.zips.pop(i, None)
-            self.evicted({k: v for k, v in before.items() if k != i})
-            del older
+            self.evicted(before)
+            # Hits on the older one that are not written down yet are the new one's, or not.
+            self.demoted |= older is not None and older.protected
             self.zips[i] = File(data, self.tick())
             return
         if i in self.zips and not (self.root / "modules" / path(i)).exists():
@@ -202,7 +204,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(some=SOME)
     def adopts(self, some: list[int]) -> None:
         for i in some:
-            self.store_zip(i)
+            if i not in self.zips:
+                self.store_zip(i)
 
     @rule(i=MODULES)
     def adopts_of_unknown_length(self, i: int) -> None:
@@ -359,8 +362,8 @@ class SegmentedMachine(StoreMachine):
 
 
 RUN = settings(
-    max_examples=12,
-    stateful_step_count=20,
+    max_examples=25,
+    stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
