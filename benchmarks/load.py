@@ -78,7 +78,8 @@ def machine() -> str:
 
 def write(title: str, text: str) -> None:
     """Put one section into RESULTS.md in place of its older self, and print it."""
-    command = f"python -m {sys.modules['__main__'].__spec__.name} {' '.join(sys.argv[1:])}".strip()  # type: ignore[union-attr]  # run with -m
+    words = re.sub(r"(--upstream[ =])\S+", r"\1URL", " ".join(sys.argv[1:]))
+    command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {words}".strip()
     section = f"## {title}\n\n`{command}`; {machine()}.\n\n{text}\n"
     whole = (
         RESULTS.read_text()

@@ -33,7 +33,8 @@ def make(root: Path) -> FakeSumdb:
 
 def write(versions: Path, version: str, size: int) -> None:
     """The three files of one version."""
-    padding = random.Random(size).randbytes(size)
+    block = random.Random(size).randbytes(min(size, 1 << 20))
+    padding = block * (size // len(block)) + block[: size % len(block)]
     info = {"Version": version, "Time": "2024-01-02T03:04:05Z", "Origin": {"VCS": "git", "Hash": "0" * 40}}
     (versions / f"{version}.info").write_text(json.dumps(info))
     (versions / f"{version}.mod").write_text(f"module {MODULE}\n\ngo 1.22\n")

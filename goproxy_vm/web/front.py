@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import time
 from collections import OrderedDict
@@ -22,11 +21,12 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import GoproxyError
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.request import ModuleResource, SumdbResource, parse
-from goproxy_vm.proxy.answer import IMMUTABLE, max_age
+from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.proxy.answer import IMMUTABLE
 from goproxy_vm.web import fileio
 from goproxy_vm.web.clients import allowed
-from goproxy_vm.web.send import CACHE_NAME, SERVER, SMALL
+from goproxy_vm.web.ready import Ready
+from goproxy_vm.web.send import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
+    from goproxy_vm.web.ready import Resource
 
 MOST_BYTES = 64 << 20
 """Bytes of bodies prepared, heads not counted."""
@@ -56,73 +57,7 @@ _MATTERS = re.compile(
 )
 """Fields that change the answer, or what follows the head."""
 
-Resource = ModuleResource | SumdbResource
-
 log = get_logger("web")
-
-
-class Ready:
-    """A prepared answer: the head up to its date, and the body as bytes or as an open file."""
-
-    __slots__ = (
-        "_at",
-        "_whole",
-        "about",
-        "body",
-        "endpoint",
-        "head",
-        "length",
-        "path",
-        "stored",
-        "targets",
-        "until",
-    )
-
-    def __init__(self, resource: Resource, answer: Answer, body: bytes | StoredFile) -> None:
-        self.path = resource.path
-        self.endpoint, self.about = "sumdb", ("", "")
-        if isinstance(resource, ModuleResource):
-            self.endpoint, self.about = resource.endpoint.value, (resource.module, resource.version)
-        self.body = body
-        self.length = len(body) if isinstance(body, bytes) else body.length
-        self.until = answer.until
-        """Until when it is fresh, by the monotonic clock; None for good."""
-        self.stored = answer.etag is not None
-        """Whether a stored file is behind it, whose use counts."""
-        self.targets: list[bytes] = []
-        lines = [
-            "HTTP/1.1 200 OK",
-            f"Content-Type: {answer.content_type}",
-            f"Cache-Status: {CACHE_NAME}; hit",
-            f"Content-Length: {self.length}",
-            f"Server: {SERVER}",
-        ]
-        if answer.etag is not None:
-            lines += [f"ETag: {answer.etag}", "Accept-Ranges: bytes"]
-        if self.until is None:
-            lines.append(f"Cache-Control: {answer.cache_control}")
-        self.head = "\r\n".join([*lines, ""]).encode()
-        self._at = b""
-        self._whole = b""
-
-    def whole(self, date: bytes, now: float) -> bytes:
-        """The head to its end, ``date`` being its last line."""
-        if self.until is not None:
-            return b"%bCache-Control: %b\r\n%b" % (self.head, max_age(self.until - now).encode(), date)
-        if self._at is not date:
-            self._at, self._whole = date, self.head + date
-        return self._whole
-
-    def sound(self, now: float) -> bool:
-        """Whether it is still fresh, and the file as long as it was."""
-        if self.until is not None and self.until <= now:
-            return False
-        return isinstance(self.body, bytes) or os.fstat(self.body.raw.fileno()).st_size == self.length
-
-    def close(self) -> None:
-        """Release the file, if it is one."""
-        if isinstance(self.body, StoredFile):
-            self.body.close()
 
 
 class Front:

@@ -12,7 +12,8 @@ import pytest
 
 from goproxy_vm.web import fileio
 from goproxy_vm.web import front as front_module
-from goproxy_vm.web.front import Front, Ready
+from goproxy_vm.web.front import Front
+from goproxy_vm.web.ready import Ready
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Heard, Wire, until
