@@ -127,7 +127,10 @@ class Store:
         await self._exits.aclose()
 
     def recover(self, prove: Prove) -> None:
-        """Put right in the background what an earlier run left; once. ``prove``: see Recoverer."""
+        """Put right in the background what an earlier run left; once. ``prove``: see Recoverer.
+
+        With an index begun anew nothing is stored before this has looked at the disk.
+        """
         task = asyncio.create_task(self._parts.recoverer.run(prove), name="recovery")
         self._exits.push_async_callback(cancel, task)
 
