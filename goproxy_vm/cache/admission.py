@@ -115,6 +115,17 @@ class Admission:
             self._admitted += need
         return Reservation(self, need)
 
+    def at_once(self, length: int) -> Reservation:
+        """As :meth:`reserve`, for a small file whose client must not wait behind large ones: past the queue,
+        or not at all. NoRoom."""
+        need = self._need(length)
+        if need > self.capacity:
+            raise self._never(need)
+        if not self._fits(need):
+            raise NoRoom("the budget is taken by downloads under way")
+        self._admitted += need
+        return Reservation(self, need)
+
     def grow(self, reservation: Reservation, more: int) -> None:
         """Admit at least ``more`` bytes of the same file: at once or not at all, for it holds room already.
 

@@ -205,7 +205,7 @@ class Store:
         await self._queue.room()
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         try:
-            reservation = await self.admission.reserve(len(data))
+            reservation = self.admission.at_once(len(data))
         except NoRoom as error:
             log.warning("file not stored", path=path, reason=error.sentence)
             return content
