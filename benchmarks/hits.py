@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=URL", help="another GOPROXY server"
     )
+    parser.add_argument("--access-log", default="misses", help="ours' setting of that name")
     options = parser.parse_args()
     rows = []
     with ExitStack() as stack:
@@ -38,6 +39,7 @@ def main() -> None:
         database = tree.make(root / "tree")
         sumdb = f"{database.key}"
         arguments = ("--sumdb", sumdb, "--nosumdb", "example.com", "--fresh", "1h", "--max-size", "1GB")
+        arguments += ("--access-log", options.access_log)
         upstream = f"file://{root}/tree"
         targets = [
             stack.enter_context(
@@ -73,7 +75,8 @@ def main() -> None:
         "CPU µs",
         *(f"CPU {n}" for n in names[1:]),
     ]
-    load.write("Hits", load.table(head, rows))
+    title = "Hits" if options.access_log == "misses" else f"Hits with access_log = {options.access_log}"
+    load.write(title, load.table(head, rows))
 
 
 def row(name: str, connections: int, runs: list[load.Run]) -> list[str]:
