@@ -16,6 +16,7 @@ from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import listen_fds, notify, watchdog_seconds
 from goproxy_vm.observe import logs
+from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
@@ -98,13 +99,18 @@ class Server:
         if database is not None:
             mirror = SumdbMirror(settings, database, proofs)
             stack.push_async_callback(mirror.close)
+        access = AccessLog(settings.access_log)
+        access.start()
+        stack.callback(access.stop)
         front = None
         if settings.fast_path:
-            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients)
+            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access)
             stack.push_async_callback(front.close)
             store.watch(front.forget)
             proxy.watch(front.forget_documents)
-        handler = Handler(settings, store, proxy, mirror, self.metrics, upstreams.names, reader, front)
+        handler = Handler(
+            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
+        )
         server = web.Server(handler)
         connections = Connections(
             lambda: HttpProtocol(server, handler, access_log=None, keepalive_timeout=NEVER),

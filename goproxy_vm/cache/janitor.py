@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,8 +54,12 @@ class Janitor:
         self._starved = False
         self.last: Pass | None = None
         """The newest pass that ended."""
-        self.reached = True
-        """Whether the last pass for room got there."""
+        self._missed: set[PassReason] = set()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last passes for room freed what they had to."""
+        return not self._missed
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -71,7 +76,7 @@ class Janitor:
             self._pressed.clear()
             if self._starved:
                 self._starved = False
-                await self.full(0)
+                await self._guarded(partial(self.full, 0))
             await self._guarded(self.relieve)
 
     def starve(self) -> None:
@@ -99,6 +104,8 @@ class Janitor:
                     self._pressed.set()
                 else:
                     admission.give_up()
+        else:
+            self._missed.discard("size")
         await self._clear_metadata()
 
     async def make_room(self, more: int) -> bool:
@@ -110,6 +117,7 @@ class Janitor:
             return needed - await self._stock.disk.run(self._stock.free)
 
         if await short() <= 0:
+            self._missed.discard("min_free")
             return True  # without waiting for a pass under way
         try:
             return await self._clear_until("min_free", None, short)
@@ -184,11 +192,13 @@ class Janitor:
         stock = self._stock
         async with self._lock:
             if await excess() <= 0:
-                self.reached = True
+                self._missed.discard(reason)
                 return True
-            await self._flush()
             reached = True
             while (need := await excess()) > 0:
+                # What waits for its commit cannot be chosen yet: others would go in its place.
+                await stock.queue.flushed()
+                await self._flush()
                 over = max(0, stock.usage.pinned - stock.admission.limits.pinned)
                 victims = await stock.ask(self._choose, need, over, BATCH)
                 if victims and record is None:
@@ -198,9 +208,11 @@ class Janitor:
                     break
             if record is not None:
                 await self._end(record, reached=reached)
-            if not reached and self.reached:
+            if reached:
+                self._missed.discard(reason)
+            elif reason not in self._missed:
+                self._missed.add(reason)
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
-            self.reached = reached
             return reached
 
     def _choose(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
@@ -233,20 +245,20 @@ class Janitor:
     async def _clear_chosen(self, reason: PassReason, choose: Callable[[], list[Victim]]) -> None:
         async with self._lock:
             await self._flush()
-            record = None
-            while victims := await self._stock.ask(choose):
+            record, reached = None, True
+            while reached and (victims := await self._stock.ask(choose)):
                 record = record or await self._stock.begin(reason, None)
-                if not await self._remove(record, victims):
-                    break
+                reached = bool(await self._remove(record, victims))
             if record is not None:
-                await self._end(record, reached=True)
+                await self._end(record, reached=reached)
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
         reason = "size" if record.reason == "evict" else record.reason
         gone = await self._stock.remover.remove(victims, reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
-        await self._stock.ask(self._stock.ledger.save, record)
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: its end is written down
+            await self._stock.ask(self._stock.ledger.save, record)
         return gone
 
     async def _end(self, record: Pass, *, reached: bool | None) -> None:

@@ -48,14 +48,22 @@ class Recoverer:
         self._stock = stock
         self._scrub = scrub
         self._temporary = temporary
+        admission = stock.admission
+        # What an earlier run left in tmp/ takes room until it is gone.
+        self._leftover = sum(map(_allocated, temporary))
+        admission.reserved += self._leftover
+        if rebuilt:
+            # Nothing is on record, and the disk may be full of files.
+            admission.counted.clear()
 
     async def run(self, prove: Prove) -> None:
         """Put everything right, as far as the disk lets it."""
         steps: tuple[Callable[[], Awaitable[None]], ...] = (
-            lambda: self._stock.disk.run(self._delete_temporary),
+            self._clear_temporary,
             self._finish_dying,
             self._look_at_rows,
             self._look_at_files,
+            self._counted,
             lambda: self._prove_strays(prove),
         )
         for step in steps:
@@ -67,6 +75,7 @@ class Recoverer:
             except Exception:
                 # A bug; the other steps are of use all the same.
                 log.exception("recovery incomplete")
+        self._stock.admission.counted.set()
         self.facts.done = True
         facts = self.facts
         log.info(
@@ -77,6 +86,14 @@ class Recoverer:
             adopted=facts.adopted,
             discarded=facts.discarded,
         )
+
+    async def _clear_temporary(self) -> None:
+        await self._stock.disk.run(self._delete_temporary)
+        self._stock.admission.reserved -= self._leftover
+        self._stock.admission.changed()
+
+    async def _counted(self) -> None:
+        self._stock.admission.counted.set()
 
     def _delete_temporary(self) -> None:
         for entry in self._temporary:
@@ -134,6 +151,10 @@ class Recoverer:
         for stray in await self._stock.ask(self._stock.index.add_strays, strays):
             self._stock.usage.add(stray)
 
+    def _missing(self, strays: list[Victim]) -> list[Victim]:
+        """Those that an earlier run unlinked and was killed before it could say so."""
+        return [each for each in strays if not os.path.lexists(self._stock.layout.file(each.path)[0])]
+
     def _walk(self) -> Iterator[str]:
         """Every file below modules/, as a path below it."""
         top = self._stock.layout.modules
@@ -175,7 +196,20 @@ class Recoverer:
             self._stock.index.strays, "WHERE path > ? ORDER BY path LIMIT 16", last
         ):
             last = strays[-1].path
+            ghosts = await self._stock.disk.run(self._missing, strays)
+            self.facts.ghosts += len(await self._stock.remover.remove(ghosts, "ghost"))
+            strays = [stray for stray in strays if stray not in ghosts]
             verdicts = await asyncio.gather(*(prove(stray.path) for stray in strays))
             refused = [stray for stray, verdict in zip(strays, verdicts, strict=True) if verdict is False]
             self.facts.adopted += verdicts.count(True)
             self.facts.discarded += len(await self._stock.remover.remove(refused, "corrupt"))
+
+
+def _allocated(path: Path) -> int:
+    """Bytes allocated for a file, or for all files below a directory; what is gone has none."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            return sum(map(_allocated, path.iterdir()))
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0

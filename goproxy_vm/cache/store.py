@@ -127,7 +127,10 @@ class Store:
         await self._exits.aclose()
 
     def recover(self, prove: Prove) -> None:
-        """Put right in the background what an earlier run left; once. ``prove``: see Recoverer."""
+        """Put right in the background what an earlier run left; once. ``prove``: see Recoverer.
+
+        With an index begun anew nothing is stored before this has looked at the disk.
+        """
         task = asyncio.create_task(self._parts.recoverer.run(prove), name="recovery")
         self._exits.push_async_callback(cancel, task)
 
@@ -202,7 +205,7 @@ class Store:
         await self._queue.room()
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         try:
-            reservation = await self.admission.reserve(len(data))
+            reservation = self.admission.at_once(len(data))
         except NoRoom as error:
             log.warning("file not stored", path=path, reason=error.sentence)
             return content
@@ -346,7 +349,7 @@ class Store:
             disk_free_bytes=await stock.disk.run(stock.free),
             max_idle_seconds=settings.max_idle or None,
             oldest_idle_seconds=await self._ask(0.0, stock.ledger.oldest_idle),
-            versions=(await self.statistics()).versions,
+            versions=await self.keeper.count(),
             entries=dict(self.usage.entries),
             sizes=dict(self.usage.sizes),
             answers=answers,

@@ -97,6 +97,11 @@ class Settings:
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
     )
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
+    access_log: str = _key(
+        values.choice("off", "misses", "all"),
+        "misses",
+        "which requests to log, one line each: misses means all but plain hits",
+    )
     log_format: str = _key(values.choice("text", "json"), "text", "how log lines look on stderr")
     log_level: str = _key(
         values.choice("debug", "info", "warning", "error"), "info", "the least important lines to log"

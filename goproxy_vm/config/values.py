@@ -169,7 +169,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?)B|B?)")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGT])(i?)B|B?)")
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

@@ -16,7 +16,8 @@ class Health:
     """Whether an upstream may be asked, by the clock ``now`` (seconds, monotonic).
 
     After its back-off one request is let through as a probe; others keep passing it over until the probe's
-    outcome is known, or ``probe_time`` seconds have gone.
+    outcome is known, or ``probe_time`` seconds have gone. Requests that were under way together and fail
+    together are one failure: the back-off grows with each probe that fails, not with the traffic.
     """
 
     def __init__(self, now: Callable[[], float], probe_time: float) -> None:
@@ -24,6 +25,7 @@ class Health:
         self._probe_time = probe_time
         self._failures = 0
         self._until = 0.0
+        self._probing = False
 
     @property
     def failing(self) -> bool:
@@ -37,14 +39,23 @@ class Health:
         if self._now() < self._until:
             return False
         self._until = self._now() + self._probe_time
+        self._probing = True
         return True
 
     def failed(self, retry_after: float | None) -> None:
-        """A request failed: back off for longer than before, and as long as the upstream asks for."""
-        self._failures += 1
-        wait = min(LONGEST, FIRST * 2 ** min(self._failures - 1, 10))
-        self._until = self._now() + max(wait, min(retry_after or 0.0, MOST_RETRY_AFTER))
+        """A request failed: back off, for longer than the last time, and as long as the upstream asks for.
+
+        ``retry_after``: the seconds that it asked for, or None.
+        """
+        now = self._now()
+        asked = now + min(retry_after or 0.0, MOST_RETRY_AFTER)
+        if not self._failures or self._probing or now >= self._until:
+            self._failures += 1
+            self._probing = False
+            self._until = now + min(LONGEST, FIRST * 2 ** min(self._failures - 1, 10))
+        self._until = max(self._until, asked)
 
     def succeeded(self) -> None:
         """The upstream answered."""
         self._failures = 0
+        self._probing = False

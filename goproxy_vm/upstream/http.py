@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
+import string
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -29,7 +33,9 @@ TROUBLE = frozenset({429, 502, 503, 504})
 REFUSALS = frozenset({401, 403, 451})
 ABSENCE = frozenset({404, 410})
 SENTENCE = 200
-"""Characters of an upstream's own sentence that are passed on."""
+"""Bytes of an upstream's own sentence that are passed on."""
+REASON = 40
+"""Bytes of a status line's reason that are passed on."""
 CHUNK = 1 << 20
 
 
@@ -68,7 +74,8 @@ class HttpUpstream:
         }
         self._auth: str | None = None
         if spec.userinfo is not None:
-            self._auth = aiohttp.encode_basic_auth(*spec.userinfo)
+            credentials = base64.b64encode(":".join(spec.userinfo).encode())
+            self._auth = f"Basic {credentials.decode()}"
 
     async def fetch(self, path: str, sink: Sink, limit: int) -> None:
         """Copy one file into ``sink``, at most ``limit`` bytes. Raises Failure; NoRoom passes through."""
@@ -83,11 +90,11 @@ class HttpUpstream:
         except (aiohttp.ClientPayloadError, zlib.error):
             cut = UpstreamError(f"{self._name}: the answer was cut off before its end")
             raise Failure(cut, "connection") from None
-        except aiohttp.ClientConnectionError as problem:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError) as problem:
             failed = UpstreamError(f"{self._name}: {_phrase(problem)}")
             raise Failure(failed, "connection", counts=True) from None
-        except aiohttp.ClientError as problem:
-            broken = UpstreamError(f"{self._name}: no valid HTTP: {_phrase(problem)}")
+        except aiohttp.ClientError:
+            broken = UpstreamError(f"{self._name}: no valid HTTP")
             raise Failure(broken, "connection") from None
 
     def _url(self, path: str) -> URL:
@@ -99,10 +106,7 @@ class HttpUpstream:
     async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
         for _ in range(MOST_REQUESTS):
             started = time.monotonic()
-            headers = dict(self._headers)
-            if self._auth is not None and url.origin() == self._base.origin():
-                headers[hdrs.AUTHORIZATION] = self._auth
-            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            async with await self._ask(url) as response:
                 if response.status not in REDIRECTS:
                     await self._receive(response, sink, limit)
                     return
@@ -111,14 +115,35 @@ class HttpUpstream:
                 self._redirect(self._label, "ok", time.monotonic() - started)
         raise self._failure("too many redirects")
 
+    async def _ask(self, url: URL) -> aiohttp.ClientResponse:
+        try:
+            return await self._session.get(
+                url, headers=self._headers, allow_redirects=False, middlewares=(self._authorize,)
+            )
+        except aiohttp.ClientConnectionError:
+            raise  # a certificate's error is a ValueError too
+        except ValueError:  # such as a host that cannot be looked up, in a redirect's Location
+            raise self._failure("a URL that cannot be asked") from None
+
+    async def _authorize(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        # Not among the headers given to aiohttp: with an entry in ~/.netrc as well it would take neither.
+        if self._auth is not None and request.url.origin() == self._base.origin():
+            request.headers[hdrs.AUTHORIZATION] = self._auth
+        return await send(request)
+
     def _redirected(self, url: URL, location: str | None) -> URL:
         if not location:
             raise self._failure("a redirect without a Location")
+        # As sent, signatures may depend on it; only what no request line may hold is quoted.
+        safe = quote(location, safe=string.punctuation, errors="surrogateescape")
         try:
-            target = url.join(URL(location, encoded=True))
-        except ValueError:
-            raise self._failure("a redirect to no valid URL") from None
-        if target.scheme not in ("http", "https") or not target.host:
+            target = url.join(URL(safe, encoded=True))
+            known = target.scheme in ("http", "https") and target.host and target.port
+        except ValueError:  # host and port are looked at only when they are asked for
+            known = None
+        if not known:
             raise self._failure("a redirect to no valid URL")
         if url.scheme == "https" and target.scheme == "http":
             raise self._failure("a redirect from https to http, refused")
@@ -153,9 +178,8 @@ class HttpUpstream:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Failure:
         said = await _first_line(response)
-        sentence = f"{self._name}: {response.status} {response.reason or ''}".rstrip() + (
-            said and f": {said}"
-        )
+        reason = _shown(response.reason or "", REASON)
+        sentence = f"{self._name}: {response.status} {reason}".rstrip() + (said and f": {said}")
         if response.status in ABSENCE:
             return Failure(Absent(sentence), "not_found")
         if response.status in REFUSALS:
@@ -166,13 +190,15 @@ class HttpUpstream:
 
 
 async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Decode gzip in bounded pieces; zlib.error where it ends too early."""
-    inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    """Decode gzip, of one member or more, in bounded pieces; zlib.error where it ends too early."""
+    inflate = _inflater()
     async for chunk in chunks:
         left = chunk
-        while left and not inflate.eof:
+        while left:
+            if inflate.eof:
+                inflate = _inflater()
             yield inflate.decompress(left, CHUNK)
-            left = inflate.unconsumed_tail
+            left = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     while not inflate.eof:
         rest = inflate.decompress(b"", CHUNK)
         if not rest:
@@ -180,35 +206,51 @@ async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield rest
 
 
+def _inflater() -> zlib._Decompress:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+
 async def _first_line(response: aiohttp.ClientResponse) -> str:
     """The first line of a text/plain answer, as far as it can be shown; empty where there is none."""
-    if response.content_type != "text/plain":
+    if response.content_type != "text/plain" or hdrs.CONTENT_ENCODING in response.headers:
         return ""
     try:
         async with asyncio.timeout(5):
             head = await response.content.read(4 * SENTENCE)
     except (aiohttp.ClientError, TimeoutError):
         return ""
-    line = head.decode("utf-8", "replace").strip().partition("\n")[0]
-    return "".join(char if char.isprintable() else " " for char in line)[:SENTENCE].strip()
+    return _shown(head.decode("utf-8", "replace").strip().partition("\n")[0], SENTENCE)
+
+
+def _shown(text: str, most: int) -> str:
+    """The text as people may see it: one line, printable, at most ``most`` bytes."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return printable.encode()[:most].decode("utf-8", "ignore").strip()
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The seconds of a Retry-After; dates, which no module proxy sends, are ignored."""
+    """The seconds that a Retry-After asks for, as a number or a date (RFC 9110 §10.2.3); None if unclear."""
     value = (retry_after or "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _phrase(problem: aiohttp.ClientError) -> str:
-    """The problem in a few words, without addresses of this host."""
+    """The problem in a few words, without addresses."""
+    if isinstance(problem, aiohttp.ClientHttpProxyError):
+        return f"the proxy on the way to it answered {problem.status}"
     if isinstance(problem, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not trusted: {problem.certificate_error}"[:SENTENCE]
+        return "its certificate is not trusted: " + _shown(str(problem.certificate_error), SENTENCE)
     if isinstance(problem, aiohttp.ClientConnectorDNSError):
         return "its name cannot be resolved"
     if isinstance(problem, aiohttp.ClientSSLError):
         return "TLS failed"
     if isinstance(problem, aiohttp.ClientConnectorError):
-        return f"cannot connect: {problem.os_error.strerror or problem.os_error}"[:SENTENCE]
-    if isinstance(problem, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return "the connection was closed before an answer"
-    return type(problem).__name__
+        whom = " to the proxy" if isinstance(problem, aiohttp.ClientProxyConnectionError) else ""
+        number = problem.os_error.errno or 0
+        return f"cannot connect{whom}" + (f": {os.strerror(number)}" if number > 0 else "")
+    return "the connection was closed before an answer"

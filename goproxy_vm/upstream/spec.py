@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 ALLOWED = "http(s):// URLs and file:///… paths, separated by , or |, optionally ending in off or direct"
+HOST = re.compile(r"[0-9a-z_-]{1,63}(\.[0-9a-z_-]{1,63})*\.?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,15 @@ def _parse_entry(entry: str, *, falls_through: bool) -> UpstreamSpec:
         if parts.netloc or not parts.path.startswith("/"):
             raise ValueError(f"a file upstream is written file:///absolute/path; allowed are {ALLOWED}")
         path = unquote(parts.path).rstrip("/") or "/"
+        if not path.isprintable():
+            raise ValueError(f"the path of a file upstream is printable text; allowed are {ALLOWED}")
         return UpstreamSpec("file", path, path, None, falls_through)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"no upstream that this server knows; allowed are {ALLOWED}")
+    if port == 0 or not _is_host(parts.hostname):
+        raise ValueError(
+            f"no valid host and port (a name outside ASCII is written xn--…); allowed are {ALLOWED}"
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     name = f"{host}:{port}" if port else host
     userinfo = None
@@ -91,3 +99,13 @@ def _parse_entry(entry: str, *, falls_through: bool) -> UpstreamSpec:
         userinfo = (unquote(parts.username), unquote(parts.password or ""))
     url = urlunsplit((parts.scheme, name, parts.path.rstrip("/"), "", ""))
     return UpstreamSpec("http", url, name, userinfo, falls_through)
+
+
+def _is_host(host: str) -> bool:
+    """Whether ``host`` can be looked up: what passes here cannot fail in the resolver's own encoding."""
+    try:
+        if ":" in host:
+            return bool(ipaddress.IPv6Address(host))
+        return len(host) <= 253 and HOST.fullmatch(host) is not None and bool(host.encode().decode("idna"))
+    except ValueError:
+        return False

@@ -10,31 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import time
 from collections import OrderedDict
 from email.utils import formatdate
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import GoproxyError
+from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
-from goproxy_vm.proxy.answer import IMMUTABLE, max_age
+from goproxy_vm.proxy.answer import IMMUTABLE
+from goproxy_vm.web import fileio
 from goproxy_vm.web.clients import allowed
-from goproxy_vm.web.fileio import stream
-from goproxy_vm.web.send import CACHE_NAME, SERVER, SMALL
+from goproxy_vm.web.ready import Ready
+from goproxy_vm.web.send import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from concurrent.futures import Executor
 
     from goproxy_vm.config.values import Network
+    from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
+    from goproxy_vm.web.ready import Resource
 
 MOST_BYTES = 64 << 20
 """Bytes of bodies prepared, heads not counted."""
@@ -56,56 +60,6 @@ _MATTERS = re.compile(
 log = get_logger("web")
 
 
-class Ready:
-    """A prepared answer: the head up to its date, and the body as bytes or as an open file."""
-
-    __slots__ = ("_at", "_whole", "body", "endpoint", "head", "length", "path", "stored", "targets", "until")
-
-    def __init__(self, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile) -> None:
-        self.path = path
-        self.endpoint = endpoint
-        self.body = body
-        self.length = len(body) if isinstance(body, bytes) else body.length
-        self.until = answer.until
-        """Until when it is fresh, by the monotonic clock; None for good."""
-        self.stored = answer.etag is not None
-        """Whether a stored file is behind it, whose use counts."""
-        self.targets: list[bytes] = []
-        lines = [
-            "HTTP/1.1 200 OK",
-            f"Content-Type: {answer.content_type}",
-            f"Cache-Status: {CACHE_NAME}; hit",
-            f"Content-Length: {self.length}",
-            f"Server: {SERVER}",
-        ]
-        if answer.etag is not None:
-            lines += [f"ETag: {answer.etag}", "Accept-Ranges: bytes"]
-        if self.until is None:
-            lines.append(f"Cache-Control: {answer.cache_control}")
-        self.head = "\r\n".join([*lines, ""]).encode()
-        self._at = b""
-        self._whole = b""
-
-    def whole(self, date: bytes, now: float) -> bytes:
-        """The head to its end, ``date`` being its last line."""
-        if self.until is not None:
-            return b"%bCache-Control: %b\r\n%b" % (self.head, max_age(self.until - now).encode(), date)
-        if self._at is not date:
-            self._at, self._whole = date, self.head + date
-        return self._whole
-
-    def sound(self, now: float) -> bool:
-        """Whether it is still fresh, and the file as long as it was."""
-        if self.until is not None and self.until <= now:
-            return False
-        return isinstance(self.body, bytes) or os.fstat(self.body.raw.fileno()).st_size == self.length
-
-    def close(self) -> None:
-        """Release the file, if it is one."""
-        if isinstance(self.body, StoredFile):
-            self.body.close()
-
-
 class Front:
     """Prepared answers of one listener, by the target as it stands in the request."""
 
@@ -116,6 +70,7 @@ class Front:
         reader: Executor,
         touch: Callable[[str], None],
         networks: Sequence[Network],
+        access: AccessLog,
     ) -> None:
         """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered."""
         self._proxy = proxy
@@ -123,6 +78,7 @@ class Front:
         self._reader = reader
         self._touch = touch
         self._networks = networks
+        self._access = access
         self._ready: OrderedDict[bytes, Ready] = OrderedDict()
         self._paths: dict[str, Ready] = {}
         self._files: OrderedDict[str, Ready] = OrderedDict()
@@ -169,25 +125,24 @@ class Front:
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def offer(self, target: str, path: str, endpoint: str, answer: Answer) -> None:
+    def offer(self, target: str, resource: Resource, answer: Answer) -> None:
         """Prepare a document that was just answered, if it will be the same for whoever asks next."""
         lasting = (
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
         if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
-            self.keep(target.encode(), path, endpoint, answer, answer.body)
+            self.keep(target.encode(), resource, answer, answer.body)
 
-    def keep(
-        self, target: bytes, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile
-    ) -> Ready:
+    def keep(self, target: bytes, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
         """Prepare an answer for the next requests; ``body`` belongs to it from here on.
 
-        ``target`` is the request's, percent-encoded; ``path`` by which :meth:`forget` knows it.
+        ``target`` is the request's, percent-encoded; :meth:`forget` knows it by the resource's path.
         """
+        path = resource.path
         old = self._paths.get(path)
         if old is not None:
             self._drop(old)
-        ready = Ready(path, endpoint, answer, body)
+        ready = Ready(resource, answer, body)
         self._paths[path] = ready
         ready.targets.append(target)
         self._ready[target] = ready
@@ -275,10 +230,10 @@ class Front:
             connection.hand_over(data)
             return
         if forgotten == self._forgotten:
-            ready = self.keep(target, resource.path, resource.endpoint, answer, body)
+            ready = self.keep(target, resource, answer, body)
             await self._send(connection, ready, head_only=head_only, started=started)
         else:  # perhaps this very file: a request after this one must not see it
-            with contextlib.closing(Ready(resource.path, resource.endpoint, answer, body)) as ready:
+            with contextlib.closing(Ready(resource, answer, body)) as ready:
                 await self._send(connection, ready, head_only=head_only, started=started)
 
     async def _body(self, answer: Answer) -> bytes | StoredFile:
@@ -298,34 +253,63 @@ class Front:
     def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
         if ready.stored:
             self._touch(ready.path)
-        if isinstance(ready.body, bytes) or head_only:
-            self._write(connection, ready, head_only=head_only, started=started)
-        else:
-            self._begin(connection, self._send(connection, ready, head_only=False, started=started))
-
-    def _write(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
-        head = ready.whole(self.date(), started)
-        body = ready.body
-        if head_only or not isinstance(body, bytes):
-            connection.transport.write(head)
-            sent = 0
-        else:
-            connection.transport.write(head + body)
-            sent = ready.length
-        self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            self._begin(connection, rest)
 
     async def _send(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
-        if head_only or isinstance(ready.body, bytes):
-            self._write(connection, ready, head_only=head_only, started=started)
-            return
+        rest = self._write(connection, ready, head_only=head_only, started=started)
+        if rest is not None:
+            await rest
+
+    def _write(
+        self, connection: Connection, ready: Ready, *, head_only: bool, started: float
+    ) -> Coroutine[object, object, None] | None:
+        """Send an answer, as far as it goes at once; what is left to do."""
+        head = ready.whole(self.date(), started)
+        body = ready.body
         sent = 0
-        with ready.body.share() as file:
+        if head_only:
+            connection.transport.write(head)
+        elif isinstance(body, bytes):
+            connection.transport.write(head + body)
+            sent = ready.length
+        else:
+            sent = fileio.begin(connection, head, body)
+            if sent < ready.length:
+                return self._go_on(connection, ready, body.share(), sent, started)
+        self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
+        return None
+
+    async def _go_on(
+        self, connection: Connection, ready: Ready, file: StoredFile, sent: int, started: float
+    ) -> None:
+        with file:
             try:
-                sent = await stream(connection, ready.whole(self.date(), started), file, self._reader)
+                sent = await fileio.go_on(connection, file, sent, self._reader)
             finally:
-                self._metrics.request(ready.endpoint, "hit", time.monotonic() - started, sent)
-        if sent < ready.length:
-            connection.transport.abort()  # never a part that looks like the whole
+                self._count(connection, ready, "GET", started, sent)
+            if sent < file.length:
+                connection.transport.abort()  # never a part that looks like the whole
+
+    def _count(self, connection: Connection, ready: Ready, method: str, started: float, sent: int) -> None:
+        seconds = time.monotonic() - started
+        self._metrics.request(ready.endpoint, "hit", seconds, sent)
+        if self._access.hits:
+            about = (ready.endpoint, *ready.about)
+            self._access.add(
+                Line(
+                    token_hex(6),
+                    connection.client,
+                    method,
+                    f"/{ready.path}",
+                    *about,
+                    200,
+                    "hit",
+                    seconds,
+                    sent,
+                )
+            )
 
     def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
         connection.answering += 1

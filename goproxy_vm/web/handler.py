@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError
+from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
+    from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
@@ -55,10 +57,12 @@ class Handler:
         metrics: Metrics,
         upstreams: list[str],
         reader: Executor,
+        access: AccessLog,
         front: Front | None = None,
     ) -> None:
         self._settings = settings
         self._front = front
+        self._access = access
         self._store = store
         self._proxy = proxy
         self._sumdb = sumdb
@@ -122,7 +126,14 @@ class Handler:
             crash = GoproxyError("internal error; the server's log has the cause")
             response = error_response(crash, asked.about, request_id, 0, forwarded=False)
             sent = await finish(request, response)
-        self._metrics.request(asked.endpoint, result, time.monotonic() - started, sent)
+        seconds = time.monotonic() - started
+        self._metrics.request(asked.endpoint, result, seconds, sent)
+        if self._access.others and (self._access.hits or result != Result.HIT):
+            about = (asked.endpoint, asked.module, asked.version)
+            path = request.raw_path
+            self._access.add(
+                Line(request_id, client, request.method, path, *about, response.status, result, seconds, sent)
+            )
         return response
 
     async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
@@ -138,14 +149,14 @@ class Handler:
         asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
         resource = wanted.resource
         if isinstance(resource, ModuleResource):
-            asked.module(resource)
+            asked.resource(resource)
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:
             raise MalformedPath("no checksum database is mirrored here")
         else:
             answer = await self._sumdb.get(resource, asker)
         if self._front is not None and not wanted.cached_only:
-            self._front.offer(request.raw_path, resource.path, asked.endpoint, answer)
+            self._front.offer(request.raw_path, resource, answer)
         return answer
 
     def _check_client(self, client: str) -> None:
@@ -181,6 +192,8 @@ class _Asked:
     def __init__(self) -> None:
         self.endpoint = "other"
         self.about = ""
+        self.module = ""
+        self.version = ""
 
     def guess(self, path: str) -> None:
         """The metric's endpoint by the look of the path: malformed ones are counted too."""
@@ -194,9 +207,10 @@ class _Asked:
         elif extension in ("info", "mod", "zip"):
             self.endpoint = extension
 
-    def module(self, resource: ModuleResource) -> None:
+    def resource(self, resource: ModuleResource) -> None:
         """A well-formed module request."""
         self.endpoint = resource.endpoint
+        self.module, self.version = resource.module, resource.version
         version = f"@{resource.version}" if resource.version else ""
         self.about = f"{resource.module}{version} {resource.endpoint}"
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.disk import allocated
+from goproxy_vm.config.values import Amount
+from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import Reply
-from tests.integration.stores import drained
+from tests.integration.stores import adopt, drained, opened, path
 from tests.integration.test_database import World
 
 if TYPE_CHECKING:
@@ -127,6 +128,56 @@ async def test_an_index_that_is_gone(serve: Serve, world: World, tmp_path: Path)
     assert not set(ZIPS) & set(world.upstream.requests)
 
 
+async def test_the_budget_holds_while_the_disk_is_looked_at(tmp_path: Path) -> None:
+    """Nobody writes beside files that are not counted yet, nor beside what an earlier run left in tmp/."""
+    cache, limit = tmp_path / "cache", 2 << 20
+    settings = {"max_size": Amount(limit, None)}
+    async with opened(cache, **settings) as store:
+        for i in range(6):
+            (await adopt(store, i, bytes([i]) * 300_000)).close()
+    for leftover in (None, cache / "tmp" / "half"):
+        if leftover is None:
+            no_database(cache / "index.db")
+        else:
+            leftover.write_bytes(b"x" * (limit - under(cache) - 4096))
+        async with opened(cache, **settings) as store:
+            wanting = asyncio.create_task(adopt(store, 7, b"z" * 300_000))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert under(cache) <= limit
+            assert not wanting.done()
+            store.recover(_cannot_tell)
+            (await wanting).close()
+            await drained(store)
+            assert under(cache) <= limit
+            while not store.recovery.done:
+                await asyncio.sleep(0)
+            assert store.admission.reserved == 0
+            assert store.usage.used == allocated(cache / "modules")
+
+
+async def test_a_file_to_be_proven_that_is_gone(tmp_path: Path) -> None:
+    """A kill came between its removal and the note of that."""
+    cache = tmp_path / "cache"
+    async with opened(cache) as store:
+        for i in range(3):
+            (await adopt(store, i, b"x" * 300_000)).close()
+    no_database(cache / "index.db")
+    for gone in (None, 1, 2):
+        if gone is not None:
+            (cache / "modules" / path(gone)).unlink()
+        async with opened(cache) as store:
+            store.recover(_cannot_tell)
+            while not store.recovery.done:
+                await asyncio.sleep(0)
+            assert store.recovery.ghosts == (gone is not None)
+            assert store.usage.used == allocated(cache / "modules")
+
+
+async def _cannot_tell(_: str) -> None:
+    return None
+
+
 async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path: Path) -> None:
     cache = await filled(serve, world, tmp_path)
     flip_pages(cache / "index.db")
@@ -140,8 +191,8 @@ async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path:
     assert host.server.store.recovery.adopted == 2
     assert not file.exists()
     assert not mod.exists()
-    for path in FILES:
-        assert (await host.get(path)).body == world.upstream.files[path]
+    for each in FILES:
+        assert (await host.get(each)).body == world.upstream.files[each]
 
 
 async def test_with_the_database_unreachable_files_wait(serve: Serve, world: World, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,10 +225,10 @@ async def test_who_waits_sees_the_room_shrink(tmp_path: Path) -> None:
 async def test_waiting_ends_at_the_deadline(serve: Serve, upstream: FakeUpstream) -> None:
     for name in ("slow", "late"):
         upstream.add_module(f"example.com/{name}", V, zipped=large_zip(f"example.com/{name}", 3 * MIB))
-    host = await serve(
-        upstream, max_size=Amount(4 * MIB, None), total_timeout=0.5, stall_timeout=30.0, max_misses=8
-    )
+    host = await serve(upstream, max_size=Amount(4 * MIB, None))
     store = store_of(host)
+    limits = store.admission.limits
+    store.admission.limits = replace(limits, patience=0.1)
     holder = store.download()
     try:
         await holder.begin(3 * MIB)
@@ -238,6 +238,7 @@ async def test_waiting_ends_at_the_deadline(serve: Serve, upstream: FakeUpstream
         assert "Retry-After" in got.headers
     finally:
         await holder.discard()
+    store.admission.limits = limits
     assert store.admission._admitted == 0
     assert not store.admission._queue
     assert (await host.get(f"/example.com/late/@v/{V}.zip")).status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import email.utils
 import gzip
 import ipaddress
 import socket
@@ -224,6 +225,28 @@ async def test_retry_after(world: World, first: FakeUpstream, second: FakeUpstre
     assert await fetch(upstreams) == b"first"
     first.on("*", Reply(b"", 429, {"Retry-After": "tomorrow"}), times=1)
     assert await fetch(upstreams) == b"first"
+    late = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100))
+    first.on("*", Reply(b"", 503, {"Retry-After": late}), times=1)
+    assert await fetch(upstreams) == b"from second"
+    world.now += 90
+    assert await fetch(upstreams) == b"from second"
+    world.now += 12
+    assert await fetch(upstreams) == b"first"
+
+
+async def test_failures_at_once_are_one(world: World, first: FakeUpstream, second: FakeUpstream) -> None:
+    upstreams = await world.make(f"{first.url}|{second.url}")
+    first.on("*", Reply(b"", 503))
+    gate = first.hold("*")
+    fetches = [asyncio.create_task(fetch(upstreams)) for _ in range(20)]
+    await gate.arrived.wait()
+    await asyncio.sleep(0.05)
+    gate.open()
+    assert set(await asyncio.gather(*fetches)) == {b"from second"}
+    first.forget_rules()
+    first.files[f"/{PATH}"] = b"first"
+    world.now += 1.1  # the first step, not the twentieth
+    assert await fetch(upstreams) == b"first"
 
 
 async def test_back_off_grows_and_one_probe_goes_first(
@@ -297,6 +320,10 @@ async def fetch_ignoring(upstreams: Upstreams) -> None:
         (Reply(b"", 302), UpstreamError, "without a Location", 1),
         (Reply(b"", 302, {"Location": "ftp://x/y"}), UpstreamError, "no valid URL", 1),
         (Reply(b"", 302, {"Location": "http://[x"}), UpstreamError, "no valid URL", 1),
+        (Reply(b"", 302, {"Location": "http://a:99999/"}), UpstreamError, "no valid URL", 1),
+        (Reply(b"", 302, {"Location": f"http://{'x' * 64}.example/"}), UpstreamError, "", 1),
+        (Reply(b"", 302, {"Location": "http://a..b/"}), UpstreamError, "", 1),
+        (Reply(b"no", 500, reason="x" * 300), UpstreamError, f"500 {'x' * 40}", 1),
         (Reply(b"", 302, {"Location": "/again"}), UpstreamError, "too many redirects", 10),
     ],
 )
@@ -326,6 +353,11 @@ async def test_garbage_instead_of_http(world: World, first: FakeUpstream) -> Non
 async def test_gzip_is_decoded(world: World, first: FakeUpstream) -> None:
     first.on("*", Reply(gzip.compress(b"plain" * 100), headers={"Content-Encoding": "gzip"}))
     assert await fetch(await world.make(first.url)) == b"plain" * 100
+    members = gzip.compress(b"first, ") + gzip.compress(b"") + gzip.compress(b"second")
+    first.on("*", Reply(members, headers={"Content-Encoding": "gzip"}))
+    assert await fetch(await world.make(first.url)) == b"first, second"
+    first.on("*", Reply(members[:-4], headers={"Content-Encoding": "gzip"}))
+    assert "cut off" in await failure(await world.make(first.url), UpstreamError)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -474,6 +506,21 @@ async def test_netrc(
     monkeypatch.setenv("NETRC", str(file))
     await fetch_ignoring(await world.make(first.url))
     assert b"Authorization: Basic bWU6c2VjcmV0" in first.heads[0]
+    await fetch_ignoring(await world.make(first.url.replace("//", "//other:word@")))
+    assert b"Authorization: Basic b3RoZXI6d29yZA==" in first.heads[1]
+    assert first.heads[1].count(b"Authorization") == 1
+
+
+async def test_proxy_on_the_way_that_refuses(
+    world: World, first: FakeUpstream, second: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", second.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    second.on("*", Reply(b"", 407))
+    sentence = await failure(await world.make("https://upstream.invalid"), UpstreamError)
+    assert sentence == "upstream.invalid: the proxy on the way to it answered 407"
+    assert {outcome for _, outcome in world.counts.outcomes} == {"connection"}
 
 
 @pytest.fixture(scope="module")

@@ -338,3 +338,19 @@ def test_the_budget_holds_in_every_order(
         assert (admission.reserved, admission.wanted, admission._admitted, len(admission._queue)) == (0,) * 4
 
     asyncio.run(play())
+
+
+async def test_a_small_file_passes_those_that_wait_or_is_not_admitted() -> None:
+    rig = Rig(10)
+    large = await rig.admission.reserve(6 * BLOCK)
+    waiting = asyncio.create_task(rig.admission.reserve(6 * BLOCK))
+    await settle()
+    small = [rig.admission.at_once(BLOCK) for _ in range(4)]
+    with pytest.raises(NoRoom, match="taken by downloads under way"):
+        rig.admission.at_once(BLOCK)
+    with pytest.raises(NoRoom, match="needs 5632 of a budget of 5120 bytes"):
+        rig.admission.at_once(11 * BLOCK)
+    assert not waiting.done()
+    for each in (large, *small):
+        each.release()
+    (await waiting).release()

@@ -13,7 +13,7 @@ import pytest
 from goproxy_vm.cache import janitor
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, opened
+from tests.fakes.stores import BLOCK, Shop, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +186,55 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert shop.zips() == "f"
         assert await shop.janitor.full(BLOCK)
         assert not await shop.janitor.full(BLOCK), "nothing left"
+
+
+async def test_a_target_missed_for_one_reason_is_not_reached_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, max_size=20, pins=("p",), high_water=30.0, low_water=20.0) as shop:
+        await shop.put("p", blocks=8)
+        await shop.janitor.relieve()
+        assert not shop.janitor.reached
+        assert await shop.janitor.make_room(0)
+        assert not shop.janitor.reached, "there is room on the disk, but not in the budget"
+        await purged(shop, "p")
+        await shop.janitor.relieve()
+        assert shop.janitor.reached
+
+
+async def purged(shop: Shop, module: str) -> None:
+    await shop.keeper.purge_versions(module, None, forget_hash=False, dry_run=False, forget=lambda: None)
+
+
+async def test_a_record_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(janitor, "BATCH", 1)
+    async with opened(tmp_path, max_size=10, high_water=50.0, low_water=10.0) as shop:
+        await shop.put(*"abcdefgh")
+        monkeypatch.setattr(shop.stock.ledger, "save", full)
+        await shop.janitor.relieve()
+        assert shop.zips() == "h"
+        assert shop.janitor.reached
+
+
+async def test_idle_files_that_cannot_go_do_not_hold_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async with opened(tmp_path, max_idle=10.0) as shop:
+        await shop.put("a")
+        shop.later(60)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "unlink", fail)
+            await shop.janitor._regularly()
+        assert shop.janitor.last is not None
+        assert (shop.janitor.last.evicted_entries, shop.janitor.last.reached) == (0, False)
 
 
 # An operator's

@@ -118,3 +118,40 @@ async def test_close_cancels_what_is_under_way() -> None:
         await join
     assert ledger.released == []
     assert len(flights) == 0
+
+
+async def test_a_detached_flight_is_joined_by_nobody_more() -> None:
+    ledger, old, new = Ledger(), Source(), Source()
+    flights = ledger.flights()
+    waiting = asyncio.create_task(flights.join("k", old.fetch))
+    other = asyncio.create_task(flights.join("other", old.fetch))
+    await settle()
+    flights.detach(lambda key: key == "k")
+    assert "k" not in flights
+    assert "other" in flights
+    assert len(flights) == 2, "it goes on"
+    anew = asyncio.create_task(flights.join("k", new.fetch))
+    await settle()
+    assert new.calls == 1
+    old.gate.set()
+    assert (await waiting)[1] is False
+    assert "k" in flights, "the old one's landing is not the new one's"
+    await other
+    assert not anew.done()
+    new.gate.set()
+    assert (await anew)[1] is False
+    assert "k" not in flights
+    assert ledger.released == ["bytes"] * 3
+    flights.detach(lambda _: True)
+
+
+async def test_closing_cancels_detached_flights_too() -> None:
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    flights.start("k", source.fetch)
+    await settle()
+    flights.detach(lambda _: True)
+    await flights.close()
+    await settle()
+    assert len(flights) == 0
+    assert ledger.released == []

@@ -29,7 +29,8 @@ def test_off_and_direct_end_the_list() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", ",", "direct", "a.b", "ftp://a.b", "http://", "http://a.b?x", "http://a.b#x", "file://host/x"]
-    + ["file:x", "http://a.b:x", "http://[x"],
+    + ["file:x", "http://a.b:x", "http://[x", "http://a.b:0", "http://a..b", "http://a b", "http://é.example"]
+    + ["http://-" + "x" * 64, "http://[::g]", "file:///a%00b", "http://" + "x." * 130],
 )
 def test_refused(text: str) -> None:
     with pytest.raises(ValueError, match="allowed are"):

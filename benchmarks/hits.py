@@ -1,0 +1,99 @@
+"""Hits: ours against nginx as a static server and a plain aiohttp application, alternating in one run."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import load, tree
+from benchmarks.servers import Target, fetch, nginx, ours, plain
+
+PATHS = {
+    ".info": (f"/{tree.MODULE}/@v/v1.0.2.info", (1, 32, 256)),
+    ".mod": (f"/{tree.MODULE}/@v/v1.0.2.mod", (32,)),
+    "list": (f"/{tree.MODULE}/@v/list", (32,)),
+    "tile": (f"/sumdb/{{database}}/{tree.TILE}", (32,)),
+    "zip 2 kB": (f"/{tree.MODULE}/@v/v1.0.2.zip", (32,)),
+    "zip 300 kB": (f"/{tree.MODULE}/@v/v1.0.300.zip", (1, 32, 256)),
+    "zip 4 MiB": (f"/{tree.MODULE}/@v/v1.4.0.zip", (1, 32)),
+    "zip 64 MiB": (f"/{tree.MODULE}/@v/v1.64.0.zip", (1, 8)),
+}
+
+
+def main() -> None:
+    """Measure all paths; the table goes to RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=2, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="names of paths, separated by commas")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=URL", help="another GOPROXY server"
+    )
+    parser.add_argument("--access-log", default="misses", help="ours' setting of that name")
+    options = parser.parse_args()
+    rows = []
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+        database = tree.make(root / "tree")
+        sumdb = f"{database.key}"
+        arguments = ("--sumdb", sumdb, "--nosumdb", "example.com", "--fresh", "1h", "--max-size", "1GB")
+        arguments += ("--access-log", options.access_log)
+        upstream = f"file://{root}/tree"
+        targets = [
+            stack.enter_context(
+                ours(root / "cache", upstream, *arguments, "--max-client-connections", "2000")
+            ),
+            stack.enter_context(nginx(root / "tree")),
+            stack.enter_context(plain(root / "tree")),
+            *(
+                Target(name, url.rstrip("/"), None)
+                for name, url in (peer.split("=", 1) for peer in options.peer)
+            ),
+        ]
+        for name, (pattern, counts) in PATHS.items():
+            if options.only and name not in options.only.split(","):
+                continue
+            path = pattern.format(database=database.name)
+            bodies = {fetch(target.url + path) for target in targets for _ in range(3)}
+            if len(bodies) != 1:
+                raise SystemExit(f"{path}: the servers answer differently")
+            for connections in counts:
+                runs: list[list[load.Run]] = [[] for _ in targets]
+                for _ in range(options.rounds):
+                    for target, own in zip(targets, runs, strict=True):
+                        own.append(load.wrk(target, path, connections, options.seconds))
+                rows.append(row(name, connections, [load.median(own) for own in runs]))
+                print(*rows[-1], flush=True)
+    names = ["goproxy_vm", "nginx", "plain", *(peer.partition("=")[0] for peer in options.peer)]
+    head = ["what", "connections", "requests/s", *(f"ratio to {name}" for name in names[1:])]
+    head += [
+        "p50 ms",
+        "p99 ms",
+        *(f"p99 {name}" for name in names[1:]),
+        "CPU µs",
+        *(f"CPU {n}" for n in names[1:]),
+    ]
+    title = "Hits" if options.access_log == "misses" else f"Hits with access_log = {options.access_log}"
+    load.write(title, load.table(head, rows))
+
+
+def row(name: str, connections: int, runs: list[load.Run]) -> list[str]:
+    """One line of the table: ours first."""
+    mine, *others = runs
+    return [
+        name,
+        str(connections),
+        f"{mine.rate:,.0f}",
+        *(f"{mine.rate / other.rate:.2f}" for other in others),
+        f"{mine.p50:.2f}",
+        f"{mine.p99:.2f}",
+        *(f"{other.p99:.2f}" for other in others),
+        f"{mine.cpu:.1f}",
+        *(f"{other.cpu:.1f}" for other in others),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Interference: the p99 of hits while something else goes on, against the same server idle, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks import load, tree
+from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Target, fetch, ours
+from benchmarks.slow import counting
+from tests.fakes.modules import build_zip
+
+HIT = f"/{tree.MODULE}/@v/v1.0.2.info"
+MISSES = 50
+SMALL_ZIPS = 10_000
+LARGE = 80 << 20
+
+
+def many(root: Path, count: int) -> None:
+    """Versions with small zips, to be evicted."""
+    versions = root / "example.com/many/@v"
+    versions.mkdir(parents=True)
+    for number in range(count):
+        version = f"v1.{number}.0"
+        (versions / f"{version}.zip").write_bytes(
+            build_zip("example.com/many", version, {"go.mod": b"module example.com/many\n"})
+        )
+
+
+def api(target: Target, cache: Path, method: str, path: str, body: object = None) -> object:
+    """One request to the admin API."""
+    token = (cache / "admin.token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{target.admin}/api/v1/{path}", data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=300) as response:
+        return json.load(response)
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have work go on in a thread while the block runs."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    time.sleep(0.3)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(120)
+
+
+def main() -> None:
+    """Measure; the table goes to RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=3, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--zips", type=int, default=SMALL_ZIPS, help="to evict")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+        cache = root / "cache"
+        tree.make(root / "tree")
+        many(root / "tree", options.zips)
+        write_large(root / "tree")
+        upstream, _ = stack.enter_context(counting(root / "tree", 0.2))
+        arguments = ("--sumdb", "off", "--max-size", "2GB", "--access-log", "off", "--scrub-interval", "0")
+        target = stack.enter_context(ours(cache, upstream, *arguments))
+        fetch(target.url + HIT)
+
+        def misses(over: threading.Event) -> None:
+            process = client(target, "/example.com/many/@v/v9.{}.0.info", 100_000, MISSES)
+            over.wait(60)
+            process.kill()
+            process.wait()
+
+        def evict(over: threading.Event) -> None:
+            api(target, cache, "POST", "evict", {"target_bytes": 0})
+
+        def scrub(over: threading.Event) -> None:
+            api(target, cache, "POST", "scrub", {})
+            over.wait(60)
+
+        def prove(over: threading.Event) -> None:
+            number = 0
+            while not over.is_set() and number < 20:
+                fetch(f"{target.url}/example.com/large/@v/v1.{number}.0.zip")
+                number += 1
+
+        rows = []
+        for name, work in (
+            ("50 slow misses", misses),
+            (f"evicting {options.zips} zips", evict),
+            ("a scrub", scrub),
+            ("proving zips of 80 MB", prove),
+        ):
+            idle, busy = [], []
+            for _ in range(options.rounds):
+                if work is evict or work is scrub:
+                    fill(target, options.zips)
+                idle.append(load.wrk(target, HIT, 8, options.seconds))
+                with beside(work):
+                    busy.append(load.wrk(target, HIT, 8, options.seconds))
+            quiet, noisy = load.median(idle), load.median(busy)
+            rows.append(
+                [
+                    name,
+                    f"{quiet.p99:.2f}",
+                    f"{noisy.p99:.2f}",
+                    f"{noisy.p99 / quiet.p99:.1f}",
+                    f"{noisy.rate / quiet.rate:.2f}",
+                ]
+            )
+            print(*rows[-1], flush=True)
+    text = load.table(["beside", "p99 idle ms", "p99 ms", "ratio", "requests/s, ratio"], rows)
+    load.write(
+        "Interference", f"8 connections on one `.info`; server and worker on core {SERVER_CORE}.\n\n{text}"
+    )
+
+
+def write_large(root: Path) -> None:
+    """Twenty versions with the same large zip's contents, under names of their own."""
+    versions = root / "example.com/large/@v"
+    versions.mkdir(parents=True)
+    padding = random.Random(1).randbytes(LARGE // 4000)
+    for number in range(20):
+        version = f"v1.{number}.0"
+        files = {f"f{i}": padding for i in range(4000)} | {"go.mod": b"module example.com/large\n"}
+        (versions / f"{version}.zip").write_bytes(build_zip("example.com/large", version, files, stored=True))
+        (versions / f"{version}.mod").write_bytes(b"module example.com/large\n")
+
+
+def client(target: Target, pattern: str, count: int, at_once: int) -> subprocess.Popen[bytes]:
+    """A process that asks for numbered versions, on the client's core."""
+    command = ["taskset", "-c", CLIENT_CORE, sys.executable, "-m", "benchmarks.clients"]
+    return subprocess.Popen([*command, target.url, pattern, str(count), str(at_once)])
+
+
+def fill(target: Target, count: int) -> None:
+    """Bring the small zips into the store."""
+    process = client(target, "/example.com/many/@v/v1.{}.0.zip", count, 64)
+    if process.wait(300):
+        raise SystemExit("the store could not be filled")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Servers to measure side by side: ours, nginx, a plain aiohttp application. One core for the server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVER_CORE, CLIENT_CORE = "0", "1"
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {root}/pid; error_log stderr crit;
+events {{ worker_connections 2048; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000;
+  default_type application/octet-stream;
+  open_file_cache max=10000; open_file_cache_valid 60s;
+  client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;
+  uwsgi_temp_path {root}/u;
+  scgi_temp_path {root}/s;
+  server {{ listen 127.0.0.1:{port} backlog=1024; root {tree}; }}
+}}
+"""
+
+
+@dataclass
+class Target:
+    """A running server."""
+
+    name: str
+    url: str
+    pid: int | None
+    admin: str = ""
+    """The admin listener, of ours."""
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the process has used so far; 0 for a server that is not ours to look at."""
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> int:
+        """Bytes of memory in use."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def fetch(url: str) -> bytes:
+    """The body of a 200 answer."""
+    with urllib.request.urlopen(url, timeout=60) as response:  # loopback only
+        return bytes(response.read())
+
+
+@contextmanager
+def running(
+    name: str, command: list[str], port: int, core: str = SERVER_CORE, to: Path | None = None
+) -> Iterator[Target]:
+    """A server process on its core, ended afterwards; ``to``: where its log goes."""
+    log = to.open("w+b") if to is not None else tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+    process = subprocess.Popen(["taskset", "-c", core, *command], stdout=log, stderr=log)
+    try:
+        for _ in range(400):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise SystemExit(f"{name} did not start: {log.read().decode()[-2000:]}") from None
+                time.sleep(0.05)
+        yield Target(name, f"http://127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+        log.close()
+
+
+@contextmanager
+def ours(
+    cache: Path, upstream: str, *options: str, core: str = SERVER_CORE, log: Path | None = None
+) -> Iterator[Target]:
+    """goproxy_vm on a cache directory."""
+    port, admin = free_port(), free_port()
+    command = [sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
+    command += ["--admin-listen", f"127.0.0.1:{admin}", "--cache-dir", str(cache), "--upstream", upstream]
+    with running("goproxy_vm", [*command, *options], port, core, log) as target:
+        target.admin = f"http://127.0.0.1:{admin}"
+        yield target
+
+
+@contextmanager
+def nginx(tree: Path) -> Iterator[Target]:
+    """nginx as a static server of a tree, one process, no log."""
+    binary = shutil.which("nginx") or "/usr/sbin/nginx"
+    if not Path(binary).exists():
+        raise SystemExit("nginx is needed to compare with (Debian: nginx-light)")
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tree.chmod(0o755)
+        port = free_port()
+        (root / "conf").write_text(NGINX.format(root=root, tree=tree, port=port))
+        command = [binary, "-c", str(root / "conf"), "-e", str(root / "err"), "-p", str(root)]
+        yield stack.enter_context(running("nginx", command, port))
+
+
+@contextmanager
+def plain(tree: Path) -> Iterator[Target]:
+    """A plain aiohttp application: small files from memory, large ones by FileResponse."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.plain", str(port), str(tree)]
+    with running("plain aiohttp", command, port) as target:
+        yield target

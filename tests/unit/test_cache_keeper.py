@@ -1,0 +1,348 @@
+"""cache/keeper.py: purges and the fences against older fetches, pins, and what is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from goproxy_vm.cache import keeper
+from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.index import Known
+from goproxy_vm.cache.keeper import Fences
+from goproxy_vm.protocol.selector import Selector
+from tests.fakes.stores import BLOCK, Shop, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from goproxy_vm.cache.facts import Removal
+
+
+def nothing() -> None:
+    return None
+
+
+async def purge(
+    shop: Shop, *, dry_run: bool = False, forget_hash: bool = False, **conditions: object
+) -> Removal:
+    selection = Selection(**conditions)  # type: ignore[arg-type]  # by name
+    return await shop.keeper.purge(selection, forget_hash=forget_hash, dry_run=dry_run, forget=nothing)
+
+
+async def purge_versions(
+    shop: Shop, module: str, version: str | None, *, dry_run: bool = False, forget_hash: bool = False
+) -> Removal:
+    return await shop.keeper.purge_versions(
+        module, version, forget_hash=forget_hash, dry_run=dry_run, forget=nothing
+    )
+
+
+async def stocked(shop: Shop) -> None:
+    for name in ("x.org/a", "x.org/a@v1.1.0", "x.org/b", "y.org/c"):
+        for kind in ("info", "mod", "zip"):
+            await shop.put(name, kind=kind)
+    for module in ("x.org/a", "x.org/b", "x.org/only-answers"):
+        for key in ("list", "latest"):
+            await shop.store.answers.set(f"{module}/{key}", b"x", tag=module, keep=None)
+
+
+# Fences
+
+
+def test_a_fence_bars_older_fetches_of_what_it_matches() -> None:
+    fences = Fences()
+    before = fences.now
+    assert not fences.bars(before, "a", "v1.0.0")
+    fences.add(Selector(["a@v1.*"]))
+    assert fences.bars(before, "a", "v1.0.0")
+    assert not fences.bars(before, "a", "v2.0.0")
+    assert not fences.bars(fences.now, "a", "v1.0.0")
+    fences.add(Selector(["b"]))
+    assert fences.bars(before, "a", "v1.0.0"), "it stands"
+    assert fences.bars(before + 1, "b", "v1.0.0")
+    assert not fences.bars(before + 1, "a", "v1.0.0")
+
+
+def test_forgotten_fences_bar_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MOST_FENCES", 3)
+    fences = Fences()
+    for _ in range(5):
+        fences.add(Selector(["a"]))
+    assert fences.bars(1, "b", "v1.0.0"), "nobody knows any more"
+    assert not fences.bars(2, "b", "v1.0.0")
+    assert fences.bars(2, "a", "v1.0.0")
+
+
+# Purges
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {},
+        {"match": ("x.org/*",)},
+        {"match": ("x.org/a@v1.1.0", "y.org/*")},
+        {"match": ("none",)},
+        {"match": ("x.org/only-answers",)},
+        {"match": ("x.org/*",), "kinds": ("zip",)},
+        {"kinds": ("mod", "info")},
+        {"idle_for": 50.0},
+        {"older_than": -1e9},
+        {"older_than": 1e9},
+        {"larger_than": 3 * BLOCK},
+        {"larger_than": 2 * BLOCK, "match": ("x.org/a",)},
+    ],
+)
+async def test_a_dry_run_says_what_follows(tmp_path: Path, conditions: dict[str, object]) -> None:
+    async with opened(tmp_path) as shop:
+        await stocked(shop)
+        shop.later(100)
+        await shop.touch("x.org/a")
+        before = shop.files()
+        serial = shop.keeper.fences.now
+        dry = await purge(shop, dry_run=True, **conditions)
+        assert shop.files() == before
+        assert shop.keeper.fences.now == serial
+        wet = await purge(shop, **conditions)
+        assert dry.dry_run
+        assert not wet.dry_run
+        for name in ("versions", "files", "bytes", "answers", "items", "truncated"):
+            assert getattr(dry, name) == getattr(wet, name), name
+        gone = {f"{item.module}@{item.version}.{kind}" for item in wet.items for kind in item.kinds}
+        assert gone == set(before) - set(shop.files())
+        assert len(gone) == wet.files
+        shop.consistent()
+        again = await purge(shop, **conditions)
+        assert (again.files, again.answers) == (0, 0)
+
+
+async def test_a_module_or_a_version(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await stocked(shop)
+        dry = await purge_versions(shop, "x.org/a", "v1.0.0", dry_run=True)
+        wet = await purge_versions(shop, "x.org/a", "v1.0.0")
+        assert (dry.items, dry.answers, dry.bytes) == (wet.items, wet.answers, wet.bytes)
+        assert (wet.versions, wet.files, wet.answers) == (1, 3, 2)
+        assert await shop.store.known("x.org/a", "v1.0.0") == Known("h1:x", "h1:x"), "hashes stay"
+        wet = await purge_versions(shop, "x.org/a", None)
+        assert (wet.versions, wet.files, wet.answers) == (1, 3, 0)
+        assert [name.partition("@")[0] for name in shop.files()] == ["x.org/b"] * 3 + ["y.org/c"] * 3
+        assert {why for why, _, _ in shop.told.evictions} == {"purge"}
+        assert shop.told.evictions[0][2] is None
+
+
+async def test_a_hash_is_forgotten_when_told_to(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await stocked(shop)
+        await purge_versions(shop, "x.org/a", "v1.0.0", dry_run=True, forget_hash=True)
+        assert (await shop.store.known("x.org/a", "v1.0.0")).zip is not None
+        await purge_versions(shop, "x.org/a", "v1.0.0", forget_hash=True)
+        assert await shop.store.known("x.org/a", "v1.0.0") == Known(None, None)
+        assert (await shop.store.known("x.org/a", "v1.1.0")).zip is not None
+        await purge(shop, match=("x.org/*",), forget_hash=True)
+        assert await shop.store.known("x.org/a", "v1.1.0") == Known(None, None)
+        assert (await shop.store.known("y.org/c", "v1.0.0")).zip is not None
+
+
+async def test_a_hash_of_what_was_evicted_is_forgotten_too(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", "x.org/a@v1.1.0", "x.org/b")
+        await shop.keeper.evict(0, dry_run=False)
+        removal = await purge_versions(shop, "x.org/a", "v1.0.0", forget_hash=True)
+        assert removal.files == 0
+        assert await shop.store.known("x.org/a", "v1.0.0") == Known(None, None)
+        assert (await shop.store.known("x.org/a", "v1.1.0")).zip is not None
+        await purge(shop, match=("x.org/b",), forget_hash=True)
+        assert await shop.store.known("x.org/b", "v1.0.0") == Known(None, None)
+        await purge(shop, match=("x.org/*",), larger_than=1, forget_hash=True)
+        assert (await shop.store.known("x.org/a", "v1.1.0")).zip is not None, "a condition on what is stored"
+
+
+async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        since = shop.keeper.fences.now
+        path = shop.path("x.org/a")
+        async with shop.stock.queue.disk:
+            await shop.store.put(path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+            purging = asyncio.create_task(purge_versions(shop, "x.org/a", None))
+            await asyncio.sleep(0)
+        assert (await purging).files == 1
+        assert shop.files() == []
+
+        late = await shop.store.put(path, b"late", h1="h1:x", module="x.org/a", version="v1.0.0", since=since)
+        assert late.data == b"late", "the client has its answer"
+        download = shop.store.download()
+        await download.begin(4)
+        await download.write(b"late")
+        adopted = await shop.store.adopt(
+            path, download, h1="h1:x", module="x.org/a", version="v1.0.0", since=since
+        )
+        with adopted:
+            assert adopted.pread(0, 9) == b"late"
+        await download.discard()
+        await shop.settled()
+        assert shop.files() == []
+        assert await shop.store.get(path) is None
+        assert shop.store.admission.reserved == 0
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+        await shop.store.put(
+            path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0", since=shop.keeper.fences.now
+        )
+        await shop.settled()
+        assert shop.zips() == "x.org/a"
+
+
+async def test_what_comes_while_a_purge_removes_is_spared(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a")
+        stored = asyncio.Event()
+
+        def forget() -> None:
+            stored.set()
+
+        async def fetch() -> None:
+            await stored.wait()
+            await shop.put("x.org/a", blocks=2)
+
+        fetching = asyncio.create_task(fetch())
+        async with shop.stock.queue.disk:
+            pass
+        await shop.keeper.purge_versions("x.org/a", None, forget_hash=False, dry_run=False, forget=forget)
+        await fetching
+        assert shop.zips() == "x.org/a"
+        assert shop.stock.usage.used == 2 * BLOCK
+        shop.consistent()
+
+
+async def test_forget_is_called_before_and_after(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a")
+        seen: list[list[str]] = []
+        for dry_run in (True, False):
+            await shop.keeper.purge(
+                Selection(), forget_hash=False, dry_run=dry_run, forget=lambda: seen.append(shop.files())
+            )
+        assert seen[0] == ["x.org/a@v1.0.0.zip"]
+        assert seen[-1] == []
+
+
+async def test_refresh(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await stocked(shop)
+        assert await shop.keeper.refresh("x.org/a") == 2
+        assert await shop.keeper.refresh("x.org/a") == 0
+
+
+# Pins
+
+
+async def test_pins(tmp_path: Path) -> None:
+    async with opened(tmp_path, pins=("golang.org/toolchain",)) as shop:
+        await shop.put("x.org/a", "x.org/b", "golang.org/toolchain", blocks=2)
+        assert shop.stock.usage.pinned == 2 * BLOCK
+        pin = await shop.keeper.pin("x.org/a")
+        assert (pin.pattern, pin.source, pin.versions, pin.bytes) == ("x.org/a@*", "api", 1, 2 * BLOCK)
+        assert shop.stock.usage.pinned == 4 * BLOCK
+        await shop.put("x.org/a@v1.1.0")
+        pins = await shop.keeper.pins()
+        assert [(each.pattern, each.source, each.versions) for each in pins.items] == [
+            ("golang.org/toolchain@*", "config", 1),
+            ("x.org/a@*", "api", 2),
+        ]
+        assert pins.pinned_bytes == 5 * BLOCK
+        assert pins.limit_bytes == shop.stock.admission.limits.total // 2
+        version = await shop.keeper.version("x.org/a", "v1.1.0")
+        assert version is not None
+        assert version.pinned
+        shop.consistent()
+        assert (await shop.keeper.pin("golang.org/toolchain@*")).source == "config"
+        assert not await shop.keeper.unpin("golang.org/toolchain")
+        assert not await shop.keeper.unpin("x.org/b")
+        with pytest.raises(ValueError, match="not closed"):
+            await shop.keeper.pin("[")
+        await shop.keeper.evict(0, dry_run=False)
+        assert [name.partition("@")[0] for name in shop.files()] == [
+            "golang.org/toolchain",
+            "x.org/a",
+            "x.org/a",
+        ]
+    async with opened(tmp_path) as shop:
+        assert [each.pattern for each in (await shop.keeper.pins()).items] == ["x.org/a@*"]
+        assert shop.stock.usage.pinned == 3 * BLOCK
+        assert await shop.keeper.unpin("x.org/a")
+        assert shop.stock.usage.pinned == 0
+        shop.consistent()
+        await shop.keeper.evict(0, dry_run=False)
+        assert shop.files() == []
+
+
+async def test_a_pin_that_a_kill_left_unmarked(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a")
+        await shop.stock.ask(shop.stock.ledger.add_pin, "x.org/a@*")
+        await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        killed = (tmp_path / "index.db").read_bytes()
+    (tmp_path / "index.db").write_bytes(killed)
+    async with opened(tmp_path) as shop:
+        assert shop.stock.usage.pinned == BLOCK
+
+
+async def test_two_pins_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", "x.org/b")
+        await asyncio.gather(
+            *(shop.keeper.pin(f"x.org/{name}") for name in "ab"), shop.keeper.unpin("x.org/b")
+        )
+        pins = await shop.keeper.pins()
+        assert pins.pinned_bytes == sum(each.bytes for each in pins.items)
+        shop.consistent()
+
+
+# Shown
+
+
+async def test_what_was_just_fetched_is_listed(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        path = shop.path("x.org/a")
+        await shop.store.put(path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+        assert (await shop.keeper.versions("", "name", 9, None)).total == 1
+        await shop.touch("x.org/a")
+        shop.later(10)
+        version = await shop.keeper.version("x.org/a", "v1.0.0")
+        assert version is not None
+        assert version.hits == 1
+        assert version.idle_seconds >= 10
+        assert version.fetched <= time.time()
+        assert await shop.keeper.count() == 1
+        with pytest.raises(ValueError, match="cursor"):
+            await shop.keeper.versions("", "name", 9, "no")
+
+
+async def test_snapshots(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", "x.org/b")
+        assert await shop.keeper.snapshot("first") is not None
+        assert await shop.keeper.snapshot("first") is None
+        await shop.keeper.evict(BLOCK, dry_run=False)
+        await purge(shop, match=("x.org/b",))
+        difference = await shop.keeper.difference("first", "now")
+        assert difference is not None
+        assert difference.freed_by_reason == {"size": BLOCK, "purge": BLOCK}
+        assert [each.name for each in await shop.keeper.snapshots()] == ["first"]
+        assert await shop.keeper.difference("first", "other") is None
+
+
+async def test_status(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_idle=100.0) as shop:
+        await shop.put("x.org/a")
+        shop.later(5)
+        status = await shop.store.status()
+        assert (status.used_bytes, status.entries["zip"], status.versions) == (BLOCK, 1, 1)
+        assert (status.policy, status.max_idle_seconds) == ("slru", 100.0)
+        assert status.oldest_idle_seconds >= 5
+        assert status.disk_free_bytes > 0
+        assert status.dir == str(tmp_path)

@@ -1,0 +1,112 @@
+"""cache/store.py and opening.py: no room, no index, starts that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from goproxy_vm.cache import opening
+from goproxy_vm.cache.store import Store
+from goproxy_vm.errors import NoRoom, StartError
+from tests.fakes.lines import logged
+from tests.fakes.stores import BLOCK, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def running(root: Path) -> object:
+    with closing(sqlite3.connect(root / "index.db")) as database:
+        return database.execute("SELECT value FROM meta WHERE key = 'running'").fetchone()[0]
+
+
+async def test_without_room_the_client_has_its_answer_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, max_size=2, still=False) as shop:
+        data = b"x" * 3 * BLOCK
+        stored = await shop.store.put(shop.path("a", "mod"), data, h1="h1:x", module="a", version="v1.0.0")
+        assert stored.data == data
+        shop.stock.usage.sizes["zip"] += 2 * BLOCK  # files that nobody can remove
+        stored = await shop.store.put(shop.path("b"), b"x", h1="h1:x", module="b", version="v1.0.0")
+        assert stored.data == b"x"
+        assert shop.files() == []
+        assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
+        shop.stock.usage.sizes["zip"] -= 2 * BLOCK
+    assert logged(caplog).count("file not stored") == 2
+
+
+async def test_cancelled_while_it_waits_for_room(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_size=2) as shop:
+        shop.stock.usage.sizes["zip"] += 2 * BLOCK
+        putting = asyncio.create_task(
+            shop.store.put(shop.path("b"), b"x", h1="h1:x", module="b", version="v1.0.0")
+        )
+        while not shop.stock.admission.wanted:
+            await asyncio.sleep(0)
+        putting.cancel()
+        await asyncio.wait([putting])
+        assert (shop.stock.admission.wanted, shop.stock.admission._admitted) == (0, 0)
+        shop.stock.usage.sizes["zip"] -= 2 * BLOCK
+
+
+async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        file = shop.file("a")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"x")
+        await shop.sql("INSERT INTO strays VALUES ('a/@v/v1.0.0.zip', 'zip', 8)")
+        assert await shop.store.stray(shop.path("a")) == file
+        await shop.sql("CREATE TRIGGER full BEFORE INSERT ON files BEGIN SELECT raise(ABORT, 'full'); END")
+        with pytest.raises(NoRoom, match="cannot write its index"):
+            await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+        assert not shop.store.writable
+        await shop.sql("DROP TRIGGER full")
+        claimed = await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+        assert claimed is not None
+        claimed.close()
+
+
+async def test_an_index_that_fails_while_a_file_is_looked_at(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        await shop.sql("UPDATE files SET unsure = 1")
+        shop.stock.remover._hide(shop.path("a"))
+        await shop.sql("CREATE TRIGGER full BEFORE UPDATE ON files BEGIN SELECT raise(ABORT, 'full'); END")
+        with pytest.raises(NoRoom, match="full"):
+            await shop.store.get(shop.path("a"))
+        await shop.sql("DROP TRIGGER full")
+        await shop.touch("a")
+
+
+async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        killed = (tmp_path / "index.db").read_bytes()
+    (tmp_path / "index.db").write_bytes(killed)
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "begin_clock", fail)
+        with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
+            await Store.open(tmp_path, lock_wait=0, boot="other")
+    assert running(tmp_path) == 1
+    async with opened(tmp_path, boot="other") as shop:
+        assert await shop.sql("SELECT unsure FROM files") == [(1,)]
+    assert running(tmp_path) == 0
+
+
+async def test_snapshots_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "snapshots.db").mkdir()
+    with pytest.raises(StartError, match=r"snapshots\.db: unable to open"):
+        await Store.open(tmp_path, lock_wait=0)

@@ -1,0 +1,112 @@
+"""config/values.py: sizes, shares and globs of the cache's settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxy_vm.config import load
+from goproxy_vm.config.values import GLOBS, Amount, amount, bounded_duration, share, size
+from goproxy_vm.errors import ConfigError
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("50GB", Amount(50 * 10**9, None)),
+        ("1.5 MiB", Amount(3 * MIB // 2, None)),
+        ("1048576", Amount(MIB, None)),
+        ("80%", Amount(None, 80.0)),
+        (" 0.5 % ", Amount(None, 0.5)),
+        ("50GB,50%", Amount(50 * 10**9, 50.0)),
+        ("50%, 2MiB,", Amount(2 * MIB, 50.0)),
+        ("100%", Amount(None, 100.0)),
+    ],
+)
+def test_amount(text: str, value: Amount) -> None:
+    assert amount(MIB, "1MiB").parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "x",
+        "1MiB,2MiB",
+        "1%,2%",
+        "1MiB,2%,3%",
+        "1048575",
+        "0%",
+        "101%",
+        "-1%",
+        "1.5",
+        "%",
+        "1e3MB",
+        "9" * 40,
+    ],
+)
+def test_amount_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # some say nothing more than what is allowed
+        amount(MIB, "1MiB").parse(text)
+
+
+def test_nothing_at_all_may_be_enough() -> None:
+    assert amount(0, "0").parse("0") == Amount(0, None)
+    assert amount(0, "0").parse("0%") == Amount(None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "of_thousand"),
+    [
+        (Amount(300, None), 300),
+        (Amount(3000, None), 1000),
+        (Amount(None, 33.3), 333),
+        (Amount(300, 50.0), 300),
+        (Amount(700, 50.0), 500),
+        (Amount(None, 0.0), 0),
+    ],
+)
+def test_the_smaller_counts(given: Amount, of_thousand: int) -> None:
+    assert given.of(1000) == of_thousand
+
+
+@pytest.mark.parametrize(("text", "value"), [("97", 97.0), ("97%", 97.0), (" 1.5 % ", 1.5), ("100", 100.0)])
+def test_share(text: str, value: float) -> None:
+    assert share(1, 100).parse(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.9%", "101", "x", "1%%", "-5", "nan"])
+def test_share_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        share(1, 100).parse(text)
+
+
+def test_bounded_duration() -> None:
+    kind = bounded_duration(1.0, 60.0)
+    assert [kind.parse(text) for text in ("1", "30s", "1m")] == [1.0, 30.0, 60.0]
+    assert kind.allowed.endswith("from 1s to 60s")
+    for text in ("0.9", "61", "2m", "x"):
+        with pytest.raises(ValueError):  # noqa: PT011
+            kind.parse(text)
+
+
+def test_globs() -> None:
+    assert GLOBS.parse("x.org/*, y.org/a@v1.*,") == ("x.org/*", "y.org/a@v1.*")
+    assert GLOBS.parse("") == ()
+    with pytest.raises(ValueError, match=r'"y\[" is malformed: a \[ is not closed'):
+        GLOBS.parse("x,y[")
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + ".5TB", "9" * 5000, "1." + "9" * 400 + "TB"])
+def test_a_size_beyond_all_measure(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        size(1, 10, "10").parse(text)
+
+
+def test_water_marks_are_in_order() -> None:
+    with pytest.raises(
+        ConfigError, match=r"low_water: 98 \(.*\): expected no more than high_water, which is 97"
+    ):
+        load({"low_water": "98"}, {"HOME": "/home/x"}, None)

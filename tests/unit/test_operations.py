@@ -1,0 +1,80 @@
+"""proxy/operations.py: an index that fails is a lack of room, with a sentence."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from goproxy_vm.cache.facts import Selection
+from goproxy_vm.errors import NoRoom
+from goproxy_vm.proxy.operations import Operations
+from tests.fakes.stores import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Forgetful:
+    """As much of a proxy as is asked."""
+
+    fetches_in_flight = 0
+
+    def __init__(self) -> None:
+        self.forgotten: list[Callable[[str, str], bool]] = []
+
+    def forget(self, matches: Callable[[str, str], bool]) -> None:
+        self.forgotten.append(matches)
+
+
+async def test_an_index_that_fails(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        operations = Operations(shop.store, Forgetful(), "1", lambda: 0)  # type: ignore[arg-type]  # see there
+        await shop.sql("ALTER TABLE files RENAME TO lost")
+        with pytest.raises(NoRoom, match="cannot use its index now: no such table"):
+            await operations.versions("", "name", 9, None)
+        with pytest.raises(NoRoom):
+            await operations.purge(Selection(), forget_hash=False, dry_run=True)
+        await shop.sql("ALTER TABLE lost RENAME TO files")
+        with pytest.raises(ValueError, match="cursor"):
+            await operations.versions("", "name", 9, "x")
+        assert (await operations.versions("", "name", 9, None)).total == 1
+
+
+async def test_what_is_forgotten(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a", "a@v1.1.0", "b")
+        proxy = Forgetful()
+        operations = Operations(shop.store, proxy, "1", lambda: 0)  # type: ignore[arg-type]  # see there
+        names = [("a", "v1.0.0"), ("a", "v1.1.0"), ("b", "v1.0.0")]
+
+        def last() -> list[bool]:
+            return [proxy.forgotten[-1](*name) for name in names]
+
+        await operations.purge_version("a", "v1.1.0")
+        assert last() == [False, True, False]
+        await operations.purge_module("a")
+        assert last() == [True, True, False]
+        await operations.purge(Selection(match=("b",)), forget_hash=False, dry_run=False)
+        assert last() == [False, False, True]
+        await operations.purge(Selection(), forget_hash=False, dry_run=False)
+        assert last() == [True] * 3
+        before = len(proxy.forgotten)
+        await operations.purge(Selection(), forget_hash=False, dry_run=True)
+        assert len(proxy.forgotten) == before
+        serial = shop.keeper.fences.now
+        await operations.refresh("a")
+        assert last() == [False] * 3, "files stay; documents are forgotten by the proxy in any case"
+        assert shop.keeper.fences.now == serial + 1
+
+
+async def test_a_failing_index_is_not_hidden_otherwise(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.sql("ALTER TABLE files RENAME TO lost")
+        with pytest.raises(sqlite3.OperationalError):
+            await shop.keeper.versions("", "name", 9, None)
+        assert (await shop.store.statistics()).versions == 0
+        await shop.sql("ALTER TABLE lost RENAME TO files")
