@@ -13,14 +13,16 @@ from aiohttp import web
 
 @contextmanager
 def counting(tree: Path, delay: float = 0.0) -> Iterator[tuple[str, Callable[[], list[str]]]]:
-    """Serve a tree in a thread, answers ``delay`` seconds late; its URL, and the paths asked for so far."""
+    """Serve a tree in a thread, 404s ``delay`` seconds late; its URL, and the paths asked for so far."""
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
         asked.append(request.path)
-        await asyncio.sleep(delay)
         file = tree / request.path.lstrip("/")
-        return web.FileResponse(file) if file.is_file() else web.Response(status=404)
+        if file.is_file():
+            return web.FileResponse(file)
+        await asyncio.sleep(delay)
+        return web.Response(status=404)
 
     loop = asyncio.new_event_loop()
     ready: list[str] = []
