@@ -88,6 +88,8 @@ class Admission:
         self.counted.set()
         self.writing = 0
         """Bytes that are being written to downloads at this moment."""
+        self.changes = 0
+        """How often room was given back, or a file became one that can be evicted."""
         self._usage = usage
         self._pressure = pressure
         self._admitted = 0
@@ -171,6 +173,7 @@ class Admission:
 
     def changed(self) -> None:
         """Something was removed or given back: those who wait look again."""
+        self.changes += 1
         self._changed.set()
         self._admit_next()
 

@@ -96,14 +96,15 @@ class Janitor:
             return min(limits.low, limits.total - admission.wanted)
 
         if admission.wanted or held() > limits.high:
+            seen = admission.changes
             done = await self._clear("size", target(), lambda: held() - target())
             if not done and admission.wanted and held() + admission.wanted > limits.total:
-                # What is queued for its commit can be evicted as soon as it is on record.
-                if self._stock.queue.pending:
-                    await self._stock.queue.flushed()
-                    self._pressed.set()
-                else:
+                # What was on its way into the store can be evicted now, and a purge under way frees room too.
+                await self._stock.queue.flushed()
+                if admission.changes == seen:
                     admission.give_up()
+                else:
+                    self._pressed.set()
         else:
             self._missed.discard("size")
         await self._clear_metadata()

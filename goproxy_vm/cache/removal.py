@@ -89,7 +89,8 @@ class Remover:
         for victim in removed:
             self._usage.remove(victim)
             self._gone(victim, reason)
-        self._admission.changed()
+        if removed:
+            self._admission.changed()
         return removed
 
     def _unlink(self, victims: Sequence[Victim]) -> dict[str, OSError]:

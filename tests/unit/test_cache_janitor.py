@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,10 @@ from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from goproxy_vm.cache.index import Victim
 
 
 async def test_from_high_to_low_water(tmp_path: Path) -> None:
@@ -48,6 +52,58 @@ async def test_room_is_made_for_who_waits(tmp_path: Path) -> None:
         assert shop.zips() == "defghijk"
         shop.consistent()
         assert shop.store.admission.wanted == 0
+
+
+async def test_a_purge_that_takes_the_files_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that finds them dying has nothing to choose; their room comes free all the same."""
+    blocked, free = threading.Event(), threading.Event()
+    async with opened(tmp_path, max_size=10, still=False) as shop:
+        await shop.put(*"abcdefgh")
+        unlink, flush = shop.stock.remover._unlink, shop.janitor._flush
+        purges = []
+
+        def slowly(victims: Sequence[Victim]) -> dict[str, OSError]:
+            blocked.set()
+            assert free.wait(9)
+            return unlink(victims)
+
+        async def purge_first() -> None:
+            monkeypatch.setattr(shop.janitor, "_flush", flush)
+            victims = [shop.victim(name) for name in "abcdefgh"]
+            purges.append(asyncio.create_task(shop.stock.remover.remove(victims, "purge")))
+            await asyncio.to_thread(blocked.wait, 9)
+            asyncio.get_running_loop().call_later(0.1, free.set)
+
+        monkeypatch.setattr(shop.stock.remover, "_unlink", slowly)
+        monkeypatch.setattr(shop.janitor, "_flush", purge_first)
+        reservation = await shop.store.admission.reserve(6 * BLOCK)
+        await reservation.hold(6 * BLOCK)
+        reservation.release()
+        await purges[0]
+        shop.consistent()
+
+
+async def test_what_is_committed_during_a_pass_can_be_evicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was in the queue when the pass chose, and is on record when the pass found nothing."""
+    async with opened(tmp_path, max_size=10, still=False) as shop:
+        choose = shop.janitor._choose
+        loop = asyncio.get_running_loop()
+
+        def too_early(*_: object) -> list[Victim]:
+            monkeypatch.setattr(shop.janitor, "_choose", choose)
+            loop.call_soon_threadsafe(shop.store.admission.changed)  # as the queue does with each file
+            return []
+
+        await shop.put(*"abcdefgh")
+        monkeypatch.setattr(shop.janitor, "_choose", too_early)
+        reservation = await shop.store.admission.reserve(6 * BLOCK)
+        await reservation.hold(6 * BLOCK)
+        reservation.release()
+        shop.consistent()
 
 
 async def test_who_waits_is_told_that_nothing_may_go(tmp_path: Path) -> None:
