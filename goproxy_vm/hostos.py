@@ -65,6 +65,32 @@ def boot_id() -> str:
         return ""
 
 
+def notify(state: str) -> None:
+    """Tell systemd, as in ``READY=1``, where it listens (sd_notify(3), Type=notify); else do nothing.
+
+    Never waits: a state that systemd has no room for is lost, and none is worth a hanging loop.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    # A leading @ stands for the NUL of Linux's abstract sockets.
+    address = f"\0{path[1:]}" if path.startswith("@") else path
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.sendto(state.encode(), address)
+
+
+def watchdog_seconds() -> float | None:
+    """How long systemd waits for ``WATCHDOG=1`` before it kills us; None where it does not wait."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None
+
+
 def listen_fds() -> list[tuple[str, socket.socket]]:
     """Sockets handed over by systemd, each with its name (sd_listen_fds(3)); none where there are none.
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import StartError
-from goproxy_vm.hostos import listen_fds
+from goproxy_vm.hostos import listen_fds, notify, watchdog_seconds
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
@@ -200,10 +200,22 @@ async def _serve(settings: Settings, warnings: Sequence[str]) -> None:
         version=__version__,
         pid=os.getpid(),
     )
+    notify("READY=1")
+    watchdog = asyncio.create_task(_pet_watchdog())
     await stopped.wait()
+    notify("STOPPING=1")
     log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
     await server.stop()
+    watchdog.cancel()
     log.info("stopped")
+
+
+async def _pet_watchdog() -> None:
+    """Show systemd that the loop turns, twice as often as it asks for; one that hangs is restarted."""
+    seconds = watchdog_seconds()
+    while seconds is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds / 2)
 
 
 def run(settings: Settings, warnings: Sequence[str]) -> int:

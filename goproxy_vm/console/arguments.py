@@ -19,28 +19,32 @@ KINDS = ("info", "mod", "zip")
 SORTS = ("name", "size", "idle", "hits")
 LISTED = 100
 """Items that a list has unless asked for more."""
+SHARED = ("admin_url", "token_file", "json")
+"""What may stand before the command and after it."""
 _GLOB = "a glob over module@version: * any characters, ? one, [...] one of a set; without @ every version"
 
 
-def add_shared(parser: argparse.ArgumentParser, *, default: object) -> None:
-    """What may stand before the command and after it."""
+def add_shared(parser: argparse.ArgumentParser, *, default: object, names: tuple[str, ...] = SHARED) -> None:
+    """The flags of ``SHARED``, or those of ``names`` only."""
     parser.add_argument(
         "--admin-url",
         metavar="URL",
         default=default,
         help="the server's admin listener: http(s)://HOST:PORT or unix:PATH (default: from admin_listen)",
     )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        default=default,
-        help="a file that holds the admin token (default: $GOPROXY_VM_ADMIN_TOKEN, admin_token_file, or "
-        "admin.token in cache_dir)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", default=default, help="print the API's answer instead of a table"
-    )
+    if "token_file" in names:
+        parser.add_argument(
+            "--token-file",
+            type=Path,
+            metavar="FILE",
+            default=default,
+            help="a file that holds the admin token (default: $GOPROXY_VM_ADMIN_TOKEN, admin_token_file, or "
+            "admin.token in cache_dir)",
+        )
+    if "json" in names:
+        parser.add_argument(
+            "--json", action="store_true", default=default, help="print the API's answer instead of a table"
+        )
 
 
 class Commands:
@@ -57,6 +61,7 @@ class Commands:
     def add(self) -> None:
         """All of them."""
         self._command("status", "the server's state, the cache's sizes and limits")
+        self._probe("health", "whether the server answers; for probes, needs no token")
         listing = self._command("ls", "list stored versions")
         listing.add_argument("--prefix", metavar="TEXT", help="what the module path begins with")
         listing.add_argument(
@@ -118,14 +123,21 @@ class Commands:
         scrub.add_argument("--wait", action="store_true", help="until it is done, and say what it found")
 
     def _command(self, name: str, what: str) -> argparse.ArgumentParser:
+        parser = self._parser(name, what, SHARED)
+        parser.add_argument("--cache-dir", metavar="DIR", help="the server's cache_dir, for its admin.token")
+        return parser
+
+    def _probe(self, name: str, what: str) -> None:
+        self._parser(name, what, ("admin_url",)).set_defaults(cache_dir=None)
+
+    def _parser(self, name: str, what: str, takes: tuple[str, ...]) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = self._parsers.add_parser(
             name, help=what, description=what, allow_abbrev=False
         )
-        parser.set_defaults(command=self._run, asked=name, takes=("admin_url", "token_file", "json"))
+        parser.set_defaults(command=self._run, asked=name, takes=takes)
         # Absent here must not undo what stood before the command.
-        add_shared(parser, default=argparse.SUPPRESS)
+        add_shared(parser, default=argparse.SUPPRESS, names=takes)
         parser.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML file")
-        parser.add_argument("--cache-dir", metavar="DIR", help="the server's cache_dir, for its admin.token")
         return parser
 
 

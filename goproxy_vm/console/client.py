@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 3600.0
 """An eviction answers when it is done."""
+PROBE_SECONDS = 5.0
+"""A server that needs longer to say that it is healthy is not."""
 MOST = 256 << 20
 """Bytes of an answer that are read."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what a server listens on is asked here)
@@ -101,6 +103,12 @@ class Client:
         """Have something done; members that are None are not sent; see :meth:`ask`."""
         return self.ask("POST", path, body={name: each for name, each in body.items() if each is not None})
 
+    def check_health(self) -> None:
+        """Ask ``/healthz``, without the token. NoServer unless it says that the server serves."""
+        status, _, content = self._exchange("GET", "/healthz", None, {}, PROBE_SECONDS)
+        if status != 200 or content.strip() != b"ok":
+            raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's health check")
+
     def ask(
         self,
         method: str,
@@ -122,16 +130,16 @@ class Client:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        status, kind, content = self._exchange(method, target, data, headers)
+        status, kind, content = self._exchange(method, target, data, headers, ANSWER_SECONDS)
         return self._checked(status, kind, content)
 
     def _exchange(
-        self, method: str, target: str, data: bytes | None, headers: dict[str, str]
+        self, method: str, target: str, data: bytes | None, headers: dict[str, str], seconds: float
     ) -> tuple[int, str, bytes]:
         connection = self._connection()
         try:
             connection.connect()
-            connection.sock.settimeout(ANSWER_SECONDS)
+            connection.sock.settimeout(seconds)
             connection.request(method, target, data, headers)
             got = connection.getresponse()
             return got.status, got.headers.get_content_type(), got.read(MOST)

@@ -46,6 +46,11 @@ class Console:
         """The server's state."""
         self._show(self._client.get("status"), tables.status)
 
+    def health(self, _: argparse.Namespace) -> None:
+        """Whether the server answers."""
+        self._client.check_health()
+        self._print("ok")
+
     def ls(self, given: argparse.Namespace) -> None:
         """Stored versions, as many as are wanted, in one list."""
         answer: Json | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -22,6 +23,8 @@ from goproxy_vm.console.progress import Progress
 from goproxy_vm.errors import NoRoom
 from tests.fakes.api_thread import ApiThread
 from tests.fakes.operations import DAY, SIZE, STARTED, stored
+from tests.fakes.upstream import FakeUpstream
+from tests.integration.conftest import Serve
 
 TOKEN = "t0ken"
 
@@ -403,6 +406,47 @@ def test_something_else_answers(
         over.set()
         thread.join()
     assert line == f"no server: http://127.0.0.1:{port} {reason}"
+
+
+async def test_health(serve: Serve, upstream: FakeUpstream, command: Command) -> None:
+    """It finds the server as all commands do."""
+    host = await serve(upstream)
+    for argv in (
+        ["health", "--admin-url", host.server.admin_url],
+        ["--admin-url", host.server.admin_url, "health"],
+    ):
+        assert await asyncio.to_thread(command, *argv) == ["ok"]
+
+
+def test_health_needs_no_token(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOPROXY_VM_ADMIN_TOKEN_FILE", "/nowhere/token")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"0.0.0.0:{port}")
+        assert command.fails(3, "health") == f"no server: http://127.0.0.1:{port}: Connection refused"
+    for flag in ("--json", "--token-file=x", "--cache-dir=x"):
+        assert "no such flag" in command.fails(2, "health", flag)
+    assert "no such flag" in command.fails(2, "--json", "health")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"200 OK\r\nContent-Length: 2\r\n\r\nno", b"404 No\r\nContent-Length: 2\r\n\r\nok"]
+)
+def test_health_of_something_else(command: Command, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            with listening.accept()[0] as connection:
+                assert b"Authorization" not in connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 " + answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        line = command.fails(3, "health", "--admin-url", f"http://127.0.0.1:{port}")
+        thread.join()
+    assert line == f"no server: http://127.0.0.1:{port} answers, but not as goproxy_vm's health check"
 
 
 # Usage

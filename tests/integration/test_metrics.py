@@ -25,7 +25,6 @@ from goproxy_vm.observe.metrics import (
     VERIFICATION_KINDS,
     VERIFICATION_OUTCOMES,
 )
-from goproxy_vm.web import handler as handler_module
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.front import Front
 from tests.fakes.modules import build_zip
@@ -302,19 +301,6 @@ async def test_a_client_that_leaves_counts_once(
     whole = len(upstream.files[BIG])
     assert sent["zip", "upstream"] == whole  # nothing to the one that waited in vain
     assert sent["zip", "cache"] < whole
-
-
-async def test_a_client_that_left_before_its_turn_counts_once(
-    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Elsewhere:
-        """What no connection is."""
-
-    host = await serve(upstream, fast_path=False)
-    monkeypatch.setattr(handler_module, "Connection", Elsewhere)
-    assert (await host.get(f"{V}.zip")).status == 503
-    assert (await Page.of(host)).some("requests_total", "endpoint", "result") == {("zip", "refused"): 1}
-    assert not upstream.requests
 
 
 @pytest.mark.parametrize(("crash", "result"), [(False, "refused"), (True, "error")])

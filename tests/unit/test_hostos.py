@@ -185,3 +185,51 @@ def test_peer_user_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         assert hostos.peer_user(ours) is None
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_states_reach_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, abstract: bool) -> None:
+    name = f"@goproxy-vm-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(f"\0{name[1:]}" if abstract else name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        hostos.notify("READY=1")
+        assert theirs.recv(100, socket.MSG_DONTWAIT) == b"READY=1"
+
+
+@pytest.mark.parametrize("path", [None, "", "vsock:2:1234", "relative", "/nowhere/at/all", "/" + 200 * "x"])
+def test_states_that_nobody_takes(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if path is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+    hostos.notify("READY=1")
+
+
+def test_a_full_socket_does_not_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as theirs:
+        theirs.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for _ in range(10_000):
+            hostos.notify("WATCHDOG=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("60000000", None, 60.0),
+        ("500000", str(os.getpid()), 0.5),
+        ("60000000", "1", None),
+        ("0", None, None),
+        ("-1", None, None),
+        ("soon", None, None),
+        (None, None, None),
+    ],
+)
+def test_watchdog(
+    monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: str | None, seconds: float | None
+) -> None:
+    for key, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
+        monkeypatch.delenv(key, raising=False)
+        if value is not None:
+            monkeypatch.setenv(key, value)
+    assert hostos.watchdog_seconds() == seconds
