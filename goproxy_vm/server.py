@@ -117,6 +117,7 @@ class Server:
             front,
             most=settings.max_client_connections,
             send_timeout=settings.send_timeout,
+            refused=lambda sent: self.metrics.request("other", "error", 0.0, sent),
         )
         listener = Listener(server, connections, main)
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)

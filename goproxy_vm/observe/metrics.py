@@ -163,7 +163,12 @@ class Metrics:
             "upstream_duration_seconds", "Time of requests to upstreams.", one, self._upstream_durations
         )
         yield counter("upstream_bytes", "Bytes of bodies received from upstreams.", one, received)
-        yield gauge("upstream_up", "1 unless the upstream is being backed off from.", one, up)
+        yield gauge(
+            "upstream_up",
+            "0 from a failure that is backed off from until the upstream answers again.",
+            one,
+            up,
+        )
 
 
 class _Collector(Collector):

@@ -52,7 +52,7 @@ class HttpUpstream:
     """Fetches files below ``spec.url`` through a shared session; credentials go to its origin only."""
 
     received = 0
-    """Bytes of bodies that came from it."""
+    """Bytes of bodies that came from it, as they were sent."""
 
     def __init__(
         self,
@@ -104,14 +104,14 @@ class HttpUpstream:
         return URL(f"{self._base}/{quote(path, safe=safe)}", encoded=True)
 
     async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
-        for _ in range(MOST_REQUESTS):
+        for left in reversed(range(MOST_REQUESTS)):
             started = time.monotonic()
             async with await self._ask(url) as response:
                 if response.status not in REDIRECTS:
                     await self._receive(response, sink, limit)
                     return
                 url = self._redirected(url, response.headers.get(hdrs.LOCATION))
-            if url.origin() == self._base.origin():
+            if left and url.origin() == self._base.origin():  # the last of too many ends as a failure
                 self._redirect(self._label, "ok", time.monotonic() - started)
         raise self._failure("too many redirects")
 
@@ -163,21 +163,25 @@ class HttpUpstream:
             raise self._too_large(limit)
         await sink.begin(length)
         received = 0
-        chunks = response.content.iter_any()
+        chunks = self._counted(response.content.iter_any())
         async for chunk in _gunzip(chunks) if encoding == "gzip" else chunks:
             received += len(chunk)
-            self.received += len(chunk)
             if received > limit:
                 response.close()
                 raise self._too_large(limit)
             await sink.write(chunk)
+
+    async def _counted(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            self.received += len(chunk)
+            yield chunk
 
     def _too_large(self, limit: int) -> Failure:
         error = ContentError(f"{self._name}: the file is over the limit of {limit} bytes")
         return Failure(error, "content")
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Failure:
-        said = await _first_line(response)
+        said = await self._first_line(response)
         reason = _shown(response.reason or "", REASON)
         sentence = f"{self._name}: {response.status} {reason}".rstrip() + (said and f": {said}")
         if response.status in ABSENCE:
@@ -187,6 +191,18 @@ class HttpUpstream:
         counts = response.status in TROUBLE
         retry_after = _seconds(response.headers.get(hdrs.RETRY_AFTER)) if counts else None
         return Failure(UpstreamError(sentence), "unavailable", counts=counts, retry_after=retry_after)
+
+    async def _first_line(self, response: aiohttp.ClientResponse) -> str:
+        """The first line of a text/plain answer, as far as it can be shown; empty where there is none."""
+        if response.content_type != "text/plain" or hdrs.CONTENT_ENCODING in response.headers:
+            return ""
+        try:
+            async with asyncio.timeout(5):
+                head = await response.content.read(4 * SENTENCE)
+        except (aiohttp.ClientError, TimeoutError):
+            return ""
+        self.received += len(head)
+        return _shown(head.decode("utf-8", "replace").strip().partition("\n")[0], SENTENCE)
 
 
 async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -208,18 +224,6 @@ async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _inflater() -> zlib._Decompress:
     return zlib.decompressobj(16 + zlib.MAX_WBITS)
-
-
-async def _first_line(response: aiohttp.ClientResponse) -> str:
-    """The first line of a text/plain answer, as far as it can be shown; empty where there is none."""
-    if response.content_type != "text/plain" or hdrs.CONTENT_ENCODING in response.headers:
-        return ""
-    try:
-        async with asyncio.timeout(5):
-            head = await response.content.read(4 * SENTENCE)
-    except (aiohttp.ClientError, TimeoutError):
-        return ""
-    return _shown(head.decode("utf-8", "replace").strip().partition("\n")[0], SENTENCE)
 
 
 def _shown(text: str, most: int) -> str:

@@ -90,6 +90,7 @@ class Connection(asyncio.Protocol):
         if not self._connections.add(self):
             self._refused = True
             self.transport.write(TOO_MANY)
+            self._connections.refused(len(_TEXT))
             self.transport.close()
         elif self._front is not None and not self._front.allows(self.client):
             self._front = None
@@ -180,7 +181,8 @@ class Connections:
 
     ``inner`` makes the protocol that speaks HTTP; ``front`` answers hits before it; ``most`` is the limit per
     address; ``send_timeout`` the seconds after which a send that makes no progress is aborted (a VM that was
-    suspended in the middle of a download never says so).
+    suspended in the middle of a download never says so). ``refused`` is told of each connection beyond the
+    limit and the bytes of the answer's body: whatever it asks is answered 503 unread.
     """
 
     def __init__(
@@ -190,12 +192,14 @@ class Connections:
         *,
         most: int,
         send_timeout: float,
+        refused: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inner = inner
         self.front = front
         self._most = most
         self._send_timeout = send_timeout
+        self.refused = refused
         self.now = clock
         self._all: set[Connection] = set()
         self._by_client: Counter[str] = Counter()

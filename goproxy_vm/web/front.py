@@ -226,7 +226,12 @@ class Front:
             body = None if answer is None else await self._body(answer)
         except (GoproxyError, OSError):
             answer = body = None  # aiohttp's way finds the same, and says it
+        except Exception:
+            self._metrics.request(resource.endpoint, "error", time.monotonic() - started, 0)
+            raise
         if answer is None or body is None:
+            if connection.transport.is_closing():  # nobody is there any more, but they have asked
+                self._metrics.request(resource.endpoint, "refused", time.monotonic() - started, 0)
             connection.hand_over(data)
             return
         if forgotten == self._forgotten:

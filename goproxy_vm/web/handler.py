@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.front import Front
@@ -77,7 +78,11 @@ class Handler:
         transport = request.transport
         connection = transport.get_protocol() if transport is not None else None
         if not isinstance(connection, Connection):
-            return web.Response(status=503)  # nobody is there any more; fetch nothing on their behalf
+            # Nobody is there any more: fetch nothing on their behalf, but they have asked.
+            asked = _Asked()
+            asked.guess(_raw_path(request))
+            self._metrics.request(asked.endpoint, Result.REFUSED, 0.0, 0)
+            return web.Response(status=503)
         connection.answering += 1
         try:
             return await self._handle(request, connection.client)
@@ -148,8 +153,8 @@ class Handler:
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
         resource = wanted.resource
+        asked.resource(resource)
         if isinstance(resource, ModuleResource):
-            asked.resource(resource)
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:
             raise MalformedPath("no checksum database is mirrored here")
@@ -207,8 +212,11 @@ class _Asked:
         elif extension in ("info", "mod", "zip"):
             self.endpoint = extension
 
-    def resource(self, resource: ModuleResource) -> None:
-        """A well-formed module request."""
+    def resource(self, resource: ModuleResource | SumdbResource) -> None:
+        """A well-formed request."""
+        if not isinstance(resource, ModuleResource):
+            self.endpoint = "sumdb"
+            return
         self.endpoint = resource.endpoint
         self.module, self.version = resource.module, resource.version
         version = f"@{resource.version}" if resource.version else ""

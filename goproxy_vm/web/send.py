@@ -91,6 +91,7 @@ async def finish(request: web.BaseRequest, response: web.StreamResponse) -> int:
         await response.write_eof()
     except ConnectionError:
         log.debug("client left", path=request.raw_path)
+        return 0
     return len(body) if isinstance(body, bytes) and response.status != 304 else 0
 
 

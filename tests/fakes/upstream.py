@@ -57,13 +57,15 @@ class _Rule:
 class FakeUpstream:
     """``async with FakeUpstream() as upstream``: serves on a loopback port until the block ends.
 
-    ``requests`` lists the paths asked for, percent-decoded; ``heads`` the raw request heads.
+    ``requests`` lists the paths asked for, percent-decoded; ``heads`` the raw request heads; ``sent`` is how
+    many bytes of bodies were written.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.heads: list[bytes] = []
+        self.sent = 0
         self._rules: list[_Rule] = []
         self._server: asyncio.Server | None = None
         self._closing = asyncio.Event()
@@ -178,7 +180,9 @@ class FakeUpstream:
         else:
             head.append("Connection: close")
         writer.write("\r\n".join([*head, "", ""]).encode())
-        writer.write(reply.body if reply.send is None else reply.body[: reply.send])
+        body = reply.body if reply.send is None else reply.body[: reply.send]
+        self.sent += len(body)
+        writer.write(body)
         await writer.drain()
         if reply.send is None:
             return length == len(reply.body)

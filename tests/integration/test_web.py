@@ -174,10 +174,12 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
 
     class Left:
         transport = None
+        raw_path = f"{M}/@v/v1.0.0.zip"
 
     handler = Handler(
         host.server._settings,
-        *[None] * 4,
+        *[None] * 3,
+        host.server.metrics,
         upstreams=[],
         reader=None,  # type: ignore[arg-type]  # none is used
         access=None,  # type: ignore[arg-type]
@@ -185,6 +187,7 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
     answer = await handler(Left())  # type: ignore[arg-type]  # stands for a request whose client is gone
     assert answer.status == 503
     assert upstream.requests == []
+    assert await host.metric('goproxy_vm_requests_total{endpoint="zip",result="refused"}') == 1
 
 
 # HTTP

@@ -5,6 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.observe.metrics import (
     ENDPOINTS,
     RESULTS,
@@ -13,7 +14,9 @@ from goproxy_vm.observe.metrics import (
     VERIFICATION_OUTCOMES,
     Metrics,
 )
+from goproxy_vm.web.gauges import gauges
 
+CACHE = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 5)
 LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation", "source", "reason"]
 
 
@@ -78,11 +81,18 @@ def test_counts() -> None:
 
 
 def test_names_and_help_follow_the_rules() -> None:
-    for family in text_string_to_metric_families(Metrics("1").render().decode()):
-        assert family.documentation
-        if family.name.startswith("goproxy_vm"):
-            assert not re.search(r"milli|kilo|_ms$|_total_|_count_", family.name)
-            assert family.documentation.endswith(".")
+    page = Metrics("1").render(gauges(CACHE, 0, reached=True, writable=True)).decode()
+    types = re.findall(r"^# HELP (goproxy_vm_\w+) (.*)\n# TYPE (\S+) (\w+)$", page, re.MULTILINE)
+    assert len(types) == page.count("# TYPE goproxy_vm") > 20
+    for name, help_, again, kind in types:
+        assert name == again
+        assert re.fullmatch(r"[A-Z0-9][^\n]*\.", help_)
+        assert name.endswith("_total") == (kind == "counter")
+        assert not re.search(r"milli|micro|kilo|mega|minutes|hours|_ms$|_total_|_count(_|$)|_sum(_|$)", name)
+        if re.search("second|byte|duration|size", name):
+            assert re.search(r"_(seconds|bytes)(_total)?$", name)
+        if kind == "histogram":
+            assert name.endswith("_seconds")
 
 
 def test_unknown_labels_are_mistakes() -> None:
