@@ -5,12 +5,11 @@ A VM without internet can so verify for itself, and nobody needs GOSUMDB=off.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from goproxy_vm.errors import Absent, UpstreamError, UpstreamTimeout
+from goproxy_vm.errors import Absent, Overloaded, UpstreamError
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
 from goproxy_vm.proxy.flight import Flights
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
-_T = TypeVar("_T")
 
 
 class SumdbMirror:
@@ -80,7 +78,7 @@ class SumdbMirror:
             return _stale(head)
         try:
             data, collapsed = await self._fetch("latest", asker, self._database.latest)
-        except UpstreamError:
+        except (UpstreamError, Overloaded):
             if head is None:
                 raise
             return _stale(head)
@@ -132,20 +130,12 @@ class SumdbMirror:
 
         async def fly() -> bytes:
             nonlocal joined
-            data, joined = await self._guarded(asker, fetch)
+            async with self._slots.hold(asker.client, self._settings.total_timeout):
+                data, joined = await fetch()
             return data
 
         data, collapsed = await self._flights.join(key, fly)
         return data, collapsed or joined
-
-    async def _guarded(self, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
-        """Fetches share slots and a deadline, as those of files do."""
-        try:
-            async with asyncio.timeout(self._settings.total_timeout), self._slots.hold(asker.client):
-                return await fetch()
-        except TimeoutError:
-            limit = self._settings.total_timeout
-            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
 
 
 def _not_stored() -> Absent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from goproxy_vm.errors import (
     Overloaded,
     Refused,
     UpstreamError,
-    UpstreamTimeout,
 )
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
@@ -298,7 +296,7 @@ class Proxy:
             data, collapsed = await self._documents.join(
                 resource.path, lambda: self._bring_document(resource, asker)
             )
-        except (UpstreamError, Refused) as error:
+        except (UpstreamError, Refused, Overloaded) as error:
             if cached is not None and self._wall() - cached.stored < self._settings.stale:
                 log.warning("serving stale", path=resource.path, reason=error.sentence)
                 return _document_answer(resource, cached.data, Result.STALE, 0)
@@ -366,16 +364,9 @@ class Proxy:
     async def _guarded(
         self, resource: ModuleResource, asker: Asker, fetch: Callable[[], Awaitable[_T]]
     ) -> _T:
-        limit = self._settings.total_timeout
-        started = False
         try:
-            async with asyncio.timeout(limit), self._slots.hold(asker.client):
-                started = True
+            async with self._slots.hold(asker.client, self._settings.total_timeout):
                 return await fetch()
-        except TimeoutError:
-            if not started:
-                raise Overloaded(f"no slot for a fetch came free within {limit:g} s") from None
-            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
         except Absent as error:
             self._negatives.add(resource.path, error.sentence)
             raise

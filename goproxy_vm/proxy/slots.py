@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from goproxy_vm.errors import Overloaded, UpstreamTimeout
+
 
 class FairSlots:
     """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest.
@@ -22,19 +24,29 @@ class FairSlots:
         self._held: Counter[str] = Counter()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
-    @property
-    def waiting(self) -> int:
-        """How many misses wait for a slot."""
-        return len(self._waiting)
-
     @asynccontextmanager
-    async def hold(self, client: str) -> AsyncIterator[None]:
-        """Hold one slot on behalf of ``client`` (its address), waiting for a turn if need be."""
-        await self._acquire(client)
+    async def hold(self, client: str, limit: float) -> AsyncIterator[None]:
+        """Hold one slot on behalf of ``client`` (its address), waiting for a turn if need be.
+
+        ``limit``: seconds for the waiting and the body together (setting total_timeout). Overloaded: no slot
+        came free in time; UpstreamTimeout: the body was cancelled.
+        """
+        held = False
+        deadline = asyncio.timeout(limit)
         try:
-            yield
-        finally:
-            self._release(client)
+            async with deadline:
+                await self._acquire(client)
+                held = True
+                try:
+                    yield
+                finally:
+                    self._release(client)
+        except TimeoutError:
+            if not deadline.expired():
+                raise  # the body's own
+            if not held:
+                raise Overloaded(f"no slot for a fetch came free within {limit:g} s") from None
+            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
 
     async def _acquire(self, client: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy_vm import server as server_module
 from goproxy_vm.cache.answers import Answers
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
@@ -145,6 +146,25 @@ async def test_one_slow_lookup_holds_up_no_other(serve: Serve, world: World) -> 
     assert not any(task.done() for task in slow)
     gate.open()
     assert {(await task).status for task in slow} == {200}
+
+
+async def test_no_slot_for_a_lookup_in_time(
+    serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host is busy, which is no fault of the database's: the VM is told to come back."""
+    made: list[SumdbMirror] = []
+
+    def keep(*args: Any) -> SumdbMirror:
+        made.append(SumdbMirror(*args))
+        return made[-1]
+
+    monkeypatch.setattr(server_module, "SumdbMirror", keep)
+    host = await serve(world.upstream, sumdb=world.spec, max_misses=1, total_timeout=0.3)
+    async with made[0]._slots.hold("another client", 60):
+        got = await host.get(f"/sumdb/{NAME}/{LOOKUP}")
+        assert (got.status, got.headers["Retry-After"]) == (503, "5")
+        assert "no slot for a fetch came free within 0.3 s" in got.text
+    assert (await host.get(f"/sumdb/{NAME}/{LOOKUP}")).status == 200
 
 
 async def test_server_stops_while_a_lookup_is_under_way(serve: Serve, world: World) -> None:

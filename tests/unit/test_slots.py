@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goproxy_vm.errors import Overloaded, UpstreamTimeout
 from goproxy_vm.proxy.slots import FairSlots
 
 
@@ -29,7 +30,7 @@ class Club:
         event = asyncio.Event()
 
         async def hold() -> None:
-            async with self.slots.hold(client):
+            async with self.slots.hold(client, 60):
                 self.inside.append(client)
                 try:
                     await event.wait()
@@ -52,12 +53,12 @@ async def test_no_client_holds_more_than_a_quarter() -> None:
         club.ask("greedy")
     await settle()
     assert Counter(club.inside) == {"greedy": 2}
-    assert club.slots.waiting == 18
+    assert len(club.slots._waiting) == 18
     club.ask("newcomer")
     await settle()
     assert Counter(club.inside) == {"greedy": 2, "newcomer": 1}
     await club.empty()
-    assert club.slots.waiting == 0
+    assert len(club.slots._waiting) == 0
 
 
 async def test_freed_slots_go_to_whoever_holds_fewest() -> None:
@@ -137,6 +138,29 @@ def test_never_more_than_total_nor_than_a_quarter(total: int, steps: list[tuple[
             assert max(Counter(club.inside).values(), default=0) <= max(1, total // 4)
         await club.empty()
         assert club.inside == []
-        assert club.slots.waiting == 0
+        assert len(club.slots._waiting) == 0
 
     asyncio.run(play())
+
+
+async def test_a_deadline_for_waiting_and_working_together() -> None:
+    slots = FairSlots(1)
+    async with slots.hold("a", 60):
+        with pytest.raises(Overloaded, match=r"no slot for a fetch came free within 0\.05 s"):
+            async with slots.hold("b", 0.05):
+                pytest.fail("there is one slot")
+    with pytest.raises(UpstreamTimeout, match=r"not fetched within 0\.05 s \(setting total_timeout\)"):
+        async with slots.hold("b", 0.05):
+            await asyncio.sleep(60)
+    async with slots.hold("c", 60):
+        pass
+
+
+async def test_a_timeout_of_the_work_is_its_own() -> None:
+    """Not one of ours: an operating system's ETIMEDOUT says nothing about total_timeout."""
+    slots = FairSlots(1)
+    error = TimeoutError(110, "Connection timed out")
+    with pytest.raises(TimeoutError) as caught:
+        async with slots.hold("a", 60):
+            raise error
+    assert caught.value is error
