@@ -21,7 +21,7 @@ from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from goproxy_vm.cache.health import Health
@@ -148,6 +148,17 @@ class Answers:
         value = STORED.pack(time.time()) + data
         if await self._attempt(False, functools.partial(self._cache.set, key, value, expire=keep, tag=tag)):
             self._health.succeeded()
+
+    async def set_all(self, answers: Mapping[str, bytes], *, tag: str) -> None:
+        """Store answers for ever, all or none of them."""
+        if await self._attempt(False, self._set_all, answers, tag):
+            self._health.succeeded()
+
+    def _set_all(self, answers: Mapping[str, bytes], tag: str) -> bool:
+        with self._cache.transact():
+            for key, data in answers.items():
+                self._cache.set(key, STORED.pack(time.time()) + data, tag=tag)
+        return True
 
     async def delete(self, key: str) -> None:
         """Forget one answer."""

@@ -67,6 +67,8 @@ class Timeline:
 
     def __init__(self, newest: SignedHead) -> None:
         self.newest = newest
+        self.edge: tuple[Head, Mapping[Tile, bytes]] | None = None
+        """A tree whose root was made from tiles, and those tiles."""
         self._consistent: OrderedDict[Head, None] = OrderedDict()
 
     def knows(self, head: Head) -> bool:
@@ -204,6 +206,7 @@ class Session:
         self._signed = signed
         self._fed: dict[Tile, bytes] = {}
         self._distrusted: set[Tile] = set()
+        self._needs: tuple[tuple[Head, Head, bool], frozenset[Tile]] | None = None
         self._heads()
 
     def wanted(self) -> list[Tile]:
@@ -243,10 +246,15 @@ class Session:
 
     def _needed(self) -> frozenset[Tile]:
         older, newer = self._heads()
-        nodes = self._nodes()
-        if not self._timeline.knows(self._signed.head):
-            nodes += subtrees(0, older.head.size)
-        return tiles_for(newer.head.size, nodes, self._verifier.height) if nodes else frozenset()
+        joined = self._timeline.knows(self._signed.head)
+        key = (older.head, newer.head, joined)
+        if self._needs is None or self._needs[0] != key:
+            nodes = self._nodes()
+            if not joined:
+                nodes += subtrees(0, older.head.size)
+            needs = tiles_for(newer.head.size, nodes, self._verifier.height) if nodes else frozenset()
+            self._needs = key, needs
+        return self._needs[1]
 
     def _bytes(self, tile: Tile) -> bytes | None:
         data = self._fed.get(tile.full, b"")
@@ -257,11 +265,13 @@ class Session:
     def _prove(self) -> tuple[AuthenticTree, dict[Tile, bytes]]:
         """Authenticate the tiles and adopt the heads."""
         older, newer = self._heads()
-        tiles = {tile: data for tile in self._needed() if (data := self._bytes(tile)) is not None}
-        if len(tiles) != len(self._needed()):
+        needed, edge = self._needed(), self._timeline.edge
+        tiles = {tile: data for tile in needed if (data := self._bytes(tile)) is not None}
+        if len(tiles) != len(needed):
             raise RuntimeError("finish was called while tiles were wanted")
         try:
-            tree = AuthenticTree(newer.head, tiles)
+            sound = edge[1] if edge is not None and edge[0] == newer.head else None
+            tree = AuthenticTree(newer.head, tiles, sound)
         except InconsistentTile as error:
             for path in error.paths:
                 place = Tile.parse(path).full
@@ -273,6 +283,8 @@ class Session:
             if root != older.head.root:
                 raise self._fork(older, newer, root, tree.consistency_proof(older.head.size))
         self._timeline.adopt(older, newer)
+        if tree.edge:
+            self._timeline.edge = newer.head, tree.edge
         return tree, tiles
 
     def _new(self, tiles: Mapping[Tile, bytes]) -> dict[Tile, bytes]:

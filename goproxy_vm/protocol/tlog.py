@@ -192,15 +192,21 @@ class AuthenticTree:
     """The hashes of a tree, read from tiles that were checked against its root.
 
     ``tiles`` must be those of :func:`tiles_for` with their bytes, or none at all: then there is nothing to
-    check and nothing to read. Raises InconsistentTile, naming each tile that may be wrong.
+    check and nothing to read. ``sound`` is the :attr:`edge` of an earlier proof of the same head, if there
+    was one: with the same bytes the root need not be made again. Raises InconsistentTile, naming each tile
+    that may be wrong.
     """
 
-    def __init__(self, head: Head, tiles: Mapping[Tile, bytes]) -> None:
+    def __init__(
+        self, head: Head, tiles: Mapping[Tile, bytes], sound: Mapping[Tile, bytes] | None = None
+    ) -> None:
         self._head = head
         self._tiles = tiles
         self._height = next((tile.height for tile in tiles), HEIGHT)
         edge = {tile_of(node, head.size, self._height) for node in subtrees(0, head.size)}
-        if tiles and self.root(head.size) != head.root:
+        self.edge = {tile: data for tile, data in tiles.items() if tile in edge}
+        """The tiles of which the root itself is made."""
+        if tiles and self.edge != sound and self.root(head.size) != head.root:
             raise _inconsistent(edge, f"the signed root of the tree of {head.size} records")
         wrong: set[Tile] = set()
         unproven: set[Tile] = set()  # the wrong ones and all below them, which may well be right
@@ -252,11 +258,11 @@ def _parent(tile: Tile, size: int) -> Tile:
 
 def _range_hash(data: bytes, first: int, count: int) -> bytes:
     """The hash over ``count`` of a tile's hashes, a power of two."""
-    start = first * HASH_BYTES
-    hashes = [data[at : at + HASH_BYTES] for at in range(start, start + count * HASH_BYTES, HASH_BYTES)]
-    while len(hashes) > 1:
-        hashes = [node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
-    return hashes[0]
+    sha256, pair = hashlib.sha256, 2 * HASH_BYTES
+    row = data[first * HASH_BYTES : (first + count) * HASH_BYTES]
+    while len(row) > HASH_BYTES:  # node_hash in line: a proof takes some five hundred
+        row = b"".join([sha256(b"\x01" + row[at : at + pair]).digest() for at in range(0, len(row), pair)])
+    return row
 
 
 def _inconsistent(tiles: Iterable[Tile], what: str) -> InconsistentTile:

@@ -76,7 +76,9 @@ class ChecksumDatabase:
         self._tiles: OrderedDict[Tile, bytes] = OrderedDict()
         self._verifier = Verifier(self._key)
         self._absent = Negatives(settings.negative, time.monotonic)
-        self._storing = asyncio.Lock()
+        self._persisting = asyncio.Lock()
+        self._unsaved: dict[str, bytes] = {}
+        self._saving: asyncio.Task[None] | None = None
         self._persisted: bytes | None = None
         self._lookups: Flights[Lookup] = Flights(lambda found: found, lambda _: None)
         self._bytes: Flights[bytes] = Flights(lambda data: data, lambda _: None)
@@ -98,6 +100,7 @@ class ChecksumDatabase:
         """Cancel what is under way."""
         await self._lookups.close()
         await self._bytes.close()
+        await self._saved()
 
     @property
     def head(self) -> bytes | None:
@@ -149,7 +152,7 @@ class ChecksumDatabase:
                 self._absent.add(path, error.sentence)
             await self._failed("lookup", error, path)
             raise
-        await self._store.answers.set(self._answer_key(path), found.data, tag=TAG, keep=None)
+        self._save(path, found.data)
         return await self._recorded(found, module, version)
 
     async def _recorded(self, found: Lookup, module: str, version: str) -> Lookup:
@@ -168,7 +171,7 @@ class ChecksumDatabase:
         except GoproxyError as error:
             await self._failed("head", error, "latest")
             raise
-        await self._store.answers.set(self._answer_key("latest"), verdict.head, tag=TAG, keep=None)
+        self._save("latest", verdict.head)
         return verdict.head
 
     async def _tile(self, tile: Tile) -> bytes:
@@ -180,7 +183,7 @@ class ChecksumDatabase:
             await self._failed("tile", error, tile.path)
             raise
         if tile.level == DATA_LEVEL and tile == tile.full:
-            await self._store.answers.set(self._answer_key(tile.path), verdict.data, tag=TAG, keep=None)
+            self._save(tile.path, verdict.data)
         return verdict.data
 
     # Proof: bring the tiles that a session wants until it can finish, then keep what it has proven.
@@ -227,40 +230,72 @@ class ChecksumDatabase:
         raise missing
 
     async def _keep(self, verdict: Verdict) -> None:
-        """Store tiles before the head: the head promises that they are there."""
-        async with self._storing:
-            for tile, data in verdict.tiles.items():
-                await self._keep_tile(tile.full, data)
+        """Store what was proven, the head last: it promises that its tiles are there."""
+        for tile, data in verdict.tiles.items():
+            if len(data) > len(await self._widest(tile.full)):
+                self._remember(tile.full, data)
+                self._save(tile.full.path, data)
+        if len(self._unsaved) > TILES:
+            await self._saved()
+        async with self._persisting:
             head = self._verifier.head
-            if head is not None and head != self._persisted:
-                try:
-                    await self._store.heads.write(self.name, head)
-                except OSError as error:
-                    log.error("tree head cannot be stored", database=self.name, reason=str(error))
-                else:
-                    self._persisted = head
+            if head is None or head == self._persisted:
+                return
+            await self._saved()
+            try:
+                await self._store.heads.write(self.name, head)
+            except OSError as error:
+                log.error("tree head cannot be stored", database=self.name, reason=str(error))
+            else:
+                self._persisted = head
 
-    async def _keep_tile(self, place: Tile, data: bytes) -> None:
-        before = self._tiles.get(place) or await self._answer(place.path) or b""
-        widest = max(before, data, key=len)
-        self._tiles[place] = widest
+    async def _stored_tile(self, tile: Tile) -> bytes | None:
+        data = await self._widest(tile.full)
+        return data if len(data) >= tile.length else None
+
+    async def _widest(self, place: Tile) -> bytes:
+        """As much of a tile as is stored; nothing else writes there, so that it is looked up once."""
+        data = self._tiles.get(place)
+        if data is None:
+            data = await self._answer(place.path) or b""
+            self._remember(place, data)
+        return data
+
+    def _remember(self, place: Tile, data: bytes) -> None:
+        self._tiles[place] = data
         self._tiles.move_to_end(place)
         if len(self._tiles) > TILES:
             self._tiles.popitem(last=False)
-        if len(data) > len(before):
-            await self._store.answers.set(self._answer_key(place.path), data, tag=TAG, keep=None)
 
-    async def _stored_tile(self, tile: Tile) -> bytes | None:
-        data = self._tiles.get(tile.full) or await self._answer(tile.full.path)
-        return data if data is not None and len(data) >= tile.length else None
+    def _save(self, path: str, data: bytes) -> None:
+        """Store an answer soon, with others: no client waits for the disk."""
+        self._unsaved[path] = data
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save_all())
+
+    async def _save_all(self) -> None:
+        while batch := dict(self._unsaved):
+            answers = {self._answer_key(path): data for path, data in batch.items()}
+            await self._store.answers.set_all(answers, tag=TAG)
+            for path, data in batch.items():
+                if self._unsaved.get(path) is data:
+                    del self._unsaved[path]
+
+    async def _saved(self) -> None:
+        """Wait until what was to be stored is."""
+        if self._saving is not None:
+            await asyncio.shield(self._saving)
 
     async def _forget(self, paths: tuple[str, ...]) -> None:
         for path in paths:
             place = Tile.parse(path).full
             self._tiles.pop(place, None)
+            self._unsaved.pop(place.path, None)
             await self._store.answers.delete(self._answer_key(place.path))
 
     async def _answer(self, path: str) -> bytes | None:
+        if (unsaved := self._unsaved.get(path)) is not None:
+            return unsaved
         found = await self._store.answers.get(self._answer_key(path))
         return None if found is None else found.data
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import ssl
 import time
@@ -100,7 +102,7 @@ class Upstreams:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
             timeout=timeout,
-            trust_env=True,
+            trust_env=_environment_speaks(),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -247,6 +249,14 @@ class Upstreams:
                 await writer.wait_closed()
         except (OSError, TimeoutError) as error:
             log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
+
+
+def _environment_speaks() -> bool:
+    """Whether the environment names proxies or credentials: aiohttp looks them up anew for each request."""
+    with contextlib.suppress(OSError, RuntimeError):  # nobody's home, or closed to us
+        if Path(os.environ.get("NETRC") or "~/.netrc").expanduser().exists():
+            return True
+    return not getproxies().keys().isdisjoint(("http", "https"))
 
 
 class _Verdicts:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from goproxy_vm.cache.answers import Answers
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.errors import StartError
@@ -300,6 +301,32 @@ async def test_lookup_is_served_as_it_came_and_once_for_all(host: Host, world: W
     assert {(got.status, got.body) for got in answers} == {(200, world.database.lookup(300 + 1))}
     assert world.lookups() == 1
     assert answers[0].headers["Cache-Control"].endswith("immutable")
+
+
+async def test_no_vm_waits_for_records_to_be_stored(
+    serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was proven is answered, again and to others, while the disk is slow; then it is all there."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert (await host.get(f"{world.prefix}/{LOOKUP}")).status == 200  # the head is stored before its answer
+    store, free, stored = Answers.set_all, asyncio.Event(), []
+
+    async def slowly(self: Answers, answers: Mapping[str, bytes], *, tag: str) -> None:
+        stored.append(len(answers))
+        await free.wait()
+        await store(self, answers, tag=tag)
+
+    monkeypatch.setattr(Answers, "set_all", slowly)
+    paths = [f"{world.prefix}/lookup/example.com/m{number}@v1.0.0" for number in (3, 4, 5)]
+    first = [(await host.get(path)).body for path in paths]
+    asked = world.lookups()
+    assert [(await host.get(path)).body for path in paths] == first
+    assert world.lookups() == asked
+    free.set()
+    await host.server.stop()
+    assert len(stored) == 2, "those that came meanwhile go together"
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert [(await host.get(path)).body for path in paths] == first
 
 
 async def test_case_88_89_94_tiles(host: Host, world: World) -> None:

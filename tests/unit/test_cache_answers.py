@@ -65,6 +65,16 @@ async def test_round_trip(directory: Path) -> None:
         assert await answers.get("k") is None
 
 
+async def test_several_at_once(directory: Path) -> None:
+    async with opened(directory) as answers:
+        await answers.set("a", b"old", tag="t", keep=60)
+        await answers.set_all({"a": b"1", "b": b"2"}, tag="u")
+        found = [await answers.get(key) for key in "ab"]
+        assert [answer and answer.data for answer in found] == [b"1", b"2"]
+        assert await answers.count(["u"]) == 2
+    assert execute(directory, "SELECT expire_time FROM Cache") == [(None,), (None,)]
+
+
 async def test_a_large_answer_stays_in_its_row(directory: Path) -> None:
     data = b"v1.0.0\n" * 100_000
     async with opened(directory) as answers:

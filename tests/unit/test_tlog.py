@@ -228,6 +228,21 @@ def test_data_tiles(log: Log) -> None:
         data_hashes(data, 255)
 
 
+def test_an_edge_that_was_proven_is_proven_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes need no second look; other bytes get one, whatever was proven before."""
+    size = 100
+    head = Head(size, log.range_hash(0, size))
+    tiles = {tile: log.tile(tile) for tile in tiles_for(size, [Node(0, 0)], 2)}
+    edge = AuthenticTree(head, tiles).edge
+    assert edge.keys() == tiles_for(size, (), 2)
+    for tile in edge:
+        with pytest.raises(InconsistentTile):
+            AuthenticTree(head, {**tiles, tile: bytes(tile.length)}, edge)
+    monkeypatch.setattr(AuthenticTree, "root", None)
+    tree = AuthenticTree(head, tiles, edge)
+    assert tree.hash(Node(0, 0)) == log.range_hash(0, 1)
+
+
 def test_only_the_wrong_tiles_are_blamed(log: Log) -> None:
     size = 100
     head = Head(size, log.range_hash(0, size))
