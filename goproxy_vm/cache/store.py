@@ -155,6 +155,11 @@ class Store:
         return self._stock.health.writable
 
     @property
+    def roomy(self) -> bool:
+        """Whether more can be stored and nothing need go for it."""
+        return self.usage.used + self.admission.reserved < self.admission.limits.low
+
+    @property
     def uncommitted(self) -> int:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)

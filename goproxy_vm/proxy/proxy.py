@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +34,7 @@ from goproxy_vm.proxy.answer import (
 )
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.upstream.sink import Memory
 
@@ -89,9 +90,11 @@ class Proxy:
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._documents: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+        self._prefetch = Prefetch(self._fetch_ahead)
 
     async def close(self) -> None:
         """Cancel the flights under way."""
+        await self._prefetch.close()
         await self._files.close()
         await self._documents.close()
 
@@ -135,8 +138,27 @@ class Proxy:
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = ModuleResource(resource.module, Endpoint.MOD, resource.version)
+
+        async def bring() -> StoredFile:
+            stored = await self._store.get(mod.path)
+            if stored is None:
+                return await self._fetch_file(mod, asker)
+            if self._settings.prefetch and resource.endpoint is Endpoint.INFO:
+                self._prefetch.announce(mod.module, mod.version)
+            return stored
+
         if not self._negatives.has(mod.path):
-            self._files.start(mod.path, lambda: self._bring_file(mod, asker))
+            self._files.start(mod.path, bring)
+
+    async def _fetch_ahead(self, resource: ModuleResource) -> None:
+        """Fetch an announced zip, unless others would have to go for it."""
+        if resource.path in self._files or self._negatives.has(resource.path) or not self._store.roomy:
+            return
+        with contextlib.suppress(GoproxyError):  # logged where it happened
+            stored, _ = await self._files.join(
+                resource.path, lambda: self._bring_file(resource, Asker("prefetch"))
+            )
+            stored.close()
 
     async def _bring_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""
@@ -275,6 +297,7 @@ class Proxy:
             return isinstance(resource, ModuleResource) and matches(resource.module, resource.version)
 
         self._files.detach(concerned)
+        self._prefetch.forget(matches)
 
     # Documents: list, @latest and query .info, fresh for a while and then revalidated.
 
@@ -376,7 +399,7 @@ class Proxy:
             raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def _cancelling(proof: Proof) -> Iterator[None]:
     """Give up the proof when the download beside it fails."""
     try:

@@ -149,7 +149,7 @@ def upstream(upstream: FakeUpstream) -> FakeUpstream:
 async def test_requests_and_bytes_are_those_of_the_client(
     serve: Serve, upstream: FakeUpstream, *, fast_path: bool
 ) -> None:
-    host = await serve(upstream, fast_path=fast_path, deny="example.com/denied")
+    host = await serve(upstream, fast_path=fast_path, prefetch=False, deny="example.com/denied")
     ledger = Ledger(host)
     ask = ledger.ask
     await ask(f"{V}.mod", "mod", "miss", 200)

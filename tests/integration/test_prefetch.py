@@ -1,0 +1,152 @@
+"""Zips that are fetched before a VM asks for them, and those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from goproxy_vm.config.values import Amount
+from goproxy_vm.protocol.request import ModuleResource
+from goproxy_vm.proxy import prefetch
+from goproxy_vm.proxy.operations import Operations
+from goproxy_vm.proxy.prefetch import Prefetch
+from tests.fakes.lines import logged
+from tests.fakes.modules import build_zip
+from tests.fakes.upstream import FakeUpstream, Reply
+from tests.integration.conftest import Host, Serve
+
+M, V = "example.com/m", "v1.0.0"
+INFO, MOD, ZIP = (f"/{M}/@v/{V}.{kind}" for kind in ("info", "mod", "zip"))
+
+
+async def quiet(host: Host) -> None:
+    """Wait until nothing is under way."""
+    proxy = host.server.proxy
+    while proxy._prefetch._tasks or proxy.fetches_in_flight or host.server.store.uncommitted:
+        await asyncio.sleep(0)
+
+
+async def test_info_after_mod_announces_the_zip(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    await host.get(MOD)
+    await host.get(INFO)
+    await quiet(host)
+    assert upstream.count(ZIP) == 1
+    got = await host.get(ZIP)
+    assert (got.body, got.headers["Cache-Status"]) == (upstream.files[ZIP], "goproxy-vm; hit")
+    assert upstream.count(ZIP) == 1
+
+
+async def test_a_look_for_newer_versions_announces_none(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    for _ in range(2):
+        for path in (f"/{M}/@v/list", INFO, MOD):  # the second time all are hits
+            await host.get(path)
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+
+
+async def test_switched_off(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, prefetch=False)
+    await host.get(MOD)
+    await host.get(INFO)
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+
+
+async def test_who_asks_meanwhile_joins(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, stall_timeout=30.0)
+    gate = upstream.hold(ZIP)
+    await host.get(MOD)
+    await host.get(INFO)
+    await gate.arrived.wait()
+    asking = asyncio.create_task(host.get(ZIP))
+    while not (flight := host.server.proxy._files._flights.get(ZIP[1:])) or flight.waiters < 2:
+        await asyncio.sleep(0)
+    gate.open()
+    assert (await asking).body == upstream.files[ZIP]
+    assert upstream.count(ZIP) == 1
+    assert await host.metric('goproxy_vm_requests_total{endpoint="zip",result="collapsed"}') == 1
+
+
+async def test_nothing_is_evicted_for_it(serve: Serve, upstream: FakeUpstream) -> None:
+    large = build_zip("example.com/large", V, {"go.mod": b"module example.com/large\n", "d": b"x" * 900_000})
+    upstream.add_module("example.com/large", V, zipped=large)
+    host = await serve(upstream, max_size=Amount(1 << 20, None), low_water=0.1, high_water=99.0)
+    await host.get(f"/example.com/large/@v/{V}.zip")
+    await quiet(host)
+    await host.get(MOD)
+    await host.get(INFO)
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+
+
+async def test_its_failure_is_nobodys(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    upstream.on(ZIP, Reply(b"", 500))
+    await host.get(MOD)
+    assert (await host.get(INFO)).status == 200
+    await quiet(host)
+    assert upstream.count(ZIP) > 0
+    upstream.forget_rules()
+    assert (await host.get(ZIP)).status == 200
+
+
+async def test_what_is_known_to_be_absent_is_not_asked_for(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    upstream.on(ZIP, Reply(b"", 404))
+    assert (await host.get(ZIP)).status == 404
+    await quiet(host)
+    asked = upstream.count(ZIP)
+    await host.get(INFO)  # its .mod came with the zip that was asked for
+    await quiet(host)
+    assert upstream.count(ZIP) == asked
+
+
+async def test_a_purge_recalls_it(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "AT_ONCE", 1)
+    upstream.add_module("example.com/first", V)
+    host = await serve(upstream, stall_timeout=30.0)
+    gate = upstream.hold(f"/example.com/first/@v/{V}.zip")
+    for module in ("example.com/first", M):
+        await host.get(f"/{module}/@v/{V}.mod")
+        await host.get(f"/{module}/@v/{V}.info")
+    await gate.arrived.wait()
+    assert list(host.server.proxy._prefetch._announced) == [ZIP[1:]]
+    await Operations(host.server.store, host.server.proxy, "0", lambda: 0).purge_module(M)
+    gate.open()
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+
+
+async def test_so_many_at_once_and_so_many_in_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prefetch, "MOST", 10)
+    begun: list[str] = []
+    free = asyncio.Event()
+
+    async def fetch(resource: ModuleResource) -> None:
+        begun.append(resource.path)
+        await free.wait()
+        if len(begun) == 6:
+            raise ValueError("a bug")
+
+    ahead = Prefetch(fetch)
+    for number in range(20):
+        ahead.announce(M, f"v1.0.{number}")
+        await asyncio.sleep(0)
+    assert len(begun) == prefetch.AT_ONCE
+    free.set()
+    while ahead._tasks:
+        await asyncio.sleep(0)
+    assert begun == [f"{M}/@v/v1.0.{number}.zip" for number in range(14)]
+    assert "prefetch failed" in logged(caplog)
+    free.clear()
+    ahead.announce(M, V)
+    await asyncio.sleep(0)
+    await ahead.close()
+    assert len(begun) == 15
