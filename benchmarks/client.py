@@ -1,6 +1,7 @@
 """The real client: ``go mod download`` of a module graph, ours and directly, and a replay without the client.
 
-Needs ``go`` and an upstream: ``python -m benchmarks.client --upstream URL [--graph DIR]``.
+Needs ``go`` and an upstream: ``python -m benchmarks.client --upstream URL [--graph DIR] [--far MS]
+[--peer NAME=COMMAND]``.
 """
 
 from __future__ import annotations
@@ -15,41 +16,60 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
 from benchmarks import load
-from benchmarks.servers import fetch, nginx, ours
+from benchmarks.servers import CLIENT_CORE, SERVER_CORE, far, fetch, nginx, ours, peer
 
 GRAPH = Path(__file__).parents[1] / "tests" / "e2e" / "live_small"
 CONNECTIONS = 20
 """What ``go mod download`` uses at once."""
 
 
-def download(graph: Path, proxy: str, *, go_sum: bool, name: str = "vm") -> float:
-    """Seconds that a fresh VM needs for all modules of a graph; GOMODCACHE on tmpfs."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix=name) as home:
-        work = Path(home) / "work"
-        work.mkdir()
-        for file in ("go.mod", "go.sum", "main.go"):
-            source = next(each for each in (graph / file, graph / f"{file}.txt") if each.exists())
-            if go_sum or file != "go.sum":
-                shutil.copy(source, work / file)
-        environ = {
-            **{key: os.environ[key] for key in ("PATH", "HTTPS_PROXY", "NO_PROXY") if key in os.environ},
-            "HOME": home,
-            "GOENV": "off",
-            "GOPROXY": proxy,
-            "GOFLAGS": "-modcacherw -mod=mod",
-            "GOMODCACHE": f"{home}/mod",
-            "GOPATH": f"{home}/go",
-            "GOTOOLCHAIN": "local",
-            "GOSUMDB": "sum.golang.org",
-        }
+@dataclass(frozen=True)
+class Vm:
+    """A client: what it downloads, on which cores, and how far from everything but loopback."""
+
+    graph: Path
+    core: str
+    environ: dict[str, str]
+
+    def download(self, proxy: str, *, go_sum: bool) -> float:
+        """Seconds that a fresh VM needs for all modules of the graph; GOMODCACHE on tmpfs."""
+        with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="vm") as home:
+            work = Path(home) / "work"
+            work.mkdir()
+            for file in ("go.mod", "go.sum", "main.go"):
+                source = next(
+                    each for each in (self.graph / file, self.graph / f"{file}.txt") if each.exists()
+                )
+                if go_sum or file != "go.sum":
+                    shutil.copy(source, work / file)
+            environ = {
+                **{key: os.environ[key] for key in ("PATH", "HTTPS_PROXY", "NO_PROXY") if key in os.environ},
+                **self.environ,
+                "HOME": home,
+                "GOENV": "off",
+                "GOPROXY": proxy,
+                "GOFLAGS": "-modcacherw -mod=mod",
+                "GOMODCACHE": f"{home}/mod",
+                "GOPATH": f"{home}/go",
+                "GOTOOLCHAIN": "local",
+                "GOSUMDB": "sum.golang.org",
+            }
+            command = ["taskset", "-c", self.core, "go", "mod", "download"]
+            started = time.monotonic()
+            subprocess.run(command, cwd=work, env=environ, check=True, timeout=600)
+            return time.monotonic() - started
+
+    async def crowd(self, proxy: str, vms: int, *, go_sum: bool) -> float:
+        """Seconds until the last of several VMs is done."""
         started = time.monotonic()
-        subprocess.run(["go", "mod", "download"], cwd=work, env=environ, check=True, timeout=600)
+        await asyncio.gather(*(asyncio.to_thread(self.download, proxy, go_sum=go_sum) for _ in range(vms)))
         return time.monotonic() - started
 
 
@@ -71,44 +91,66 @@ async def replay(url: str, paths: list[str]) -> float:
 
 
 def main() -> None:
-    """Measure; the table goes to RESULTS.md."""
+    """Measure; the tables go to RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--graph", type=Path, default=GRAPH)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vms", type=int, default=8, help="at once, warm")
+    parser.add_argument(
+        "--far", type=float, default=0.0, metavar="MS", help="the upstream's round trip longer by so much"
+    )
+    parser.add_argument("--shared", action="store_true", help="server and client on both cores")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=COMMAND", help="see servers.peer"
+    )
+    parser.add_argument("--only-cold", action="store_true")
     options = parser.parse_args()
-    rows: list[list[str]] = []
-    for go_sum in (True, False):
-        cold, warm, direct, crowd = [], [], [], []
-        for _ in range(options.rounds):
-            with (
-                tempfile.TemporaryDirectory(dir="/dev/shm") as name,
-                ours(Path(name) / "cache", options.upstream, core="0,1") as target,
-            ):
-                cold.append(download(options.graph, target.url, go_sum=go_sum))
-                direct.append(download(options.graph, options.upstream, go_sum=go_sum))
-                warm.append(download(options.graph, target.url, go_sum=go_sum))
-                crowd.append(at_once(options.graph, target.url, options.vms, go_sum=go_sum))
-        base = statistics.median(direct)
-        for what, times in (("cold", cold), ("warm", warm), (f"warm, {options.vms} VMs at once", crowd)):
-            mine = statistics.median(times)
-            rows.append([what, "yes" if go_sum else "no", f"{mine:.2f}", f"{base:.2f}", f"{mine / base:.2f}"])
-            print(*rows[-1], flush=True)
-    text = load.table(["run", "go.sum", "s", "directly s", "ratio"], rows)
-    load.write("Real client", f"`go mod download` of {options.graph.name}; all on the same cores.\n\n{text}")
-    load.write("Replay", replays(options.graph, options.upstream, options.rounds))
+    what = f"{options.graph.name}, {'shared cores' if options.shared else 'a core each'}"
+    what += f", upstream {options.far:g} ms further away" if options.far else ""
+    with far(options.far) as environ:
+        rows = measure(options, environ)
+    head = ["run", "go.sum", "server", "s", "directly s", "ratio"]
+    load.write(
+        f"Real client: {what}", f"`go mod download`, medians of {options.rounds}.\n\n{load.table(head, rows)}"
+    )
+    if not options.only_cold:
+        load.write("Replay", replays(options.graph, options.upstream, options.rounds))
 
 
-def at_once(graph: Path, proxy: str, vms: int, *, go_sum: bool) -> float:
-    """Seconds until the last of several VMs is done."""
+def measure(options: argparse.Namespace, environ: dict[str, str]) -> list[list[str]]:
+    """A row for each kind of run and server; all are asked in each round."""
+    server_core, client_core = ("0,1", "0,1") if options.shared else (SERVER_CORE, CLIENT_CORE)
+    vm = Vm(options.graph, client_core, environ)
+    times: dict[tuple[str, bool, str], list[float]] = {}
 
-    async def all_of_them() -> None:
-        await asyncio.gather(*(asyncio.to_thread(download, graph, proxy, go_sum=go_sum) for _ in range(vms)))
+    def note(run: str, go_sum: bool, name: str, seconds: float) -> None:
+        times.setdefault((run, go_sum, name), []).append(seconds)
+        print(run, "with" if go_sum else "without", "go.sum:", name, f"{seconds:.2f} s", flush=True)
 
-    started = time.monotonic()
-    asyncio.run(all_of_them())
-    return time.monotonic() - started
+    for _ in range(options.rounds):
+        for go_sum in (True, False):
+            note("directly", go_sum, "", vm.download(options.upstream, go_sum=go_sum))
+            for command in ["", *options.peer]:
+                with tempfile.TemporaryDirectory(dir="/dev/shm") as root, ExitStack() as stack:
+                    cache = Path(root) / "cache"
+                    if command:
+                        server = peer(command, cache, options.upstream, server_core, environ)
+                    else:
+                        server = ours(cache, options.upstream, core=server_core, environ=environ)
+                    target = stack.enter_context(server)
+                    note("cold", go_sum, target.name, vm.download(target.url, go_sum=go_sum))
+                    note("warm", go_sum, target.name, vm.download(target.url, go_sum=go_sum))
+                    if not options.only_cold:
+                        seconds = asyncio.run(vm.crowd(target.url, options.vms, go_sum=go_sum))
+                        note(f"warm, {options.vms} VMs at once", go_sum, target.name, seconds)
+    rows = []
+    for (run, go_sum, name), seen in sorted(times.items(), key=lambda each: (each[0][0], not each[0][1])):
+        if run != "directly":
+            mine, base = statistics.median(seen), statistics.median(times["directly", go_sum, ""])
+            given = "yes" if go_sum else "no"
+            rows.append([run, given, name, f"{mine:.2f}", f"{base:.2f}", f"{mine / base:.2f}"])
+    return rows
 
 
 def replays(graph: Path, upstream: str, rounds: int) -> str:
@@ -118,10 +160,11 @@ def replays(graph: Path, upstream: str, rounds: int) -> str:
         log = root / "log"
         options = ("--access-log", "all", "--log-format", "json")
         with ours(root / "cache", upstream, *options, core="0,1", log=log) as target:
-            download(graph, target.url, go_sum=True)
+            vm = Vm(graph, "0,1", {})
+            vm.download(target.url, go_sum=True)
             time.sleep(2)
             before = log.read_text().count("\n")
-            download(graph, target.url, go_sum=True)
+            vm.download(target.url, go_sum=True)
             time.sleep(2)
             lines = [json.loads(line) for line in log.read_text().splitlines()[before:]]
         paths = [line["path"] for line in lines if line["event"] == "request"]

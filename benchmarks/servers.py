@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -69,11 +70,18 @@ def fetch(url: str) -> bytes:
 
 @contextmanager
 def running(
-    name: str, command: list[str], port: int, core: str = SERVER_CORE, to: Path | None = None
+    name: str,
+    command: list[str],
+    port: int,
+    core: str = SERVER_CORE,
+    to: Path | None = None,
+    environ: dict[str, str] | None = None,
 ) -> Iterator[Target]:
-    """A server process on its core, ended afterwards; ``to``: where its log goes."""
+    """A server process on its core, ended afterwards; ``to``: where its log goes; ``environ``: added."""
     log = to.open("w+b") if to is not None else tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-    process = subprocess.Popen(["taskset", "-c", core, *command], stdout=log, stderr=log)
+    process = subprocess.Popen(
+        ["taskset", "-c", core, *command], stdout=log, stderr=log, env={**os.environ, **(environ or {})}
+    )
     try:
         for _ in range(400):
             try:
@@ -93,15 +101,41 @@ def running(
 
 @contextmanager
 def ours(
-    cache: Path, upstream: str, *options: str, core: str = SERVER_CORE, log: Path | None = None
+    cache: Path,
+    upstream: str,
+    *options: str,
+    core: str = SERVER_CORE,
+    log: Path | None = None,
+    environ: dict[str, str] | None = None,
 ) -> Iterator[Target]:
     """goproxy_vm on a cache directory."""
     port, admin = free_port(), free_port()
     command = [sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--admin-listen", f"127.0.0.1:{admin}", "--cache-dir", str(cache), "--upstream", upstream]
-    with running("goproxy_vm", [*command, *options], port, core, log) as target:
+    with running("goproxy_vm", [*command, *options], port, core, log, environ) as target:
         target.admin = f"http://127.0.0.1:{admin}"
         yield target
+
+
+@contextmanager
+def peer(command: str, cache: Path, upstream: str, core: str, environ: dict[str, str]) -> Iterator[Target]:
+    """Another GOPROXY server: NAME=COMMAND with ``{address}`` and ``{cache}``; its upstream is in GOPROXY."""
+    port = free_port()
+    name, _, words = command.partition("=")
+    given = [word.format(address=f"127.0.0.1:{port}", cache=cache) for word in shlex.split(words)]
+    with running(name, given, port, core, environ={**environ, "GOPROXY": upstream}) as target:
+        yield target
+
+
+@contextmanager
+def far(milliseconds: float) -> Iterator[dict[str, str]]:
+    """The environment of those for whom all upstreams are so much further away (0: as far as they are)."""
+    if not milliseconds:
+        yield {}
+        return
+    port = free_port()
+    with running("far", [sys.executable, "-m", "benchmarks.far", str(port), str(milliseconds)], port) as road:
+        yield {"HTTPS_PROXY": road.url, "https_proxy": road.url}
 
 
 @contextmanager
