@@ -12,14 +12,23 @@ from urllib.parse import quote
 
 import pytest
 
+from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.observe.logs import setup
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Host, Serve
 
 TOKEN = "adm1n-t0ken-of-this-server"
 WRONG = "wr0ng-t0ken-of-somebody"
-PASSWORDS = ["p4ss/w0rd-one", "p4ss:w0rd-two", "p4ss@w0rd-three", "p4ssw0rd-proxy", "p4ssw0rd-redirect"]
-USERS = ["us3r-one", "us3r-two", "us3r-three", "us3r-proxy", "us3r-redirect"]
+PASSWORDS = [
+    "p4ss/w0rd-one",
+    "p4ss:w0rd-two",
+    "p4ss@w0rd-three",
+    "p4ssw0rd-proxy",
+    "p4ssw0rd-redirect",
+    "p4ssw0rd-sumdb",
+]
+USERS = ["us3r-one", "us3r-two", "us3r-three", "us3r-proxy", "us3r-redirect", "us3r-sumdb"]
+KEY = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 MODULE = "/example.com/m/@v/v1.0.0"
 
 
@@ -91,11 +100,13 @@ async def test_upstreams_that_fail(
     )
     file = tmp_path / "log"
     with logging_to(file, log_format):
-        host = await serve(upstreams, admin_token=TOKEN, access_log="all")
+        # The first has the .mod; its proof fails.
+        sumdb = parse_sumdb(f"{KEY} http://{userinfo(5)}127.0.0.1:{nobody}")
+        host = await serve(upstreams, admin_token=TOKEN, access_log="all", sumdb=sumdb)
         seen = await everything(host)
         await host.server.stop()
     lines = file.read_text()
-    for event in ("fetch failed", "retrying", "audit", "request", "upstream cannot be reached"):
+    for event in ("not proven", "fetch failed", "retrying", "audit", "request", "upstream cannot be reached"):
         assert event in lines
     assert any(b"Authorization: Basic" in head for head in upstream.heads)  # it was sent where it belongs
     assert shown(seen) == []
