@@ -30,7 +30,7 @@ INTERVAL = 0.05
 """Seconds between two samples."""
 DEADLINE = 300.0
 """Seconds for each phase."""
-ENTER = 'echo $$ >"$0"; exec "$@"'
+ENTER = 'echo $$ >"$0" && exec "$@"'
 """Has a shell enter the group and become the server, so that all it uses counts from the start."""
 
 
@@ -51,14 +51,14 @@ class Group:
     @classmethod
     def own(cls) -> Path:
         """The group that this process is in."""
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                kind = "cgroup2" if not controllers else "cgroup"
-                for mount in Path("/proc/self/mountinfo").read_text().splitlines():
-                    fields, _, (found, _, options) = partition(mount)
-                    if found == kind and (not controllers or controllers in options.split(",")):
-                        return Path(fields[4]) / path.lstrip("/")
+            for mount in mounts:
+                kind, options = mount[-3], mount[-1].split(",")
+                v1 = kind == "cgroup" and controllers == "memory" and "memory" in options
+                if v1 or (kind == "cgroup2" and not controllers):
+                    return Path(mount[4]) / path.lstrip("/")
         raise OSError("no control group of this process is mounted")
 
     def sample(self) -> tuple[int, int]:
@@ -83,13 +83,6 @@ class Group:
     def _number(self, file: str, name: str) -> int:
         found = re.search(rf"^{name} (\d+)$", (self.path / file).read_text(), re.MULTILINE)
         return int(found[1]) if found else 0
-
-
-def partition(mount: str) -> tuple[list[str], str, tuple[str, str, str]]:
-    """A line of mountinfo: its fields, and type, source and options of the file system."""
-    fields, dash, rest = mount.partition(" - ")
-    kind, source, options = rest.split(" ")
-    return fields.split(" "), dash, (kind, source, options)
 
 
 def sampled(target: Target) -> tuple[int, int]:
@@ -214,6 +207,8 @@ def main() -> None:
                 [name, str(right), f"{seconds:.1f}", f"{most.total >> 20}", f"{most.anonymous >> 20}"]
             )
             print(*rows[-1], flush=True)
+            if right < options.zips:
+                raise SystemExit(f"{name}: only {right} files of {options.zips} were right")
         head = ["what", "files right", "s", "MiB at most", "of it anonymous"]
         about = f"{options.zips} zips of {options.megabytes} MB. {how}"
         if group:
