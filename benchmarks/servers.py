@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +107,11 @@ def ours(
     core: str = SERVER_CORE,
     log: Path | None = None,
     environ: dict[str, str] | None = None,
+    before: Sequence[str] = (),
 ) -> Iterator[Target]:
-    """goproxy_vm on a cache directory."""
+    """goproxy_vm on a cache directory; ``before``: a command that becomes the server."""
     port, admin = free_port(), free_port()
-    command = [sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
+    command = [*before, sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--admin-listen", f"127.0.0.1:{admin}", "--cache-dir", str(cache), "--upstream", upstream]
     with running("goproxy_vm", [*command, *options], port, core, log, environ) as target:
         target.admin = f"http://127.0.0.1:{admin}"

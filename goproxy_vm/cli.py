@@ -14,6 +14,8 @@ from goproxy_vm.config import Key, Loaded, did_you_mean, environment_name, flag_
 from goproxy_vm.config.values import printable, quoted
 from goproxy_vm.console.arguments import Commands, add_shared
 from goproxy_vm.errors import ConfigError, OperatorError
+from goproxy_vm.hostos import leads_to_journal
+from goproxy_vm.observe.logs import PRIORITIES, STDERR
 from goproxy_vm.upstream.spec import parse_upstreams
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except OperatorError as error:
-        _complain(error.sentence)
+        _complain(error.sentence, f"<{PRIORITIES['error']}>" if leads_to_journal(STDERR) else "")
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -108,8 +110,8 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(sentence: str) -> None:
-    print(f"goproxy-vm: {sentence}", file=sys.stderr)
+def _complain(sentence: str, priority: str = "") -> None:
+    print(f"{priority}goproxy-vm: {sentence}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

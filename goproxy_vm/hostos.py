@@ -80,6 +80,18 @@ def notify(state: str) -> None:
         sock.sendto(state.encode(), address)
 
 
+def leads_to_journal(fd: int) -> bool:
+    """Whether what is written to ``fd`` goes straight to systemd's journal.
+
+    ``JOURNAL_STREAM`` alone does not say so: its owner may have sent stderr elsewhere (systemd.exec(5)).
+    """
+    try:
+        facts = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{facts.st_dev}:{facts.st_ino}"
+
+
 def watchdog_seconds() -> float | None:
     """How long systemd waits for ``WATCHDOG=1`` before it kills us; None where it does not wait."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):

@@ -4,7 +4,8 @@ A part says ``log = get_logger("web")`` once, then ``log.info("serving", url=url
 phrase that can be searched for; all that varies is a field. Lines are written by a thread of their own,
 for a pipe that nobody reads must not stop the server: when the queue is full, lines are dropped, counted,
 and the count is logged. Paths and other text from clients cannot forge lines: control characters and all
-that is not ASCII are escaped, and each field is bounded.
+that is not ASCII are escaped, and each field is bounded. Where stderr is systemd's journal, each line
+begins with its priority.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from goproxy_vm.hostos import leads_to_journal
+
 STDERR = 2
 """The descriptor that lines go to."""
 QUEUED_MOST = 10_000
@@ -33,6 +36,10 @@ LONGEST_TRACE = 16 << 10
 """Characters of a traceback that are kept, counted from its end, where the cause is."""
 DRAIN_SECONDS = 2.0
 """How long the end of the process waits for lines not yet written."""
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""syslog's priorities, which the journal takes from the beginning of a line as in ``<3>`` (sd-daemon(3))."""
+
+Render = Callable[[Mapping[str, Any]], str]
 
 _ROOT = "goproxy_vm"
 _FIELDS = "goproxy_vm_fields"
@@ -87,7 +94,9 @@ def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_M
     the least: their debug lines are about their insides. At the end, lines that wait are written, for two
     seconds at most.
     """
-    render = {"text": render_text, "json": render_json}[log_format]
+    render: Render = {"text": render_text, "json": render_json}[log_format]
+    if leads_to_journal(fd):
+        render = prioritized(render)
     root, ours = logging.getLogger(), logging.getLogger(_ROOT)
     least = logging.getLevelNamesMapping()[level.upper()]
     before = root.handlers[:], root.level, ours.level
@@ -110,7 +119,7 @@ def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_M
 class Writer:
     """Writes lines to a descriptor from its own thread. ``dropped`` counts lines lost to a full queue."""
 
-    def __init__(self, fd: int, render: Callable[[Mapping[str, Any]], str], most: int) -> None:
+    def __init__(self, fd: int, render: Render, most: int) -> None:
         self._fd = fd
         self._render = render
         self._lines: queue.Queue[str | None] = queue.Queue(most)
@@ -233,6 +242,16 @@ def render_text(line: Mapping[str, Any]) -> str:
     words = [head, *(f"{key}={_value(value)}" for key, value in rest.items())]
     below = [f"    {_escaped(each)}" for each in trace.splitlines()]
     return "\n".join([" ".join(words), *below])
+
+
+def prioritized(render: Render) -> Render:
+    """As ``render``, for the journal: each line, of a traceback too, begins with its priority."""
+
+    def rendered(line: Mapping[str, Any]) -> str:
+        mark = f"<{PRIORITIES.get(line['level'], PRIORITIES['info'])}>"
+        return mark + render(line).replace("\n", f"\n{mark}")
+
+    return rendered
 
 
 def _value(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The pages for operators: links lead somewhere, commands exist."""
+"""The pages for operators: commands exist."""
 
 from __future__ import annotations
 
@@ -10,24 +10,6 @@ import pytest
 from goproxy_vm import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-
-
-def anchors(page: Path) -> set[str]:
-    """As GitHub makes them from titles."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if re.match(r"[a-z]+:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("page", ["install.md", "kubernetes.md"])
@@ -39,3 +21,9 @@ def test_commands_exist(page: str) -> None:
     assert commands
     for command in commands:
         assert cli._parser().parse_args(command.split()).asked
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_commands_have_their_names(page: Path) -> None:
+    (commands,) = (each.choices for each in cli._parser()._actions if isinstance(each.choices, dict))
+    assert set(re.findall(r"(?:`|\$ |# |sudo )goproxy-vm ([a-z]+)", page.read_text())) <= set(commands)

@@ -79,10 +79,13 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[tuple[str, str]]:
-    """Each expression of the alerts and the dashboard, and where it is."""
+    """Each expression of the alerts, the dashboard and the pages, and where it is."""
     found = [(str(rule.get("alert") or rule["record"]), str(rule["expr"])) for rule in rules()]
     for panel in panels():
         found += [(panel["title"], target["expr"]) for target in panel.get("targets", ())]
+    for page in (ROOT / "docs").glob("*.md"):
+        blocks = re.findall(r"^```promql\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        found += [(page.name, block) for block in blocks]
     return found
 
 

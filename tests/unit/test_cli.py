@@ -208,3 +208,14 @@ def test_reader_of_the_output_has_gone() -> None:
     ran = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_journal_takes_a_failed_start_for_an_error() -> None:
+    reading, writing = os.pipe()
+    facts = os.fstat(writing)
+    environ = {**os.environ, "JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}"}
+    command = [sys.executable, "-m", "goproxy_vm", "serve", "--listen", "x"]
+    assert subprocess.run(command, env=environ, stderr=writing).returncode == 2
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        assert file.read().startswith('<3>goproxy-vm: listen: "x"')

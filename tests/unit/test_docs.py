@@ -95,3 +95,13 @@ def test_every_command_is_in_the_docs() -> None:
     for parser in parsers.choices.values():
         for flag in re.findall(r"--[a-z-]+", parser.format_help()):
             assert flag == "--help" or f"{flag}" in section
+
+
+def test_memory_is_what_was_measured() -> None:
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    sizing = (ROOT / "docs" / "sizing.md").read_text()
+    for zips in ("4", "20"):
+        section = results.partition(f"## Memory, {zips} zips at a time\n")[2].partition("\n## ")[0]
+        most = max(int(figure) for figure in re.findall(r" (\d+) \|$", section, re.MULTILINE))
+        kills = re.findall(r"(\d+) OOM kills", section)
+        assert f"| {zips} | {most} MiB | {kills[0]} |" in sizing

@@ -233,3 +233,12 @@ def test_watchdog(
         if value is not None:
             monkeypatch.setenv(key, value)
     assert hostos.watchdog_seconds() == seconds
+
+
+def test_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w") as file:
+        facts = os.fstat(file.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{facts.st_dev}:{facts.st_ino}")
+        assert hostos.leads_to_journal(file.fileno())
+        assert not hostos.leads_to_journal(0)
+    assert not hostos.leads_to_journal(-1)

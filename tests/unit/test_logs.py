@@ -160,6 +160,60 @@ def test_libraries_come_through_from_info_on(pipe: Pipe) -> None:
     assert " WARNING py.warnings: " in second
 
 
+@pytest.fixture
+def journal(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Pipe:
+    """The pipe, as systemd would say that it leads to the journal."""
+    facts = os.fstat(pipe.writing)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{facts.st_dev}:{facts.st_ino}")
+    return pipe
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_each_line_of_the_journal_begins_with_its_priority(journal: Pipe, log_format: str) -> None:
+    with setup(log_format, "debug", fd=journal.writing):
+        log = get_logger("x")
+        log.debug("a")
+        log.info("b", text="<0>forged\n<0>forged")
+        log.warning("c")
+        log.error("d")
+        logging.getLogger("library").critical("e")
+        logging.getLogger("library").log(25, "f")
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            log.exception("g")
+    lines = journal.lines()
+    assert [line[:3] for line in lines[:7]] == ["<7>", "<6>", "<4>", "<3>", "<2>", "<6>", "<3>"]
+    assert all(line.startswith("<3>    ") for line in lines[7:])
+    if log_format == "json":
+        assert [json.loads(line[3:])["event"] for line in lines] == [
+            "a",
+            "b",
+            "c",
+            "d",
+            "library",
+            "library",
+            "g",
+        ]
+    else:
+        assert lines[-2:] == ["<3>    ValueError: two", "<3>    lines"]
+
+
+@pytest.mark.parametrize("value", ["", "1:1", "1", "x:y", None])
+def test_whatever_is_not_the_journal_gets_no_priorities(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is None:
+        monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    else:
+        monkeypatch.setenv("JOURNAL_STREAM", value)
+    with setup("text", "info", fd=pipe.writing):
+        get_logger("x").info("e")
+    [line] = pipe.lines()
+    assert line.endswith("Z INFO    x: e")
+    assert not line.startswith("<")
+
+
 def test_everything_is_as_before_afterwards(pipe: Pipe) -> None:
     root, ours = logging.getLogger(), logging.getLogger("goproxy_vm")
     before = root.handlers[:], root.level, ours.level, warnings.showwarning
