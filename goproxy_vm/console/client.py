@@ -109,6 +109,14 @@ class Client:
         if status != 200 or content.strip() != b"ok":
             raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's health check")
 
+    def readiness(self) -> str:
+        """What ``/readyz`` says, without the token: ``ready``, or ``degraded: …``. NoServer otherwise."""
+        status, _, content = self._exchange("GET", "/readyz", None, {}, PROBE_SECONDS)
+        said = content.decode("utf-8", "replace").strip()
+        if status != 200 or not said.startswith(("ready", "degraded: ")):
+            raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm")
+        return printable(said)
+
     def ask(
         self,
         method: str,
