@@ -131,7 +131,7 @@ def lock_holder(path: Path) -> int | None:
     """
     try:
         facts = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     except OSError:
         return None

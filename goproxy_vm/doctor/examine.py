@@ -64,9 +64,12 @@ def _host(settings: Settings) -> dict[str, Finding]:
     """What can be seen on this host alone (blocking)."""
     running = look(settings)
     directory = check_directory(settings, running.holder)
-    disk = Finding("skipped", "the cache directory must be usable first")
+    unusable = Finding("skipped", "the cache directory must be usable first")
+    disk, token = unusable, running.token
     if directory.status != "failed":
         disk = check_disk(settings)
+    elif not settings.admin_token and settings.admin_token_file is None:
+        token = unusable
     return {
         "directory": directory,
         "disk": disk,
@@ -74,7 +77,7 @@ def _host(settings: Settings) -> dict[str, Finding]:
         "admin_listener": check_admin(settings, running),
         "descriptors": check_descriptors(settings, running.holder),
         "server": check_server(settings, running),
-        "token": running.token,
+        "token": token,
     }
 
 

@@ -61,18 +61,19 @@ def check_server(settings: Settings, running: Running) -> Finding:
     where = str(settings.admin_listen)
     if running.readiness is None:
         if not running.holder:
-            return Finding("skipped", f"none answers at {where}, and none holds the cache directory")
+            idle = ", and none holds the cache directory" if running.holder == 0 else ""
+            return Finding("skipped", f"no server answers at {where}{idle}")
         return Finding(
             "failed",
             f"process {running.holder} holds the cache directory, but does not answer at {where}",
             "if it listens elsewhere, set admin_listen to that; if it hangs, restart it",
         )
     who = f"process {running.holder}" if running.holder else "a server"
-    found = f"{who} says {running.readiness} at {where}"
+    found = f"{who} at {where} says {running.readiness}"
     if running.holder == 0:
         return Finding(
             "warning",
-            f"{found}, but not for this cache directory, which none holds",
+            f"{found}, but none holds this cache directory",
             "give this command the server's own configuration (--config), cache_dir above all",
         )
     if running.readiness != "ready":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHARED = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "vboxsf", "ceph", "glusterfs", "afs"})
 """File systems that other machines share; everything in user space, ``fuse.…``, counts as one too."""
 FEW_INODES = 10_000
-NEW_ELSEWHERE = "set cache_dir to a directory on a local disk that the server's user may write to"
+NEW_ELSEWHERE = "set cache_dir to a directory that the server's user may write to"
 
 
 @dataclass(frozen=True, slots=True)

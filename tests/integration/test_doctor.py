@@ -192,7 +192,7 @@ async def test_healthy_with_a_running_server(setup: Setup, run: Running) -> None
     assert said["database"] == f"{NAME} has signed a log of 7 records, says {setup.upstream.name}"
     assert said["clock"] == "within 2 s of 127.0.0.1"
     assert (
-        said["server"] == f"{process} says ready at {setup.settings['admin_listen']}, version {__version__}"
+        said["server"] == f"{process} at {setup.settings['admin_listen']} says ready, version {__version__}"
     )
     assert said["token"].endswith(f"{TOKEN_NAME}; accepted by the running server")
     assert all(check["remedy"] == "" for check in found.checks.values())
