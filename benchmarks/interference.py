@@ -32,9 +32,9 @@ def many(root: Path, count: int) -> None:
     versions.mkdir(parents=True)
     for number in range(count):
         version = f"v1.{number}.0"
-        (versions / f"{version}.zip").write_bytes(
-            build_zip("example.com/many", version, {"go.mod": b"module example.com/many\n"})
-        )
+        gomod = b"module example.com/many\n"
+        (versions / f"{version}.mod").write_bytes(gomod)  # else each is asked for, and its absence is slow
+        (versions / f"{version}.zip").write_bytes(build_zip("example.com/many", version, {"go.mod": gomod}))
 
 
 def api(target: Target, cache: Path, method: str, path: str, body: object = None) -> object:

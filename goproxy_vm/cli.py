@@ -86,6 +86,15 @@ def _ask(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from goproxy_vm.doctor.check import as_json, as_text, healthy
+    from goproxy_vm.doctor.examine import examine
+
+    checks = examine(lambda: _load(arguments), arguments.config)
+    _print(json.dumps(as_json(checks), indent=2) if arguments.json else as_text(checks))
+    return 0 if healthy(checks) else 1
+
+
 def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
     flags = {name: given[name] for name in keys() if given.get(name) is not None}
@@ -138,9 +147,15 @@ def _parser() -> _Parser:
         "show", help="print every setting in force and where it came from", allow_abbrev=False
     )
     show.set_defaults(command=_show, takes=("json",))
-    for each in (serve, check, show):
+    doctor = commands.add_parser(
+        "doctor",
+        help="check the whole set-up and say what to do about it; changes nothing",
+        allow_abbrev=False,
+    )
+    doctor.set_defaults(command=_doctor, takes=("json",))
+    for each in (serve, check, show, doctor):
         _add_settings(each)
-    for each in (check, show):
+    for each in (check, show, doctor):
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     Commands(commands, _ask).add()
     return parser

@@ -6,6 +6,7 @@ import array
 import contextlib
 import errno
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -133,3 +134,77 @@ def listen_fds() -> list[tuple[str, socket.socket]]:
             handed.append((name, sock))
         opened.pop_all()
     return handed
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds an flock on ``path``, without touching it: 0 for nobody, None where unknown.
+
+    A process of another PID namespace is not seen.
+    """
+    try:
+        facts = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError:
+        return None
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF; a waiting one has "->" in the second column
+        words = line.split()
+        if len(words) < 6 or words[1] != "FLOCK" or not words[4].isdecimal():
+            continue
+        major, minor, inode = words[5].split(":")
+        same_device = (int(major, 16), int(minor, 16)) == (os.major(facts.st_dev), os.minor(facts.st_dev))
+        if inode == str(facts.st_ino) and (same_device or words[4] == _written_in(path)):
+            return int(words[4])
+    return 0
+
+
+def _written_in(path: Path) -> str:
+    """What a small file says; some file systems, as btrfs, do not have the device that they show."""
+    try:
+        return path.read_text("ascii", "replace")[:32].strip()
+    except OSError:
+        return ""
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that ``path`` lies on, as in ``ext4``; empty where unknown."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    found, longest = "", -1
+    where = Path(os.path.realpath(path))
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        mount = Path(_unescaped(left.split(" ")[4]))
+        # The last mount on one place hides those before it.
+        if (where == mount or mount in where.parents) and len(mount.parts) >= longest:
+            found, longest = right.split(" ")[0], len(mount.parts)
+    return found
+
+
+def _unescaped(text: str) -> str:
+    """A path as mountinfo writes it, which has octal for space, tab, newline and backslash."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def open_files_limit(process: int) -> int | None:
+    """How many descriptors a process may open; 0 stands for this one. None where the system cannot say."""
+    import resource
+
+    if process in (0, os.getpid()):
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    try:
+        text = Path(f"/proc/{process}/limits").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^Max open files +(\d+|unlimited) ", text, re.MULTILINE)
+    if match is None:
+        return None
+    return sys.maxsize if match[1] == "unlimited" else int(match[1])

@@ -71,7 +71,7 @@ class Layout:
         """Make the directories, private to this user. StartError where that cannot be."""
         try:
             self.root.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-            self._refuse_foreign_content()
+            self.refuse_foreign_content()
             for directory in (self.root, self.modules, self.tmp, self.answers, self.quarantine):
                 directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
                 self._own(directory)
@@ -80,7 +80,8 @@ class Layout:
         except OSError as error:
             raise StartError(f"cache directory {self.root}: {error.filename}: {error.strerror}") from error
 
-    def _refuse_foreign_content(self) -> None:
+    def refuse_foreign_content(self) -> None:
+        """StartError if ``root``, which exists, holds files but no cache; OSError if it cannot be listed."""
         # A mistyped --cache-dir must not turn somebody's home into a cache.
         names = {entry.name for entry in self.root.iterdir()} - {"lost+found"}
         if names and not names & {self.lock.name, self.index.name, self.modules.name}:

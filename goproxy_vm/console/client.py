@@ -26,6 +26,8 @@ PROBE_SECONDS = 5.0
 """A server that needs longer to say that it is healthy is not."""
 MOST = 256 << 20
 """Bytes of an answer that are read."""
+SHORT = 1 << 10
+"""Bytes that are read of an answer which may be anybody's."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what a server listens on is asked here)
 """Where to ask a server that listens on every address."""
 
@@ -109,6 +111,14 @@ class Client:
         if status != 200 or content.strip() != b"ok":
             raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's health check")
 
+    def readiness(self) -> str:
+        """What ``/readyz`` says, without the token: ``ready``, or ``degraded: …``. NoServer otherwise."""
+        status, _, content = self._exchange("GET", "/readyz", None, {}, PROBE_SECONDS, SHORT)
+        said = content.decode("utf-8", "replace").strip()
+        if status != 200 or not said.startswith(("ready", "degraded: ")):
+            raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm")
+        return printable(said)
+
     def ask(
         self,
         method: str,
@@ -134,7 +144,13 @@ class Client:
         return self._checked(status, kind, content)
 
     def _exchange(
-        self, method: str, target: str, data: bytes | None, headers: dict[str, str], seconds: float
+        self,
+        method: str,
+        target: str,
+        data: bytes | None,
+        headers: dict[str, str],
+        seconds: float,
+        most: int = MOST,
     ) -> tuple[int, str, bytes]:
         connection = self._connection()
         try:
@@ -142,7 +158,7 @@ class Client:
             connection.sock.settimeout(seconds)
             connection.request(method, target, data, headers)
             got = connection.getresponse()
-            return got.status, got.headers.get_content_type(), got.read(MOST)
+            return got.status, got.headers.get_content_type(), got.read(most)
         except TimeoutError:
             raise NoServer(f"no server: {self._shown} does not answer") from None
         except http.client.HTTPException:

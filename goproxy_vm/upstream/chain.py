@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import ssl
 import time
@@ -17,12 +15,13 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, StartError
+from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.http import HttpUpstream, Limits
+from goproxy_vm.upstream.session import open_session, trusted
 from goproxy_vm.upstream.sink import Sink
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 
@@ -95,17 +94,8 @@ class Upstreams:
 
     async def start(self) -> None:
         """Open the session, and try in the background whether each upstream takes a connection."""
-        trust = self._trust()
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=self._limits.connect, sock_read=self._limits.stall
-        )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
-            timeout=timeout,
-            trust_env=_environment_speaks(),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        trust = trusted(self._ca_file)
+        self._session = open_session(trust, self._limits)
         for spec in self._list.entries:
             source: HttpUpstream | FileUpstream
             if spec.kind == "file":
@@ -226,16 +216,6 @@ class Upstreams:
                 upstream.spec.label, outcome, self._now() - started if seconds is None else seconds
             )
 
-    def _trust(self) -> ssl.SSLContext:
-        trust = ssl.create_default_context()
-        if self._ca_file is not None:
-            try:
-                trust.load_verify_locations(cafile=self._ca_file)
-            except (OSError, ssl.SSLError) as error:
-                reason = error.strerror or "no PEM certificates"
-                raise StartError(f"upstream_ca_file: {self._ca_file}: {reason}") from None
-        return trust
-
     async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext) -> None:
         """Connect and hang up: a wrong name or a closed port is in the log from the start."""
         url = URL(spec.url)
@@ -249,14 +229,6 @@ class Upstreams:
                 await writer.wait_closed()
         except (OSError, TimeoutError) as error:
             log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
-
-
-def _environment_speaks() -> bool:
-    """Whether the environment names proxies or credentials: aiohttp looks them up anew for each request."""
-    with contextlib.suppress(OSError, RuntimeError):  # nobody's home, or closed to us
-        if Path(os.environ.get("NETRC") or "~/.netrc").expanduser().exists():
-            return True
-    return not getproxies().keys().isdisjoint(("http", "https"))
 
 
 class _Verdicts:

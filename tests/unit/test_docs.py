@@ -11,6 +11,7 @@ import yaml
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.config import Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
+from goproxy_vm.doctor.check import TITLES
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.web.gauges import gauges
 
@@ -105,3 +106,11 @@ def test_memory_is_what_was_measured() -> None:
         most = max(int(figure) for figure in re.findall(r" (\d+) \|$", section, re.MULTILINE))
         kills = re.findall(r"(\d+) OOM kills", section)
         assert f"| {zips} | {most} MiB | {kills[0]} |" in sizing
+
+
+def test_every_check_of_the_doctor_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text()
+    section = text.partition("## `goproxy-vm doctor`")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(TITLES)
+    for title in TITLES.values():
+        assert f"  {title}  " in section

@@ -242,3 +242,60 @@ def test_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert hostos.leads_to_journal(file.fileno())
         assert not hostos.leads_to_journal(0)
     assert not hostos.leads_to_journal(-1)
+
+
+def test_lock_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert hostos.lock_holder(path) == 0
+    with path.open("w") as file:
+        file.write(str(os.getpid()))
+        file.flush()
+        assert hostos.lock_holder(path) == 0
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert hostos.lock_holder(path) == os.getpid()
+    assert hostos.lock_holder(path) == 0
+    assert hostos.lock_holder(path / "below") == 0
+
+
+def test_lock_holder_where_the_device_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lock"
+    path.write_text("1234\n")
+    lines = f"1: FLOCK ADVISORY WRITE 1234 ff:fe:{path.stat().st_ino} 0 EOF\n"
+    real = Path.read_text
+
+    def read(self: Path, *args: str) -> str:
+        return lines if self == Path("/proc/locks") else real(self, *args)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert hostos.lock_holder(path) == 1234
+    path.write_text("99\n")
+    assert hostos.lock_holder(path) == 0
+
+
+def test_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = r"""22 1 0:21 / / rw - ext4 /dev/a rw
+23 22 0:22 / /srv/a\040b rw,relatime shared:1 - nfs4 host:/x rw
+24 23 0:23 / /srv/a\040b/c rw - xfs /dev/b rw
+25 22 0:24 / /tmp2 rw - tmpfs t rw
+26 22 0:25 / /tmp2 rw - fuse.x t rw
+"""
+    monkeypatch.setattr(Path, "read_text", lambda *_: lines)
+    found = [hostos.file_system(Path(each)) for each in ("/srv", "/srv/a b/x", "/srv/a b/c", "/tmp2/y")]
+    assert found == ["ext4", "nfs4", "xfs", "fuse.x"]
+
+
+def test_where_proc_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert hostos.lock_holder(tmp_path) is None
+    assert hostos.file_system(tmp_path) == ""
+    assert hostos.open_files_limit(1) is None
+
+
+def test_open_files_limit() -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hostos.open_files_limit(0) == hostos.open_files_limit(os.getpid()) == soft
+    assert hostos.open_files_limit(os.getppid()) is not None
+    assert hostos.open_files_limit(2**22 + 1) is None

@@ -1,0 +1,111 @@
+"""Asks upstreams as the server does, and keeps the date of each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from goproxy_vm.upstream.failure import Failure, Outcome
+from goproxy_vm.upstream.file import FileUpstream
+from goproxy_vm.upstream.http import HttpUpstream, Limits
+from goproxy_vm.upstream.session import open_session, trusted
+from goproxy_vm.upstream.sink import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from goproxy_vm.config import Settings
+    from goproxy_vm.upstream.spec import UpstreamSpec
+
+LIMIT_SECONDS = 10.0
+LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one request: the outcome, a sentence that names the upstream, the bytes if it is ok."""
+
+    outcome: Outcome
+    sentence: str
+    data: bytes = b""
+
+
+class Asker:
+    """``async with Asker(settings) as asker``: one request at a time to each upstream, none retried.
+
+    ``offsets`` are the seconds by which each dated answer's clock is ahead of this host's, by who answered.
+    StartError on entering if ``upstream_ca_file`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        seconds: float = LIMIT_SECONDS,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """``seconds`` bounds each request in all; ``now`` is this host's clock."""
+        self.offsets: dict[str, float] = {}
+        self._ca_file = settings.upstream_ca_file
+        self._seconds = seconds
+        self._limits = Limits(
+            min(settings.connect_timeout, seconds), min(settings.stall_timeout, seconds), seconds
+        )
+        self._now = now
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        trust = await asyncio.to_thread(trusted, self._ca_file)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._note_date)
+        self._session = open_session(trust, self._limits, [trace])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def ask(self, spec: UpstreamSpec, path: str) -> Reply:
+        """GET the file at ``path`` (escaped, no leading slash); never raises for what an upstream does."""
+        source: HttpUpstream | FileUpstream
+        if spec.kind == "file":
+            source = FileUpstream(spec)
+        else:
+            source = HttpUpstream(spec, self._session, self._limits, lambda *_: None)
+        sink, started = Memory(), time.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await source.fetch(path, sink, LIMIT_BYTES)
+        except TimeoutError:
+            return Reply("timeout", f"{spec.name}: no whole answer within {self._seconds:g} s")
+        except Failure as failure:
+            return Reply(failure.outcome, failure.error.sentence)
+        took = (time.monotonic() - started) * 1000
+        answer = "200" if spec.kind == "http" else "read"
+        return Reply("ok", f"{spec.name}: {answer} in {took:.0f} ms", sink.data)
+
+    async def _note_date(
+        self, _: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams
+    ) -> None:
+        offset = clock_offset(params.response.headers, self._now())
+        host = params.url.host
+        if offset is not None and host is not None:
+            self.offsets[host] = offset
+
+
+def clock_offset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds by which an answer's clock is ahead of ``now`` (Unix time); None where it tells no date.
+
+    What a cache on the way has held for ``Age`` seconds was dated that long ago.
+    """
+    try:
+        date = parsedate_to_datetime(headers["Date"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return None
+    age = headers.get("Age", "0").strip()
+    return date + (int(age) if age.isdecimal() and len(age) < 10 else 0) - now

@@ -1,0 +1,98 @@
+"""Runs all checks in their order; what depends on a failed one is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from goproxy_vm.doctor.asking import Asker
+from goproxy_vm.doctor.check import TITLES, Check, Finding
+from goproxy_vm.doctor.descriptors import check_descriptors
+from goproxy_vm.doctor.listeners import check_admin, check_listeners
+from goproxy_vm.doctor.network import check_clock, check_database, check_upstreams
+from goproxy_vm.doctor.running import check_server, look
+from goproxy_vm.doctor.storage import check_directory, check_disk
+from goproxy_vm.errors import ConfigError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from goproxy_vm.config import Loaded, Settings
+
+SHOW = "goproxy-vm config show prints every setting in force and where it came from"
+
+
+def examine(load: Callable[[], Loaded], file: Path | None) -> list[Check]:
+    """Every check of ``TITLES``, in that order (blocking, about ten seconds at most for each silent network).
+
+    ``load`` reads the settings; a ConfigError of it is the first check's failure. ``file`` is what was
+    named as the file of settings, to be shown.
+    """
+    try:
+        loaded = load()
+    except ConfigError as error:
+        findings = {
+            "configuration": Finding("failed", error.sentence, "correct it, then: goproxy-vm config check")
+        }
+        return _checks(findings, "the configuration must be valid first")
+    findings = {"configuration": _configuration(loaded, file)}
+    findings |= _host(loaded.settings)
+    findings |= asyncio.run(_network(loaded.settings))
+    return _checks(findings, "")
+
+
+def _checks(findings: dict[str, Finding], why: str) -> list[Check]:
+    return [Check(name, findings.get(name) or Finding("skipped", why)) for name in TITLES]
+
+
+def _configuration(loaded: Loaded, file: Path | None) -> Finding:
+    origins = [each.origin for each in loaded.origins.values()]
+    kinds = {
+        "environment variable": sum(origin.startswith("environment variable") for origin in origins),
+        "flag": sum(origin.startswith("flag") for origin in origins),
+    }
+    where = [str(file)] if file is not None else []
+    where += [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items() if count]
+    found = f"valid; from {', '.join(where)}" if where else "valid; every setting has its default"
+    if loaded.warnings:
+        return Finding("warning", f"{found}; {'; '.join(loaded.warnings)}", SHOW)
+    return Finding("ok", found)
+
+
+def _host(settings: Settings) -> dict[str, Finding]:
+    """What can be seen on this host alone (blocking)."""
+    running = look(settings)
+    directory = check_directory(settings, running.holder)
+    unusable = Finding("skipped", "the cache directory must be usable first")
+    disk, token = unusable, running.token
+    if directory.status != "failed":
+        disk = check_disk(settings)
+    elif not settings.admin_token and settings.admin_token_file is None:
+        token = unusable
+    return {
+        "directory": directory,
+        "disk": disk,
+        "listener": check_listeners(settings, running),
+        "admin_listener": check_admin(settings, running),
+        "descriptors": check_descriptors(settings, running.holder),
+        "server": check_server(settings, running),
+        "token": token,
+    }
+
+
+async def _network(settings: Settings) -> dict[str, Finding]:
+    """What is learnt by asking upstreams; nothing is asked where offline is set."""
+    off = Finding("skipped", "sumdb is off: no module is proven")
+    if settings.offline:
+        offline = Finding("skipped", "offline is set: nothing is asked")
+        return {"upstreams": offline, "database": offline if settings.sumdb else off, "clock": offline}
+    try:
+        async with Asker(settings) as asker:
+            upstreams = await check_upstreams(settings, asker)
+            database = await check_database(settings, settings.sumdb, asker) if settings.sumdb else off
+            return {"upstreams": upstreams, "database": database, "clock": check_clock(asker.offsets)}
+    except StartError as error:
+        failed = Finding("failed", error.sentence, "set upstream_ca_file to a file of PEM certificates")
+        skipped = Finding("skipped", "upstream_ca_file must be usable first")
+        return {"upstreams": failed, "database": skipped, "clock": skipped}
