@@ -147,12 +147,14 @@ class Janitor:
             victims = await stock.ask(self._choose, before - goal, excess, None)
             if dry_run:
                 after = before - sum(victim.bytes for victim in victims)
-                return Eviction(removal(victims, 0, dry_run=True), goal, before, after, after <= goal, None)
+                went = await removal(victims, 0, dry_run=True)
+                return Eviction(went, goal, before, after, after <= goal, None)
             record = await stock.begin("evict", goal)
             gone = await self._remove(record, victims)
-            reached = stock.usage.used <= goal
+            after = stock.usage.used
+            reached = after <= goal
             await self._end(record, reached=reached)
-        return Eviction(removal(gone, 0, dry_run=False), goal, before, stock.usage.used, reached, record.id)
+        return Eviction(await removal(gone, 0, dry_run=False), goal, before, after, reached, record.id)
 
     async def _regularly(self) -> None:
         await self._clear_idle()

@@ -143,7 +143,7 @@ class Keeper:
             modules |= await self._answers.modules(matches)
             versions = set(await self._reports.run(self._reader.known, matches))
         if dry_run:
-            return removal(victims, await self._answers.count(modules), dry_run=True)
+            return await removal(victims, await self._answers.count(modules), dry_run=True)
         return await self._purge(victims, modules, versions if forget_hash else set(), forget)
 
     async def purge_versions(
@@ -166,7 +166,7 @@ class Keeper:
         victims = await self._reports.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
         if dry_run:
-            return removal(victims, await self._answers.count({module}), dry_run=True)
+            return await removal(victims, await self._answers.count({module}), dry_run=True)
         versions = set(await self._reports.run(self._reader.known, matches)) if forget_hash else set()
         return await self._purge(victims, {module}, versions, forget)
 
@@ -187,7 +187,7 @@ class Keeper:
         answers = sum([await self._answers.drop(module) for module in sorted(modules)])
         # Once more: a fetch begun meanwhile may have found what was on its way out, an answer been prepared.
         forget()
-        return removal(gone, answers, dry_run=False)
+        return await removal(gone, answers, dry_run=False)
 
     async def refresh(self, module: str) -> int:
         """Forget a module's cached answers; how many."""

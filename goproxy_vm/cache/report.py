@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import Removal, RemovedVersion
+from goproxy_vm.cache.threads import slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,20 +16,24 @@ MOST_ITEMS = 10_000
 """Versions that one answer names."""
 
 
-def removal(victims: Sequence[Victim], answers: int, *, dry_run: bool) -> Removal:
+async def removal(victims: Sequence[Victim], answers: int, *, dry_run: bool) -> Removal:
     """What went, or would go, by version."""
-    ordered = sorted(victims, key=lambda each: (each.module, each.version, each.kind))
+    versions: dict[tuple[str, str], list[Victim]] = {}
+    async for some in slices(victims):
+        for victim in some:
+            versions.setdefault((victim.module, victim.version), []).append(victim)
     items = []
-    for (module, version), group in groupby(ordered, key=lambda each: (each.module, each.version)):
-        files = list(group)
-        kinds = tuple(each.kind.value for each in files)
-        items.append(RemovedVersion(module, version, kinds, sum(each.bytes for each in files)))
+    async for keys in slices(sorted(versions)[:MOST_ITEMS]):
+        for key in keys:
+            files = sorted(versions[key], key=lambda each: each.kind)
+            kinds = tuple(each.kind.value for each in files)
+            items.append(RemovedVersion(*key, kinds, sum(each.bytes for each in files)))
     return Removal(
         dry_run,
-        len(items),
+        len(versions),
         len(victims),
         sum(victim.bytes for victim in victims),
         answers,
-        items[:MOST_ITEMS],
-        len(items) > MOST_ITEMS,
+        items,
+        len(versions) > MOST_ITEMS,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -15,6 +15,9 @@ class Closeable(Protocol):
     def close(self) -> None:
         """Release the resource."""
 
+
+SLICE = 20
+"""Items between two turns."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +64,14 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # seen: the caller is gone, whatever it says
         raise
+
+
+async def slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The items a few at a time, with a turn for everybody else in between: ten thousand at a time would hold
+    up all hits for a tenth of a second, in a thread hardly less."""
+    for start in range(0, len(items), SLICE):
+        yield items[start : start + SLICE]
+        await asyncio.sleep(0)
 
 
 def _close_result(future: Future[C]) -> None:

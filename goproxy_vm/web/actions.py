@@ -14,6 +14,7 @@ from goproxy_vm.web.call import (
     Call,
     Route,
     answer,
+    answer_with,
     body_of,
     module_and_version,
     no_body,
@@ -130,13 +131,13 @@ class Actions:
         removal = await self._operations.purge_version(
             module, version, forget_hash=forget_hash, dry_run=call.dry_run
         )
-        return answer(wire.removal(removal))
+        return await answer_with(wire.removal(removal), removal.items, wire.removed)
 
     async def _purge_module(self, call: Call) -> web.Response:
         module = bodies.module_in_path(call.parts["module"])
         forget_hash = await removal_flags(call)
         removal = await self._operations.purge_module(module, forget_hash=forget_hash, dry_run=call.dry_run)
-        return answer(wire.removal(removal))
+        return await answer_with(wire.removal(removal), removal.items, wire.removed)
 
     async def _purge(self, call: Call) -> web.Response:
         asked = bodies.purge(await body_of(call))
@@ -144,14 +145,14 @@ class Actions:
         removal = await self._operations.purge(
             asked.selection, forget_hash=asked.forget_hash, dry_run=asked.dry_run
         )
-        return answer(wire.removal(removal))
+        return await answer_with(wire.removal(removal), removal.items, wire.removed)
 
     async def _evict(self, call: Call) -> web.Response:
         asked = bodies.evict(await body_of(call))
         target = "low water" if asked.target_bytes is None else f"{asked.target_bytes} bytes"
         call.what, call.dry_run = f"to {target}", asked.dry_run
         eviction = await self._operations.evict(asked.target_bytes, dry_run=asked.dry_run)
-        return answer(wire.eviction(eviction))
+        return await answer_with(wire.eviction(eviction), eviction.removal.items, wire.removed)
 
     async def _refresh(self, call: Call) -> web.Response:
         module = bodies.refresh(await body_of(call))

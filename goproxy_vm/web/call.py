@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from aiohttp import web
 
+from goproxy_vm.cache.threads import slices
 from goproxy_vm.web import bodies
 from goproxy_vm.web.details import HEADERS, Problem
 
@@ -20,6 +22,8 @@ BODY_MOST = 256 << 10
 """Bytes of a request's body."""
 BODY_SECONDS = 30.0
 """How long a client may take to send it."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -65,6 +69,17 @@ def answer(members: Mapping[str, object], *, status: int = 200) -> web.Response:
     """A JSON object as the answer."""
     body = f"{json.dumps(members)}\n".encode()
     return web.Response(status=status, body=body, headers={**HEADERS, "Content-Type": JSON})
+
+
+async def answer_with(
+    members: Mapping[str, object], items: Sequence[T], wire: Callable[[T], object]
+) -> web.Response:
+    """A JSON object with very many ``items``, each as ``wire`` makes it."""
+    parts = []
+    async for some in slices(items):
+        parts += [json.dumps(wire(each)) for each in some]
+    body = f'{json.dumps(members)[:-1]}, "items": [{", ".join(parts)}]}}\n'.encode()
+    return web.Response(body=body, headers={**HEADERS, "Content-Type": JSON})
 
 
 def module_and_version(call: Call) -> tuple[str, str]:

@@ -99,8 +99,8 @@ def versions(page: Page[VersionFacts]) -> Json:
 
 
 def removal(facts: Removal) -> Json:
-    """What went, or in a dry run would go."""
-    removed = {
+    """What went, or in a dry run would go; the items not among it."""
+    sums = {
         "versions": facts.versions,
         "files": facts.files,
         "bytes": facts.bytes,
@@ -108,13 +108,13 @@ def removal(facts: Removal) -> Json:
     }
     return {
         "dry_run": facts.dry_run,
-        "removed": removed,
-        "items": [_removed(each) for each in facts.items],
+        "removed": sums,
         "truncated": facts.truncated,
     }
 
 
-def _removed(facts: RemovedVersion) -> Json:
+def removed(facts: RemovedVersion) -> Json:
+    """One version that went."""
     return {
         "module": facts.module,
         "version": facts.version,
@@ -187,7 +187,7 @@ def difference(facts: Difference) -> Json:
     return {
         "a": facts.a,
         "b": facts.b,
-        "came": [_removed(each) for each in facts.came],
+        "came": [removed(each) for each in facts.came],
         "went": [
             {
                 "module": each.module,
