@@ -21,6 +21,8 @@ from goproxy_vm.upstream.spec import parse_upstreams
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+SHELLS = ("bash", "zsh", "fish")
+"""Shells that a completion script can be made for."""
 INTERRUPTED = 130
 """The exit status after Ctrl-C before the server handles it itself: 128 and SIGINT's number."""
 
@@ -95,6 +97,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy(checks) else 1
 
 
+def _completion(arguments: argparse.Namespace) -> int:
+    from goproxy_vm.console.completion import script
+
+    _print(script(_parser(), arguments.shell).rstrip())
+    return 0
+
+
 def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
     flags = {name: given[name] for name in keys() if given.get(name) is not None}
@@ -153,6 +162,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     doctor.set_defaults(command=_doctor, takes=("json",))
+    completion = commands.add_parser("completion", help="print a completion script", allow_abbrev=False)
+    completion.set_defaults(command=_completion, takes=())
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     for each in (serve, check, show, doctor):
         _add_settings(each)
     for each in (check, show, doctor):

@@ -1,1 +1,1 @@
-"""The commands that ask a running server, through its admin API."""
+"""The commands that ask a running server, through its admin API; shell completion."""
