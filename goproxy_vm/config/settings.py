@@ -53,6 +53,11 @@ class Settings:
         "0.0.0.0:8080",
         "where VMs connect; port 0 lets the system choose",
     )
+    public_url: str = _key(
+        values.URL,
+        "",
+        "the URL by which VMs reach this server, where it is another than http:// and the host they ask",
+    )
     admin_listen: Address = _key(
         values.ADDRESS, "127.0.0.1:8081", "where metrics, health and the admin API are served; no VM needs it"
     )

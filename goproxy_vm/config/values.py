@@ -114,6 +114,22 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+_AUTHORITY = re.compile(rf"(?:{_HOST.pattern}|\[([0-9A-Fa-f:.]+)\])(?::({_PORT.pattern}))?")
+_LONGEST_AUTHORITY = 253 + len(":65535")
+
+
+def is_authority(text: str) -> bool:
+    """Whether a text is ``HOST``, ``HOST:PORT``, ``[v6]`` or ``[v6]:PORT``, without a zone."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or len(text) > _LONGEST_AUTHORITY:
+        return False
+    try:
+        ipaddress.IPv6Address(match[1] or "::")
+    except ValueError:
+        return False
+    return 0 < int(match[2] or 80) <= 65535
+
+
 def _addresses(text: str) -> tuple[Address, ...]:
     found = tuple(parse_address(item) for item in items(text))
     if not found:
@@ -219,6 +235,19 @@ def _directory(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("it is empty")
     return _path(text)
+
+
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+
+
+def _url(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    authority, slash, path = rest.partition("/")
+    if text and not (
+        scheme in ("http", "https") and is_authority(authority) and _URL_PATH.fullmatch(slash + path)
+    ):
+        raise ValueError
+    return text.rstrip("/")
 
 
 def _ca_file(text: str) -> Path | None:
@@ -388,6 +417,7 @@ GLOBS: Kind[tuple[str, ...]] = Kind(
 )
 DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
 CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
+URL: Kind[str] = Kind(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
 FILE: Kind[Path | None] = Kind(_file, "a file's path, or nothing", "FILE")
 TOKEN: Kind[str] = Kind(token, "up to 1024 visible ASCII characters, or nothing", "TOKEN")
 SUMDB: Kind[SumdbSpec | None] = Kind(

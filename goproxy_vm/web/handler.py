@@ -19,6 +19,8 @@ from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
 from goproxy_vm.web.send import finish, send
+from goproxy_vm.web.setup import PATH as SETUP
+from goproxy_vm.web.setup import SetupScript
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -72,6 +74,7 @@ class Handler:
         self._reader = reader
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
         self._networks = settings.allow_clients
+        self._setup = SetupScript(settings)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The handler for ``aiohttp.web.Server``."""
@@ -149,6 +152,8 @@ class Handler:
         asked.guess(path)
         self._check_client(client)
         self._check_method(request)
+        if path == SETUP:
+            return self._setup.answer(request.headers.getall(hdrs.HOST, []))
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
@@ -175,7 +180,8 @@ class Handler:
     async def _page(self, path: str, request: web.BaseRequest) -> Answer:
         if path == "/":
             host = pages.valid_host(request.headers.get("Host"), self._own_host(request))
-            page = await pages.landing(self._store, self._settings, self._upstreams, host)
+            url = self._settings.public_url or f"http://{host}"
+            page = await pages.landing(self._store, self._settings, self._upstreams, url)
             return Answer(page, "text/html; charset=utf-8", UNCACHEABLE, "detail=page", Result.HIT)
         text = {
             "/robots.txt": pages.ROBOTS,

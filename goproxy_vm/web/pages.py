@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import html
-import re
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
+from goproxy_vm.config.values import is_authority
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
 
 ROBOTS = b"User-agent: *\nDisallow: /\n"
-
-_HOST = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII
-)
 
 _LANDING = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -30,6 +26,7 @@ td{{padding:.1rem 1rem .1rem 0}}
 <p>A Go module proxy for every VM on this host: each module is fetched once, checked, and kept here.</p>
 <p>On a VM, run</p>
 <pre>{commands}</pre>
+<p>or, for its caches and toolchains too, <code>curl -fsS {url}/vm/setup.sh | sh</code></p>
 <table>
 <tr><td>Module versions stored</td><td>{versions}</td></tr>
 <tr><td>Files, bytes</td><td>{files}, {bytes}</td></tr>
@@ -43,7 +40,7 @@ td{{padding:.1rem 1rem .1rem 0}}
 
 def valid_host(host: str | None, fallback: str) -> str:
     """The Host header if it is a host name or address with an optional port, else ``fallback``."""
-    return host if host is not None and _HOST.fullmatch(host) else fallback
+    return host if host is not None and is_authority(host) else fallback
 
 
 def readiness(store: Store) -> str:
@@ -51,15 +48,16 @@ def readiness(store: Store) -> str:
     return "ready" if store.writable else "degraded: the store cannot be written; stored files are served"
 
 
-async def landing(store: Store, settings: Settings, upstreams: list[str], host: str) -> bytes:
-    """The landing page for a validated ``host``."""
+async def landing(store: Store, settings: Settings, upstreams: list[str], url: str) -> bytes:
+    """The landing page for a validated ``url`` of this server."""
     statistics = await store.statistics()
-    commands = [f"go env -w GOPROXY=http://{host}"]
+    commands = [f"go env -w GOPROXY={url}"]
     if settings.nosumdb:
         # Not GOPRIVATE: that would have the VM go around this proxy.
         commands.append(f"go env -w GONOSUMDB={settings.nosumdb}")
     values = {
-        "host": host,
+        "host": url.partition("://")[2],
+        "url": url,
         "commands": "\n".join(commands),
         "versions": f"{statistics.versions:,}",
         "files": f"{statistics.files:,}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from goproxy_vm.config import load
-from goproxy_vm.config.values import GLOBS, Amount, amount, bounded_duration, share, size
+from goproxy_vm.config.values import GLOBS, URL, Amount, amount, bounded_duration, is_authority, share, size
 from goproxy_vm.errors import ConfigError
 
 MIB = 1 << 20
@@ -110,3 +110,62 @@ def test_water_marks_are_in_order() -> None:
         ConfigError, match=r"low_water: 98 \(.*\): expected no more than high_water, which is 97"
     ):
         load({"low_water": "98"}, {"HOME": "/home/x"}, None)
+
+
+AUTHORITIES = ["proxy", "10.0.2.2:8080", "a-b.example.", "my_vm:1", "[fe80::1]", "[::ffff:10.0.0.1]:65535"]
+NO_AUTHORITIES = [
+    *(
+        "",
+        ":80",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a:80:80",
+        "a:-1",
+        "a b",
+        "a\n",
+        "a@b",
+        "-a",
+        ".a",
+        "a-",
+        "é",
+        "a:８",
+    ),
+    *("::1", "[::1", "[]", "[::g]", "[1:2]", "[::1]x", "[::1%eth0]", "[::1%25$(reboot)]", "[10.0.0.1]"),
+    *("$(reboot)", "`reboot`", "a;b", "a'b", 'a"b', "a\\b", "a" * 260),
+]
+
+
+@pytest.mark.parametrize("text", AUTHORITIES)
+def test_authority(text: str) -> None:
+    assert is_authority(text)
+    assert URL.parse(f"https://{text}/") == f"https://{text}"
+    assert URL.parse(f"http://{text}/go/v1.x_~-") == f"http://{text}/go/v1.x_~-"
+
+
+@pytest.mark.parametrize("text", NO_AUTHORITIES)
+def test_no_authority(text: str) -> None:
+    assert not is_authority(text)
+    with pytest.raises(ValueError):  # noqa: PT011  # what is allowed says enough
+        URL.parse(f"http://{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy",
+        "ftp://proxy",
+        "HTTP://proxy",
+        "http://a,http://b",
+        "http://u:p@a",
+        "http://a/b?c",
+        "http://a//b",
+    ],
+)
+def test_no_url(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        URL.parse(text)
+
+
+def test_no_url_at_all() -> None:
+    assert URL.parse("") == ""

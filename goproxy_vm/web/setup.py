@@ -1,0 +1,60 @@
+"""``/vm/setup.sh``: a script that points a VM's go command at the host that was asked (docs/vms.md)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from goproxy_vm.config.sumdb import GOOGLE_KEY, GOOGLE_NAME
+from goproxy_vm.errors import RequestError
+from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
+from goproxy_vm.web.pages import valid_host
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from goproxy_vm.config import Settings
+
+PATH = "/vm/setup.sh"
+"""No module file's path: it has no ``/@``."""
+
+_BLANK = re.compile(r"^(proxy|sumdb|nosumdb|toolchain)=''$", re.MULTILINE)
+
+
+class UnknownHost(RequestError):
+    """The request does not say, or not well, by which name the VM reaches this host."""
+
+    status = 400
+
+
+class SetupScript:
+    """The script of one server: ``setup.sh`` with its blanks filled in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._text = (resources.files("goproxy_vm.web") / "setup.sh").read_text("utf-8")
+        self._public_url = settings.public_url
+        self._values = {"sumdb": "", "nosumdb": settings.nosumdb, "toolchain": "local"}
+        if settings.sumdb is not None and settings.sumdb.vkey == GOOGLE_KEY:
+            # The one database that is known to have Go's toolchains: without proof none is served.
+            self._values |= {"sumdb": GOOGLE_NAME, "toolchain": "auto"}
+        elif settings.sumdb is not None:
+            # Without its URL, which would have the VM go around the mirror.
+            self._values["sumdb"] = settings.sumdb.vkey
+
+    def answer(self, hosts: Sequence[str]) -> Answer:
+        """The script for whoever sent these Host fields; UnknownHost unless there is one, and a good one.
+
+        They come from anywhere, and the script is run: nothing but a host and a port gets into it.
+        """
+        url = self._public_url
+        if not url:
+            host = valid_host(hosts[0], "") if len(hosts) == 1 else ""
+            if not host:
+                raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
+            url = f"http://{host}"
+        values = self._values | {"proxy": url}
+        text = _BLANK.sub(lambda blank: f"{blank[1]}={shlex.quote(values[blank[1]])}", self._text)
+        kind = "text/x-shellscript; charset=utf-8"
+        return Answer(text.encode(), kind, UNCACHEABLE, "detail=page", Result.HIT)

@@ -1,0 +1,265 @@
+#!/bin/sh
+# Points the go command of this user at the goproxy_vm host that was asked for this script:
+#
+#   curl -fsS http://HOST:8080/vm/setup.sh | sh
+#   curl -fsS http://HOST:8080/vm/setup.sh | sh -s -- --help
+#
+# All is set by go env -w. A file beside the one that go env writes keeps what was there before, for --undo.
+
+# From the server; empty for what it leaves alone.
+proxy=''
+sumdb=''
+nosumdb=''
+toolchain=''
+
+usage() {
+    cat <<'EOF'
+usage: setup.sh [--print] [--cache DIR] [--toolchain VALUE]
+       setup.sh --undo [--print]
+
+  --print            print the commands that would run, and change nothing
+  --undo             take back what earlier runs have set and nobody has changed since
+  --cache DIR        where GOMODCACHE and GOCACHE go, in a directory for each Go version;
+                     must be on a local disk (default: $XDG_CACHE_HOME/go-vm or ~/.cache/go-vm)
+  --toolchain VALUE  GOTOOLCHAIN: local, auto, path or a version like go1.25.0
+EOF
+}
+
+# What is said goes to stderr: stdout has the commands that run, and nothing else.
+say() {
+    printf 'goproxy-vm: %s\n' "$*" >&2
+}
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+misused() {
+    say "$*"
+    usage >&2
+    exit 2
+}
+
+# The go command as other shells have it: without this one's variables, in no module, and never switching
+# to another toolchain, which may know less or not be had. The forms named here do not switch.
+plain_go() (
+    cd /
+    unset GOPROXY GOSUMDB GONOSUMDB GOMODCACHE GOCACHE
+    case $* in
+        'env GOTOOLCHAIN' | 'env -w GOTOOLCHAIN='*) unset GOTOOLCHAIN ;;
+        *) export GOTOOLCHAIN=local ;;
+    esac
+    exec go "$@"
+)
+
+# What follows PREFIX in the last line of FILE that begins with it.
+after() {
+    if [ -f "$2" ]; then
+        sed -n "s/^$1//p" "$2" | tail -n 1
+    fi
+}
+
+# Find out about KEY: now, as go env -w left it; ours, what an earlier run has set and is still so;
+# before, what stood there without us.
+look() {
+    now=$(after "$1=" "$goenv")
+    recorded=$(after "$1 set " "$state")
+    ours=
+    before=$now
+    if [ -n "$now" ] && [ "$now" = "$recorded" ]; then
+        ours=$now
+        before=$(after "$1 was " "$state")
+    fi
+}
+
+# Plan that KEY be VALUE, or for an empty VALUE what it was without us.
+plan() {
+    look "$1"
+    if [ -z "$2" ]; then
+        if [ -n "$ours" ] && [ -n "$before" ]; then
+            steps="$steps-w $1=$before$newline"
+        elif [ -n "$ours" ]; then
+            steps="$steps-u $1$newline"
+        elif [ -n "$recorded" ]; then
+            say "$1 was changed since and stays as it is"
+        fi
+        return
+    fi
+    effective=$(plain_go env "$1")
+    if [ -z "$effective" ] && [ "$1" != GONOSUMDB ]; then
+        say "$version knows no $1; it is left out"
+        plan "$1" ''
+        return
+    fi
+    eval "here=\${$1-}"
+    # shellcheck disable=SC2154 # set by eval
+    if [ -n "$here" ] && [ "$here" != "$2" ]; then
+        say "warning: the environment variable $1 overrides what is set here: unset it" \
+            "(see ~/.profile, /etc/environment, a Dockerfile's ENV)"
+    fi
+    if [ "$effective" != "$2" ]; then
+        steps="$steps-w $1=$2$newline"
+    elif [ -z "$ours" ]; then
+        return # it is so without us
+    fi
+    record="$record$1 set $2$newline"
+    if [ -n "$before" ]; then
+        record="$record$1 was $before$newline"
+    fi
+}
+
+# The user's own patterns and those of the server.
+exempt() {
+    if [ -z "$nosumdb" ]; then
+        return
+    fi
+    look GONOSUMDB
+    patterns=${before:-$(plain_go env GOPRIVATE)}
+    IFS=,
+    for pattern in $nosumdb; do
+        case ,$patterns, in
+            *",$pattern,"*) ;;
+            *) patterns=${patterns:+$patterns,}$pattern ;;
+        esac
+    done
+    printf '%s' "$patterns"
+}
+
+plan_all() {
+    version=$(plain_go version | sed -n 's/.*\(go[0-9][0-9A-Za-z.]*\).*/\1/p')
+    version=${version:-devel}
+    if [ -z "$caches" ]; then
+        case ${XDG_CACHE_HOME-} in
+            /*) caches=$XDG_CACHE_HOME/go-vm ;;
+            *) caches=$HOME/.cache/go-vm ;;
+        esac
+    fi
+    plan GOPROXY "$proxy"
+    plan GOSUMDB "$sumdb"
+    plan GONOSUMDB "$(exempt)"
+    plan GOMODCACHE "$caches/$version/mod"
+    plan GOCACHE "$caches/$version/build"
+    plan GOTOOLCHAIN "$toolchain"
+    check_caches
+    database=${GOSUMDB:-$(plain_go env GOSUMDB)}
+    if [ -z "$sumdb" ] && [ "$database" != off ]; then
+        say "note: this host mirrors no checksum database, so go asks $database itself;" \
+            "where it cannot: go env -w GOSUMDB=off"
+    fi
+    around=$(plain_go env GONOPROXY)
+    if [ -n "$around" ]; then
+        say "note: modules that match GONOPROXY or GOPRIVATE go around this host: $around"
+    fi
+}
+
+# A module cache that several machines write breaks on permissions, symlinks and locks.
+check_caches() {
+    directory=$caches
+    while [ ! -d "$directory" ]; do
+        directory=$(dirname "$directory")
+    done
+    numbers=' \{1,\}[0-9]\{1,\} \{1,\}[0-9]\{1,\} \{1,\}[0-9]\{1,\} \{1,\}[0-9-]\{1,\}%\{0,1\} '
+    kind=$(df -PT "$directory" 2>/dev/null | sed -n "2s/^.* \([^ ]\{1,\}\)$numbers.*/\1/p")
+    case $kind in
+        9p | afs | ceph | cifs | drvfs | glusterfs | gpfs | lustre | nfs* | prl_fs | smb* | vboxsf | virtiofs | \
+            vmhgfs | fuse.sshfs | fuse.vmhgfs-fuse | fuse.glusterfs | fuse.rclone | fuse.s3fs)
+            say "warning: $caches is on a shared file system ($kind), where Go's caches break;" \
+                "choose a local disk with --cache DIR"
+            ;;
+    esac
+}
+
+# Print and, unless it is to be printed only, run each step.
+act() {
+    if [ -z "$print" ] && [ -n "$record" ] && [ "$record" != "$(cat "$state" 2>/dev/null)$newline" ]; then
+        mkdir -p "$(dirname "$state")"
+        printf '%s' "$record" >"$state.new"
+        mv -f "$state.new" "$state" # before anything changes
+    fi
+    while read -r option argument; do
+        if [ -z "$argument" ]; then
+            continue
+        fi
+        case $argument in
+            *[!A-Za-z0-9_=:/.,+@%-]*) shown="'$(printf '%s' "$argument" | sed "s/'/'\\\\''/g")'" ;;
+            *) shown=$argument ;;
+        esac
+        printf 'go env %s %s\n' "$option" "$shown"
+        if [ -z "$print" ]; then
+            plain_go env "$option" "$argument"
+        fi
+    done <<EOF
+$steps
+EOF
+    if [ -z "$print" ] && [ -z "$record" ]; then
+        rm -f "$state"
+    fi
+    if [ -z "$steps" ]; then
+        say "nothing to do: $goenv stays as it is"
+    elif [ -n "$print" ]; then
+        say "nothing was changed in $goenv"
+    else
+        say "done, in $goenv"
+    fi
+}
+
+main() {
+    set -euf
+    newline='
+'
+    print='' undo='' caches='' steps='' record=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --print) print=yes ;;
+            --undo) undo=yes ;;
+            --cache)
+                case ${2-} in
+                    *"$newline"*) misused "--cache: one line is needed" ;;
+                    /*) caches=$2 ;;
+                    *) misused "--cache: an absolute path is needed" ;;
+                esac
+                shift
+                ;;
+            --toolchain)
+                case ${2-} in
+                    *[!0-9a-z.+]*) misused "--toolchain: $2 is no GOTOOLCHAIN" ;;
+                    local | auto | path | go1*) toolchain=$2 ;;
+                    *) misused "--toolchain: local, auto, path or a version is needed" ;;
+                esac
+                shift
+                ;;
+            -h | --help)
+                usage
+                exit
+                ;;
+            *) misused "unknown option $1" ;;
+        esac
+        shift
+    done
+    if [ -z "$proxy" ]; then
+        fail "this copy names no host: get it from a server, at /vm/setup.sh"
+    fi
+    if ! command -v go >/dev/null; then
+        fail "there is no go command on PATH: install Go, or add its bin directory (often /usr/local/go/bin) to PATH"
+    fi
+    if [ -z "${HOME-}" ]; then
+        fail "HOME is not set: run this as the user who builds, in a login shell"
+    fi
+    goenv=$(plain_go env GOENV)
+    case $goenv in
+        '' | off) fail "go env -w is switched off (GOENV=off): unset GOENV" ;;
+    esac
+    state=$goenv.goproxy-vm
+    if [ -n "$undo" ]; then
+        for key in GOPROXY GOSUMDB GONOSUMDB GOMODCACHE GOCACHE GOTOOLCHAIN; do
+            plan "$key" ''
+        done
+    else
+        plan_all
+    fi
+    act
+}
+
+# In braces, so that a download that was cut off runs nothing.
+{ main "$@"; exit; }
