@@ -60,16 +60,25 @@ after() {
     fi
 }
 
+# Whether a line of FILE begins with PREFIX: go env -w KEY= leaves an empty value, which is not the default.
+has() {
+    if [ -f "$2" ] && grep -q "^$1" "$2"; then
+        echo yes
+    fi
+}
+
 # Find out about KEY: now, as go env -w left it; ours, what an earlier run has set and is still so;
-# before, what stood there without us.
+# before, what stood there without us, if had says that something did.
 look() {
     now=$(after "$1=" "$goenv")
     recorded=$(after "$1 set " "$state")
     ours=
     before=$now
+    had=$(has "$1=" "$goenv")
     if [ -n "$now" ] && [ "$now" = "$recorded" ]; then
         ours=$now
         before=$(after "$1 was " "$state")
+        had=$(has "$1 was " "$state")
     fi
 }
 
@@ -77,7 +86,7 @@ look() {
 plan() {
     look "$1"
     if [ -z "$2" ]; then
-        if [ -n "$ours" ] && [ -n "$before" ]; then
+        if [ -n "$ours" ] && [ -n "$had" ]; then
             steps="$steps-w $1=$before$newline"
         elif [ -n "$ours" ]; then
             steps="$steps-u $1$newline"
@@ -87,7 +96,7 @@ plan() {
         return
     fi
     effective=$(plain_go env "$1")
-    if [ -z "$effective" ] && [ "$1" != GONOSUMDB ]; then
+    if [ -z "$effective" ] && ! plain_go env | grep "^$1=" >/dev/null; then
         say "$version knows no $1; it is left out"
         plan "$1" ''
         return
@@ -104,7 +113,7 @@ plan() {
         return # it is so without us
     fi
     record="$record$1 set $2$newline"
-    if [ -n "$before" ]; then
+    if [ -n "$had" ]; then
         record="$record$1 was $before$newline"
     fi
 }
@@ -177,10 +186,12 @@ act() {
         printf '%s' "$record" >"$state.new"
         mv -f "$state.new" "$state" # before anything changes
     fi
-    while read -r option argument; do
-        if [ -z "$argument" ]; then
+    while IFS= read -r step; do
+        if [ -z "$step" ]; then
             continue
         fi
+        option=${step%% *}
+        argument=${step#* } # to its last blank
         case $argument in
             *[!A-Za-z0-9_=:/.,+@%-]*) shown="'$(printf '%s' "$argument" | sed "s/'/'\\\\''/g")'" ;;
             *) shown=$argument ;;

@@ -185,6 +185,27 @@ def test_undo_restores_what_was_there(vm: Bare) -> None:
     assert "nothing to do" in said
 
 
+def test_empty_values(vm: Bare) -> None:
+    """go env -w KEY= is not the default, nor a variable that go does not know."""
+    vm.go("env", "-w", *(f"{key}=" for key in KEYS))
+    before = vm.goenv.read_bytes(), vm.settings()
+    assert b"GOPROXY=\n" in before[0]
+    _, said = vm.setup()
+    assert "knows no" not in said
+    assert vm.settings()["GOPROXY"] == vm.url
+    assert vm.setup()[0] == []
+    vm.setup("--undo")
+    assert (vm.goenv.read_bytes(), vm.settings()) == before
+
+
+def test_values_to_their_last_blank(google: Bare) -> None:
+    google.goenv.parent.mkdir(parents=True)
+    google.goenv.write_text("GOSUMDB=sum.golang.org https://sums.example \n")
+    assert "go env -w GOSUMDB=sum.golang.org" in google.setup()[0]
+    google.setup("--undo")
+    assert google.goenv.read_text() == "GOSUMDB=sum.golang.org https://sums.example \n"
+
+
 def test_undo_leaves_what_was_changed_since(vm: Bare) -> None:
     vm.setup()
     vm.go("env", "-w", "GOPROXY=https://mine.example")
@@ -247,6 +268,7 @@ def test_go_before_1_21(vm: Bare) -> None:
         f"""#!/bin/sh
         case $* in
             "env GOTOOLCHAIN") exit ;;
+            env) {go_binary()} env | grep -v ^GOTOOLCHAIN=; exit ;;
             *GOTOOLCHAIN*) echo unknown go command variable >&2; exit 1 ;;
         esac
         exec {go_binary()} "$@"
