@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,7 @@ async def _serve(settings: Settings, warnings: Sequence[str]) -> None:
         log.warning("configuration", reason=warning)
     server = Server(settings)
     await server.start()
+    gc.freeze()  # what lives as long as the process: walking it in each full collection would stop all hits
     log.info(
         "serving",
         url=server.url,

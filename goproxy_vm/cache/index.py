@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from goproxy_vm.cache.files import Entry, Kind
+from goproxy_vm.cache.threads import paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -177,7 +178,8 @@ class Index:
         """Strike files that are gone off the record, and note why (``now`` in epoch seconds)."""
         with self._database.transaction():
             self._connection.executemany(
-                "DELETE FROM files WHERE id = ?", ((each.id,) for each in victims if each.id is not None)
+                "DELETE FROM files WHERE id = ?",
+                ((each.id,) for each in paused(victims) if each.id is not None),
             )
             self._connection.executemany(
                 "DELETE FROM strays WHERE path = ?", ((each.path,) for each in victims if each.id is None)
@@ -186,7 +188,7 @@ class Index:
                 "INSERT INTO removals (at, module, version, kind, bytes, reason) VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     (now, each.module, each.version, each.kind.value, each.bytes, reason)
-                    for each in victims
+                    for each in paused(victims)
                     if each.module
                 ),
             )

@@ -143,14 +143,19 @@ class Janitor:
         async with self._lock:
             await self._flush()
             before = stock.usage.used
-            excess = max(0, stock.usage.pinned - stock.admission.limits.pinned)
-            victims = await stock.ask(self._choose, before - goal, excess, None)
             if dry_run:
+                victims = await stock.ask(self._choose, before - goal, None)
                 after = before - sum(victim.bytes for victim in victims)
                 went = await removal(victims, 0, dry_run=True)
                 return Eviction(went, goal, before, after, after <= goal, None)
             record = await stock.begin("evict", goal)
-            gone = await self._remove(record, victims)
+            gone: list[Victim] = []
+            # No more than was too much at first, however much is fetched meanwhile.
+            while (need := min(before - record.evicted_bytes, stock.usage.used) - goal) > 0:
+                some = await self._remove(record, await stock.ask(self._choose, need, BATCH))
+                if not some:
+                    break
+                gone += some
             after = stock.usage.used
             reached = after <= goal
             await self._end(record, reached=reached)
@@ -202,8 +207,7 @@ class Janitor:
                 # What waits for its commit cannot be chosen yet: others would go in its place.
                 await stock.queue.flushed()
                 await self._flush()
-                over = max(0, stock.usage.pinned - stock.admission.limits.pinned)
-                victims = await stock.ask(self._choose, need, over, BATCH)
+                victims = await stock.ask(self._choose, need, BATCH)
                 if victims and record is None:
                     record = await stock.begin(reason, target)
                 if record is None or not await self._remove(record, victims):
@@ -218,7 +222,7 @@ class Janitor:
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
             return reached
 
-    def _choose(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
+    def _choose(self, need: int, limit: int | None) -> list[Victim]:
         if need <= 0:
             return []
         chosen: list[Victim] = []
@@ -228,7 +232,9 @@ class Janitor:
             chosen.append(stray)
             need -= stray.bytes
         left = None if limit is None else limit - len(chosen)
-        return chosen + self._stock.shelf.victims(need, pinned_excess, left)
+        stock = self._stock
+        pinned_excess = max(0, stock.usage.pinned - stock.admission.limits.pinned)
+        return chosen + stock.shelf.victims(need, pinned_excess, left)
 
     async def _clear_idle(self) -> None:
         longest = self._policy.max_idle

@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import reason as phrase
-from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Remover:
 
     def _unlink(self, victims: Sequence[Victim]) -> dict[str, OSError]:
         failed = {}
-        for victim in victims:
+        for victim in paused(victims):
             file, _ = self._layout.file(victim.path)
             try:
                 file.unlink(missing_ok=True)

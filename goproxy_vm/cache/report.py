@@ -17,13 +17,13 @@ MOST_ITEMS = 10_000
 
 
 async def removal(victims: Sequence[Victim], answers: int, *, dry_run: bool) -> Removal:
-    """What went, or would go, by version."""
+    """What went, or would go, by version, in the order of the first file of each."""
     versions: dict[tuple[str, str], list[Victim]] = {}
     async for some in slices(victims):
         for victim in some:
             versions.setdefault((victim.module, victim.version), []).append(victim)
     items = []
-    async for keys in slices(sorted(versions)[:MOST_ITEMS]):
+    async for keys in slices(list(versions)[:MOST_ITEMS]):
         for key in keys:
             files = sorted(versions[key], key=lambda each: each.kind)
             kinds = tuple(each.kind.value for each in files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -13,7 +14,7 @@ from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Pass
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 log = get_logger("cache")
 
 CHUNK = 256 << 10
-"""Bytes read at once: what the page cache did not hold is given back right after."""
+"""Bytes read at once: what the page cache did not hold is given back right after. A smaller file counts
+for as many: opening it costs the disk and the hits beside it no less."""
 STEP = 4 << 20
 """Bytes of one file read between two pauses."""
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
@@ -130,30 +132,38 @@ class Scrub:
         return record, asyncio.create_task(work(), name="scrub")
 
     async def check(self, victim: Victim, sha256: str, rate: int | None = None) -> bool:
-        """Whether a file still has the hash on record; else it is in quarantine now. OSError: the host
-        cannot look at it now."""
+        """Whether a file still has the hash on record; else it is gone or in quarantine now. OSError: the
+        host cannot look at it now."""
+        if not await self._compare(victim, sha256, rate):
+            return False
+        await self._note([victim])
+        return True
+
+    async def _compare(self, victim: Victim, sha256: str, rate: int | None) -> bool | None:
+        """As :meth:`check`, with None for a file that is gone, and nothing noted of a sound one."""
         try:
             sound = await self._hash(victim, rate) == sha256
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                return False  # evicted meanwhile, or a ghost: the next hit or start sees to it
+                return None  # evicted meanwhile, or a ghost: the next hit or start sees to it
             log.error("stored file unreadable", path=victim.path, reason=phrase(error))
             self._stock.health.failed(error)
             sound = False
-        if sound:
-            await self._stock.ask(self._stock.index.checked, [victim.path], self._stock.clock.now())
-            return True
-        await self.condemn(victim)
-        return False
+        return sound or (False if await self.condemn(victim) else None)
 
-    async def condemn(self, victim: Victim) -> None:
-        """Take a file that is not what it was off the record, and keep its bytes for the operator."""
+    async def _note(self, sound: Sequence[Victim]) -> None:
+        paths = [victim.path for victim in sound]
+        await self._stock.ask(self._stock.index.checked, paths, self._stock.clock.now())
+
+    async def condemn(self, victim: Victim) -> bool:
+        """Take a file that is not what it was off the record, and keep its bytes for the operator; False for
+        one that has gone by itself."""
         stock = self._stock
         async with stock.queue.disk:
             if [victim.id] != [each.id for each in await stock.ask(stock.index.of_path, victim.path)]:
-                return
+                return False
             file, _ = stock.layout.file(victim.path)
             there = True
             try:
@@ -164,6 +174,7 @@ class Scrub:
                 log.error("corrupt file", path=victim.path, module=victim.module, version=victim.version)
                 self._corrupt()
             await stock.remover.remove_now([victim], "corrupt" if there else "ghost")
+            return there
 
     async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
         stock = self._stock
@@ -174,36 +185,56 @@ class Scrub:
             batch, after = await stock.ask(stock.shelf.to_check, before, match, after)
             if not batch:
                 break
-            for victim in batch:
-                entry = await stock.ask(stock.index.entry, victim.path)
-                if entry is None:
-                    continue
+            passed = []
+            for victim, sha256 in batch:
                 try:
-                    sound = await self.check(victim, entry.sha256, rate)
+                    sound = await self._compare(victim, sha256, rate)
                 except OSError as error:
                     log.warning("stored file not checked", path=victim.path, reason=phrase(error))
                     continue
-                entries, size, corrupt = entries + 1, size + entry.length, corrupt + (not sound)
+                if sound is None:
+                    continue
+                if sound:
+                    passed.append(victim)
+                entries, size, corrupt = entries + 1, size + victim.length, corrupt + (not sound)
                 record.scrubbed = (entries, size, corrupt)
                 if stock.clock.now() - saved > SAVE_EVERY:
                     saved = stock.clock.now()
                     await stock.ask(stock.ledger.save, record)
+            await self._note(passed)
         record.scrubbed = (entries, size, corrupt)
         await stock.end(record, reached=None)
         log.info("scrubbed", files=entries, bytes=size, corrupt=corrupt)
 
     async def _hash(self, victim: Victim, rate: int | None) -> str:
         file, _ = self._stock.layout.file(victim.path)
+        clock = self._stock.clock
+        started = clock.now()
+        step = STEP if rate is None else min(STEP, rate)
+        done = 0
+
+        async def keep_pace(n: int) -> None:
+            nonlocal done
+            done += n
+            self._read(n)
+            if rate is not None:
+                await asyncio.sleep(max(0.0, started + max(done, CHUNK) / rate - clock.now()))
+
+        if victim.length < step:
+            digest, n = await self._stock.disk.run(_whole, file, step)
+            await keep_pace(n)
+            return digest
         hasher = await self._stock.disk.open(Hasher, file)
         try:
-            clock = self._stock.clock
-            started = clock.now()
-            done = 0
-            while n := await self._stock.disk.run(hasher.step, STEP if rate is None else min(STEP, rate)):
-                done += n
-                self._read(n)
-                if rate is not None:
-                    await asyncio.sleep(max(0.0, started + done / rate - clock.now()))
+            while n := await self._stock.disk.run(hasher.step, step):
+                await keep_pace(n)
             return hasher.hexdigest()
         finally:
             hasher.close()
+
+
+def _whole(file: Path, most: int) -> tuple[str, int]:
+    """The SHA-256 of a small file's first ``most`` bytes, and how many there are."""
+    with contextlib.closing(Hasher(file)) as hasher:
+        n = hasher.step(most)
+        return hasher.hexdigest(), n

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, VersionFacts
 from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, stray, victim
+from goproxy_vm.cache.threads import paused
 from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ ORDER = (
 )
 
 
+CHECKS = 64
+"""Files to scrub that are looked up at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """Reads of index.db on one connection, which may be another one than the writer's."""
@@ -39,7 +44,7 @@ class Shelf:
         chosen: list[Victim] = []
         for pinned in (0, 1):
             left = min(need, pinned_excess) if pinned else need
-            for row in self.connection.execute(ORDER, (pinned,)):
+            for row in paused(self.connection.execute(ORDER, (pinned,))):
                 if left <= 0 or len(chosen) == limit:
                     break
                 chosen.append(victim(row))
@@ -96,7 +101,7 @@ class Shelf:
             "SELECT module, version, max(last_used), max(fetched), sum(blocks) FROM files WHERE state = 0"
             " GROUP BY module, version ORDER BY module, version"
         ).fetchall()
-        for module, version, last_used, fetched, blocks in rows:
+        for module, version, last_used, fetched, blocks in paused(rows):
             if matches is not None and not matches(module, version):
                 continue
             if selection.idle_for is not None and now - last_used < selection.idle_for:
@@ -115,7 +120,7 @@ class Shelf:
             " ORDER BY version, kind",
             (module, version),
         )
-        return [victim(row) for row in rows]
+        return [victim(row) for row in paused(rows)]
 
     def strays(
         self,
@@ -134,26 +139,27 @@ class Shelf:
     def known(self, matches: Callable[[str, str], bool]) -> list[tuple[str, str]]:
         """Versions that match and of which a hash is known, stored or not."""
         rows = self.connection.execute("SELECT DISTINCT module, version FROM known")
-        return [(module, version) for module, version in rows if matches(module, version)]
+        return [(module, version) for module, version in paused(rows) if matches(module, version)]
 
     def to_check(
         self, before: float, match: Selector | None, after: tuple[float, int]
-    ) -> tuple[list[Victim], tuple[float, int]]:
-        """The next files to scrub and where to go on: not checked since ``before``, least recently first."""
-        chosen: list[Victim] = []
+    ) -> tuple[list[tuple[Victim, str]], tuple[float, int]]:
+        """The next files to scrub, each with its SHA-256 on record, and where to go on: not checked since
+        ``before``, least recently first."""
+        chosen: list[tuple[Victim, str]] = []
         while not chosen:
             rows = self.connection.execute(
-                f"SELECT checked, {VICTIM} FROM files WHERE state = 0 AND checked < ?1"  # noqa: S608
-                " AND (checked, id) > (?2, ?3) ORDER BY checked, id LIMIT 500",
-                (before, *after),
+                f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?1"  # noqa: S608
+                " AND (checked, id) > (?2, ?3) ORDER BY checked, id LIMIT ?4",
+                (before, *after, CHECKS),
             ).fetchall()
             if not rows:
                 break
-            after = rows[-1][0], rows[-1][1]
-            for _, *row in rows:
+            after = rows[-1][0], rows[-1][2]
+            for _, sha256, *row in paused(rows):
                 each = victim(row)
                 if match is None or match(each.module, each.version):
-                    chosen.append(each)
+                    chosen.append((each, sha256.hex()))
         return chosen, after
 
     def versions(self) -> int:

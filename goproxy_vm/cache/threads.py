@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -18,6 +19,10 @@ class Closeable(Protocol):
 
 SLICE = 20
 """Items between two turns."""
+STRETCH = 0.0001
+"""Seconds of the processor's time that a thread works between two pauses."""
+PAUSE = 0.001
+"""Seconds of such a pause."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +77,17 @@ async def slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
     for start in range(0, len(items), SLICE):
         yield items[start : start + SLICE]
         await asyncio.sleep(0)
+
+
+def paused(items: Iterable[T]) -> Iterator[T]:
+    """The items, in a worker thread, with a pause after each stretch of work: where the loop shares its core,
+    a thread that goes on keeps it waiting for milliseconds, whoever holds the interpreter's lock."""
+    since = time.thread_time()
+    for item in items:
+        yield item
+        if time.thread_time() - since > STRETCH:
+            time.sleep(PAUSE)
+            since = time.thread_time()
 
 
 def _close_result(future: Future[C]) -> None:

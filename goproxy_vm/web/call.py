@@ -75,10 +75,8 @@ async def answer_with(
     members: Mapping[str, object], items: Sequence[T], wire: Callable[[T], object]
 ) -> web.Response:
     """A JSON object with very many ``items``, each as ``wire`` makes it."""
-    parts = []
-    async for some in slices(items):
-        parts += [json.dumps(wire(each)) for each in some]
-    body = f'{json.dumps(members)[:-1]}, "items": [{", ".join(parts)}]}}\n'.encode()
+    parts = [", ".join(json.dumps(wire(each)) for each in some).encode() async for some in slices(items)]
+    body = b'%b, "items": [%b]}\n' % (json.dumps(members)[:-1].encode(), b", ".join(parts))
     return web.Response(body=body, headers={**HEADERS, "Content-Type": JSON})
 
 

@@ -332,6 +332,34 @@ async def test_evict_to_what_cannot_be(tmp_path: Path) -> None:
         assert dry.after_bytes == wet.after_bytes == BLOCK
 
 
+async def test_evict_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    async with opened(tmp_path, max_size=16, pins=("p*",)) as shop:
+        await shop.put(*"abcde", *(f"p{number}" for number in range(11)))
+        dry = await shop.keeper.evict(0, dry_run=True)
+        wet = await shop.keeper.evict(0, dry_run=False)
+        assert wet.removal.items == dry.removal.items
+        assert [each.module for each in wet.removal.items] == [*"abcde", "p0", "p1", "p2"]
+        assert wet.after_bytes == dry.after_bytes == 8 * BLOCK, "the share of the pinned ones"
+
+
+async def test_evict_follows_no_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor, "BATCH", 2)
+    async with opened(tmp_path, max_size=20) as shop:
+        await shop.put(*"abcdef")
+        remove = shop.stock.remover.remove
+        more = iter("uvwxyz")
+
+        async def fetching(victims: Sequence[Victim], reason: str) -> list[Victim]:
+            await shop.put(next(more), next(more))
+            return await remove(victims, reason)
+
+        monkeypatch.setattr(shop.stock.remover, "remove", fetching)
+        eviction = await shop.keeper.evict(0, dry_run=False)
+        assert (eviction.removal.files, eviction.reached) == (6, False)
+        assert shop.zips() == "uvwxyz"
+
+
 # Interrupted
 
 

@@ -344,10 +344,10 @@ async def test_a_removal_is_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
         return Victim(1, "", module, "v1.0.0", kind, 5, 512, pinned=False, last_used=0.0)
 
     found = await removal(
-        [victim("b", Kind.ZIP), victim("a", Kind.ZIP), victim("a", Kind.MOD)], 4, dry_run=True
+        [victim("b", Kind.ZIP), victim("a", Kind.ZIP), victim("b", Kind.MOD)], 4, dry_run=True
     )
     assert (found.versions, found.files, found.bytes, found.answers) == (2, 3, 3 * 512, 4)
-    assert found.items == [RemovedVersion("a", "v1.0.0", ("mod", "zip"), 1024)]
+    assert found.items == [RemovedVersion("b", "v1.0.0", ("mod", "zip"), 1024)]
     assert found.truncated
 
 

@@ -205,6 +205,34 @@ async def test_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert slept == [1.0, (len(data)) / (2 * CHUNK)]
 
 
+async def test_a_small_file_counts_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        monkeypatch.setattr(shop.stock.clock, "_monotonic", lambda: 0.0)
+        monkeypatch.setattr(asyncio, "sleep", note)
+        data = shop.file("a").read_bytes()
+        assert await shop.scrub.check(shop.victim("a"), hashlib.sha256(data).hexdigest(), 2 * CHUNK)
+        monkeypatch.undo()
+    assert slept == [0.5]
+
+
+async def test_one_that_has_grown(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        with shop.file("a").open("ab") as file:
+            file.write(b"x")
+        await ended(shop, await shop.keeper.scrub(None, None))
+        assert shop.files() == []
+        assert shop.told.corrupted == 1
+
+
 async def test_how_far_it_has_come_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "SAVE_EVERY", -1.0)
     async with opened(tmp_path) as shop:
@@ -311,13 +339,14 @@ async def test_what_has_come_in_its_place_is_spared(tmp_path: Path) -> None:
 async def test_evicted_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("a", "b")
-        check = shop.scrub.check
+        compare = shop.scrub._compare
 
-        async def evicting(*args: object) -> bool:
-            await shop.stock.remover.remove([shop.victim("b")], "size")
-            return await check(*args)  # type: ignore[arg-type]  # as they came
+        async def evicting(*args: object) -> bool | None:
+            if shop.zips() == "ab":
+                await shop.stock.remover.remove([shop.victim("b")], "size")
+            return await compare(*args)  # type: ignore[arg-type]  # as they came
 
-        monkeypatch.setattr(shop.scrub, "check", evicting)
+        monkeypatch.setattr(shop.scrub, "_compare", evicting)
         await ended(shop, await shop.keeper.scrub(None, None))
         assert (await shop.keeper.passes(1))[0].scrubbed == (1, BLOCK - 1, 0)
 

@@ -342,10 +342,10 @@ def test_scrub_order(rig: Rig) -> None:
         rig.add(name, at)
     rig.index.checked(["a/@v/v1.0.0.zip"], 3.0)
     batch, after = rig.shelf.to_check(3.0, None, (-1.0, 0))
-    assert names(batch) == "bc"
+    assert names([each for each, _ in batch]) == "bc"
     assert rig.shelf.to_check(3.0, None, after)[0] == []
     batch, _ = rig.shelf.to_check(99.0, Selector(["d"]), (-1.0, 0))
-    assert names(batch) == "d"
+    assert names([each for each, _ in batch]) == "d"
     assert rig.shelf.to_check(99.0, Selector(["e"]), (-1.0, 0))[0] == []
 
 
