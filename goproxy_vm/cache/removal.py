@@ -94,7 +94,8 @@ class Remover:
         return removed
 
     def _unlink(self, victims: Sequence[Victim]) -> dict[str, OSError]:
-        failed = {}
+        failed: dict[str, OSError] = {}
+        directories = set()
         for victim in paused(victims):
             file, _ = self._layout.file(victim.path)
             try:
@@ -104,7 +105,9 @@ class Remover:
             except OSError as error:
                 failed[victim.path] = error
                 continue
-            _prune(file.parent, self._layout.modules)
+            directories.add(file.parent)
+        for directory in directories:
+            _prune(directory, self._layout.modules)
         return failed
 
 
