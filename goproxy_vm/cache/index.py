@@ -7,7 +7,7 @@ belong to the one database thread; sqlite3.Error: index.db cannot be read or wri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from goproxy_vm.cache.files import Entry, Kind
 from goproxy_vm.cache.threads import paused
@@ -54,8 +54,7 @@ class Known:
     zip_database: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """Hits on one file since the last flush, and the time of the newest by the logical clock."""
 
     last_used: float
