@@ -101,7 +101,7 @@ class Settings:
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
     )
-    prefetch: bool = _key(values.BOOLEAN, "true", "fetch zips that VMs are about to ask for")
+    prefetch: bool = _key(values.BOOLEAN, "true", "fetch files that VMs are about to ask for")
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
     access_log: str = _key(
         values.choice("off", "misses", "all"),

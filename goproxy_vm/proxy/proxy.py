@@ -117,15 +117,21 @@ class Proxy:
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
 
     async def stored(self, resource: ModuleResource) -> Answer | None:
-        """The answer to a request for a file of a version if it is a hit, else None. NoRoom as the store."""
+        """The answer to a request for a file of a version if it is a hit, else None; the request may have
+        others fetched. NoRoom as the store."""
         if match_prefix_patterns(self._settings.deny, resource.module):
             return None
         stored = await self._store.get(resource.path)
-        return None if stored is None else _file_answer(resource, stored, Result.HIT)
+        if stored is None:
+            return None
+        self._prefetch.hit(resource)
+        return _file_answer(resource, stored, Result.HIT)
 
     async def _file(self, resource: ModuleResource, asker: Asker) -> Answer:
         stored = await self._store.get(resource.path)
         if stored is not None:
+            if self._may_fetch(asker):
+                self._prefetch.hit(resource)
             return _file_answer(resource, stored, Result.HIT)
         if not self._may_fetch(asker):
             raise Absent("not stored here, and this request may not fetch it")
@@ -133,6 +139,8 @@ class Proxy:
         if resource.endpoint is not Endpoint.MOD:
             self._start_mod(resource, asker)
         stored, collapsed = await self._files.join(resource.path, lambda: self._bring_file(resource, asker))
+        if self._settings.prefetch and resource.endpoint is Endpoint.MOD and not collapsed:
+            self._prefetch.after_mod(resource.module, resource.version)
         return _file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
 
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
@@ -144,21 +152,26 @@ class Proxy:
             if stored is None:
                 return await self._fetch_file(mod, asker)
             if self._settings.prefetch and resource.endpoint is Endpoint.INFO:
-                self._prefetch.announce(mod.module, mod.version)
+                self._prefetch.after_info(mod.module, mod.version)
             return stored
 
         if not self._negatives.has(mod.path):
             self._files.start(mod.path, bring)
 
-    async def _fetch_ahead(self, resource: ModuleResource) -> None:
-        """Fetch an announced zip, unless others would have to go for it."""
+    async def _fetch_ahead(self, resource: ModuleResource) -> bool:
+        """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if resource.path in self._files or self._negatives.has(resource.path) or not self._store.roomy:
-            return
+            return False
         with contextlib.suppress(GoproxyError):  # logged where it happened
-            stored, _ = await self._files.join(
-                resource.path, lambda: self._bring_file(resource, Asker("prefetch"))
-            )
+            stored = await self._store.get(resource.path)
+            if stored is None:
+                stored, collapsed = await self._files.join(
+                    resource.path, lambda: self._bring_file(resource, Asker("prefetch"))
+                )
+                stored.close()
+                return not collapsed
             stored.close()
+        return False
 
     async def _bring_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""

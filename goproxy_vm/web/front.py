@@ -196,11 +196,14 @@ class Front:
         if b"/@v/" not in target or b"?" in target:
             return False
         try:
-            resource = parse(target.decode("ascii"), None).resource
+            wanted = parse(target.decode("ascii"), None)
         except (GoproxyError, UnicodeDecodeError):
             return False
+        resource = wanted.resource
         if not isinstance(resource, ModuleResource) or not resource.immutable:
             return False
+        if wanted.cached_only or b"disable-module-fetch" in data.lower():
+            return False  # not even what is fetched ahead may be fetched for it
         old = self._paths.get(resource.path)
         if old is not None and old.sound(started):  # the same file under another spelling
             if len(old.targets) < 4:

@@ -1,4 +1,4 @@
-"""Zips that are fetched before a VM asks for them, and those that are not."""
+"""Files that are fetched before a VM asks for them, and those that are not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from goproxy_vm.config.values import Amount
-from goproxy_vm.protocol.request import ModuleResource
+from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy import prefetch
 from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.prefetch import Prefetch
@@ -23,18 +23,52 @@ INFO, MOD, ZIP = (f"/{M}/@v/{V}.{kind}" for kind in ("info", "mod", "zip"))
 async def quiet(host: Host) -> None:
     """Wait until nothing is under way."""
     proxy = host.server.proxy
-    while proxy._prefetch._tasks or proxy.fetches_in_flight or host.server.store.uncommitted:
+    while proxy._prefetch.busy or proxy.fetches_in_flight or host.server.store.uncommitted:
         await asyncio.sleep(0)
 
 
-async def test_info_after_mod_announces_the_zip(serve: Serve, upstream: FakeUpstream) -> None:
-    host = await serve(upstream)
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_as_go_mod_download_asks(serve: Serve, upstream: FakeUpstream, fast_path: bool) -> None:
+    host = await serve(upstream, fast_path=fast_path)
     await host.get(MOD)
-    await host.get(INFO)
     await quiet(host)
-    assert upstream.count(ZIP) == 1
+    assert (upstream.count(INFO), upstream.count(ZIP)) == (1, 0)
+    assert (await host.get(INFO)).headers["Cache-Status"] == "goproxy-vm; hit"
+    await quiet(host)
+    assert (upstream.count(INFO), upstream.count(ZIP)) == (1, 1)
     got = await host.get(ZIP)
     assert (got.body, got.headers["Cache-Status"]) == (upstream.files[ZIP], "goproxy-vm; hit")
+    assert upstream.count(ZIP) == 1
+
+
+async def test_an_info_that_is_missing_after_all(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    upstream.on(INFO, Reply(b"", 500))
+    await host.get(MOD)
+    await quiet(host)
+    upstream.forget_rules()
+    assert (await host.get(INFO)).status == 200
+    await quiet(host)
+    assert upstream.count(ZIP) == 1
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("how", ["/cached-only", "Disable-Module-Fetch"])
+async def test_not_for_who_forbids_it(
+    serve: Serve, upstream: FakeUpstream, fast_path: bool, how: str
+) -> None:
+    host = await serve(upstream, fast_path=fast_path)
+    await host.get(MOD)
+    await quiet(host)
+    if how == "/cached-only":
+        got = await host.get(how + INFO)
+    else:
+        got = await host.get(INFO, Disable_Module_Fetch="true")
+    assert got.status == 200
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+    await host.get(INFO)
+    await quiet(host)
     assert upstream.count(ZIP) == 1
 
 
@@ -115,11 +149,41 @@ async def test_a_purge_recalls_it(
         await host.get(f"/{module}/@v/{V}.mod")
         await host.get(f"/{module}/@v/{V}.info")
     await gate.arrived.wait()
-    assert list(host.server.proxy._prefetch._announced) == [ZIP[1:]]
+    assert list(host.server.proxy._prefetch._zips.announced) == [ZIP[1:]]
     await Operations(host.server.store, host.server.proxy, "0", lambda: 0).purge_module(M)
     gate.open()
     await quiet(host)
     assert upstream.count(ZIP) == 0
+
+
+async def test_a_purge_forgets_what_was_not_asked_for_yet(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    await host.get(MOD)
+    await quiet(host)
+    await Operations(host.server.store, host.server.proxy, "0", lambda: 0).purge_module(M)
+    await host.get(INFO)  # starts the .mod, and announces nothing
+    await quiet(host)
+    assert upstream.count(ZIP) == 0
+
+
+async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MOST", 2)
+    fetched: list[str] = []
+
+    async def fetch(resource: ModuleResource) -> bool:
+        fetched.append(resource.path)
+        return True
+
+    ahead = Prefetch(fetch)
+    for number in range(3):
+        ahead.after_mod(M, f"v1.0.{number}")
+        while ahead.busy:
+            await asyncio.sleep(0)
+    for number in range(3):
+        ahead.hit(ModuleResource(M, Endpoint.INFO, f"v1.0.{number}"))
+    while ahead.busy:
+        await asyncio.sleep(0)
+    assert fetched[3:] == [f"{M}/@v/v1.0.1.zip", f"{M}/@v/v1.0.2.zip"]
 
 
 async def test_so_many_at_once_and_so_many_in_all(
@@ -129,24 +193,25 @@ async def test_so_many_at_once_and_so_many_in_all(
     begun: list[str] = []
     free = asyncio.Event()
 
-    async def fetch(resource: ModuleResource) -> None:
+    async def fetch(resource: ModuleResource) -> bool:
         begun.append(resource.path)
         await free.wait()
         if len(begun) == 6:
             raise ValueError("a bug")
+        return True
 
     ahead = Prefetch(fetch)
     for number in range(20):
-        ahead.announce(M, f"v1.0.{number}")
+        ahead.after_info(M, f"v1.0.{number}")
         await asyncio.sleep(0)
     assert len(begun) == prefetch.AT_ONCE
     free.set()
-    while ahead._tasks:
+    while ahead.busy:
         await asyncio.sleep(0)
     assert begun == [f"{M}/@v/v1.0.{number}.zip" for number in range(14)]
     assert "prefetch failed" in logged(caplog)
     free.clear()
-    ahead.announce(M, V)
+    ahead.after_info(M, V)
     await asyncio.sleep(0)
     await ahead.close()
     assert len(begun) == 15

@@ -64,7 +64,8 @@ async def test_landing_page(serve: Serve, upstream: FakeUpstream) -> None:
     assert re.search(r"<td>off</td>", got.text)
 
 
-async def test_landing_page_counts(host: Host) -> None:
+async def test_landing_page_counts(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, prefetch=False)
     assert "<td>0, 0</td>" in (await host.get("/")).text
     for version in ("v0.9.0", "v1.0.0"):
         await host.get(f"{M}/@v/{version}.mod")
