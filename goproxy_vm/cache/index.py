@@ -201,9 +201,9 @@ class Index:
         promoted = int(protected > 0)
         with self._database.transaction():
             self._connection.executemany(
-                "UPDATE files SET last_used = max(last_used, ?1), rank = max(rank, ?1), hits = hits + ?2,"
-                " segment = ?3 WHERE path = ?4",
-                ((touch.last_used, touch.hits, promoted, path) for path, touch in touches.items()),
+                "UPDATE files SET last_used = max(last_used, ?), rank = max(rank, ?), hits = hits + ?,"
+                " segment = ? WHERE path = ?",
+                ((at, at, hits, promoted, path) for path, (at, hits) in touches.items()),
             )
             if protected and touches:
                 self._demote(protected, max(touch.last_used for touch in touches.values()))

@@ -116,9 +116,9 @@ class Shelf:
     def of_version(self, module: str, version: str | None) -> list[Victim]:
         """The files of one version, or of all versions of a module."""
         rows = self.connection.execute(
-            f"SELECT {VICTIM} FROM files WHERE state = 0 AND module = ?1 AND (?2 IS NULL OR version = ?2)"  # noqa: S608
+            f"SELECT {VICTIM} FROM files WHERE state = 0 AND module = ? AND (? IS NULL OR version = ?)"  # noqa: S608
             " ORDER BY version, kind",
-            (module, version),
+            (module, version, version),
         )
         return [victim(row) for row in paused(rows)]
 
@@ -149,8 +149,8 @@ class Shelf:
         chosen: list[tuple[Victim, str]] = []
         while not chosen:
             rows = self.connection.execute(
-                f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?1"  # noqa: S608
-                " AND (checked, id) > (?2, ?3) ORDER BY checked, id LIMIT ?4",
+                f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?"  # noqa: S608
+                " AND (checked, id) > (?, ?) ORDER BY checked, id LIMIT ?",
                 (before, *after, CHECKS),
             ).fetchall()
             if not rows:
@@ -176,15 +176,15 @@ class Shelf:
         upper = prefix + "\U0010ffff"
         rows = self.connection.execute(
             f"SELECT {key} AS key, module, version FROM files WHERE state = 0"  # noqa: S608
-            " AND (?1 = '' OR (module >= ?1 AND module < ?2)) GROUP BY module, version"
-            " HAVING ?3 IS NULL OR (key, module, version) > (?3, ?4, ?5)"
-            " ORDER BY key, module, version LIMIT ?6",
-            (prefix, upper, *after, limit + 1),
+            " AND (? = '' OR (module >= ? AND module < ?)) GROUP BY module, version"
+            " HAVING ? IS NULL OR (key, module, version) > (?, ?, ?)"
+            " ORDER BY key, module, version LIMIT ?",
+            (prefix, prefix, upper, after[0], *after, limit + 1),
         ).fetchall()
         (total,) = self.connection.execute(
             "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files WHERE state = 0"
-            " AND (?1 = '' OR (module >= ?1 AND module < ?2)))",
-            (prefix, upper),
+            " AND (? = '' OR (module >= ? AND module < ?)))",
+            (prefix, prefix, upper),
         ).fetchone()
         items = [facts for _, m, v in rows[:limit] if (facts := self.version(m, v)) is not None]
         more = _cursor(sort, rows[limit - 1]) if len(rows) > limit else None

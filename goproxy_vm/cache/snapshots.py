@@ -92,10 +92,10 @@ class Snapshots:
                 (id_,),
             )
             execute(
-                "UPDATE snapshots SET bytes = (SELECT coalesce(sum(blocks), 0) * ?2 FROM contents"
-                " WHERE snapshot = ?1), versions = (SELECT count(*) FROM (SELECT DISTINCT module, version"
-                " FROM contents WHERE snapshot = ?1)) WHERE id = ?1",
-                (id_, BLOCK),
+                "UPDATE snapshots SET bytes = (SELECT coalesce(sum(blocks), 0) * ? FROM contents"
+                " WHERE snapshot = ?), versions = (SELECT count(*) FROM (SELECT DISTINCT module, version"
+                " FROM contents WHERE snapshot = ?)) WHERE id = ?",
+                (BLOCK, id_, id_, id_),
             )
             execute(
                 "DELETE FROM snapshots WHERE id NOT IN (SELECT id FROM snapshots ORDER BY id DESC LIMIT ?)",
@@ -157,12 +157,13 @@ class Snapshots:
         return [_File(module, version, kind, blocks * BLOCK) for module, version, kind, blocks in rows]
 
     def _reason(self, file: _File, a: Snapshot, b: Snapshot | None) -> str:
+        later = b and b.id
         row = self.connection.execute(
-            "SELECT reason FROM live.removals WHERE module = ?1 AND version = ?2 AND kind = ?3"
-            " AND id > (SELECT removal FROM snapshots WHERE id = ?4)"
-            " AND (?5 IS NULL OR id <= (SELECT removal FROM snapshots WHERE id = ?5))"
+            "SELECT reason FROM live.removals WHERE module = ? AND version = ? AND kind = ?"
+            " AND id > (SELECT removal FROM snapshots WHERE id = ?)"
+            " AND (? IS NULL OR id <= (SELECT removal FROM snapshots WHERE id = ?))"
             " ORDER BY id DESC LIMIT 1",
-            (*file[:3], a.id, b and b.id),
+            (*file[:3], a.id, later, later),
         ).fetchone()
         return row[0] if row else "unknown"
 
