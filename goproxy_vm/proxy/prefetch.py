@@ -58,11 +58,6 @@ class Prefetch:
         await self._infos.close()
         await self._zips.close()
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is under way."""
-        return bool(self._infos.tasks or self._zips.tasks)
-
     async def _bring_info(self, resource: ModuleResource) -> None:
         if await self._fetch(resource):
             self._unasked[resource.path] = resource

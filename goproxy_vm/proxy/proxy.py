@@ -162,16 +162,20 @@ class Proxy:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if resource.path in self._files or self._negatives.has(resource.path) or not self._store.roomy:
             return False
-        with contextlib.suppress(GoproxyError):  # logged where it happened
+        fetched = False
+
+        async def bring() -> StoredFile:
+            nonlocal fetched
             stored = await self._store.get(resource.path)
             if stored is None:
-                stored, collapsed = await self._files.join(
-                    resource.path, lambda: self._bring_file(resource, Asker("prefetch"))
-                )
-                stored.close()
-                return not collapsed
+                stored = await self._fetch_file(resource, Asker("prefetch"))
+                fetched = True
+            return stored
+
+        with contextlib.suppress(GoproxyError):  # logged where it happened
+            stored, _ = await self._files.join(resource.path, bring)
             stored.close()
-        return False
+        return fetched
 
     async def _bring_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""

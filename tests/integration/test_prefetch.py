@@ -20,10 +20,15 @@ M, V = "example.com/m", "v1.0.0"
 INFO, MOD, ZIP = (f"/{M}/@v/{V}.{kind}" for kind in ("info", "mod", "zip"))
 
 
+def busy(ahead: Prefetch) -> bool:
+    """Whether anything is under way."""
+    return bool(ahead._infos.tasks or ahead._zips.tasks)
+
+
 async def quiet(host: Host) -> None:
     """Wait until nothing is under way."""
     proxy = host.server.proxy
-    while proxy._prefetch.busy or proxy.fetches_in_flight or host.server.store.uncommitted:
+    while busy(proxy._prefetch) or proxy.fetches_in_flight or host.server.store.uncommitted:
         await asyncio.sleep(0)
 
 
@@ -177,11 +182,11 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
     ahead = Prefetch(fetch)
     for number in range(3):
         ahead.after_mod(M, f"v1.0.{number}")
-        while ahead.busy:
+        while busy(ahead):
             await asyncio.sleep(0)
     for number in range(3):
         ahead.hit(ModuleResource(M, Endpoint.INFO, f"v1.0.{number}"))
-    while ahead.busy:
+    while busy(ahead):
         await asyncio.sleep(0)
     assert fetched[3:] == [f"{M}/@v/v1.0.1.zip", f"{M}/@v/v1.0.2.zip"]
 
@@ -206,7 +211,7 @@ async def test_so_many_at_once_and_so_many_in_all(
         await asyncio.sleep(0)
     assert len(begun) == prefetch.AT_ONCE
     free.set()
-    while ahead.busy:
+    while busy(ahead):
         await asyncio.sleep(0)
     assert begun == [f"{M}/@v/v1.0.{number}.zip" for number in range(14)]
     assert "prefetch failed" in logged(caplog)

@@ -187,7 +187,14 @@ async def test_it_runs_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         await shop.sql("ALTER TABLE lost RENAME TO files")
 
 
-async def test_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [(256, [1.0, (256 * BLOCK - 1) / (2 * CHUNK)]), (1, [0.5])],
+    ids=["large", "small, which counts for a chunk"],
+)
+async def test_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, expected: list[float]
+) -> None:
     slept = []
     sleep = asyncio.sleep
 
@@ -196,31 +203,13 @@ async def test_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         await sleep(0)
 
     async with opened(tmp_path) as shop:
-        await shop.put("a", blocks=256)
+        await shop.put("a", blocks=blocks)
         monkeypatch.setattr(shop.stock.clock, "_monotonic", lambda: 0.0)
         monkeypatch.setattr(asyncio, "sleep", note)
         data = shop.file("a").read_bytes()
         assert await shop.scrub.check(shop.victim("a"), hashlib.sha256(data).hexdigest(), 2 * CHUNK)
         monkeypatch.undo()
-    assert slept == [1.0, (len(data)) / (2 * CHUNK)]
-
-
-async def test_a_small_file_counts_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slept = []
-    sleep = asyncio.sleep
-
-    async def note(seconds: float) -> None:
-        slept.append(seconds)
-        await sleep(0)
-
-    async with opened(tmp_path) as shop:
-        await shop.put("a")
-        monkeypatch.setattr(shop.stock.clock, "_monotonic", lambda: 0.0)
-        monkeypatch.setattr(asyncio, "sleep", note)
-        data = shop.file("a").read_bytes()
-        assert await shop.scrub.check(shop.victim("a"), hashlib.sha256(data).hexdigest(), 2 * CHUNK)
-        monkeypatch.undo()
-    assert slept == [0.5]
+    assert slept == expected
 
 
 async def test_one_that_has_grown(tmp_path: Path) -> None:
