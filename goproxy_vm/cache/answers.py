@@ -183,6 +183,10 @@ class Answers:
         """
         return await self._attempt(0, self._trim, most_bytes)
 
+    async def bound(self, prefix: str, most: int) -> int:
+        """Forget the oldest answers whose keys begin with ``prefix`` until ``most`` are left; how many."""
+        return await self._attempt(0, self._bound, prefix, most)
+
     async def size(self) -> tuple[int, int]:
         """Answers stored, and bytes of their database."""
         return await self._attempt((0, 0), lambda: (len(self._cache), self._volume()))
@@ -210,6 +214,15 @@ class Answers:
                 self._cache.delete(key)
             removed += len(rows)
         return removed
+
+    def _bound(self, prefix: str, most: int) -> int:
+        rows = self._rows.execute(
+            "SELECT key FROM Cache WHERE key >= ? AND key < ? ORDER BY store_time DESC LIMIT -1 OFFSET ?",
+            (prefix, prefix + "\U0010ffff", most),
+        ).fetchall()
+        for (key,) in rows:
+            self._cache.delete(key)
+        return len(rows)
 
     def _get(self, key: str) -> CachedAnswer | None:
         try:

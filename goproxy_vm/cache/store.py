@@ -322,13 +322,13 @@ class Store:
         await self._ask(None, self._stock.index.prove, module, version, hashes, database, time.time())
 
     async def complete_versions(self, module: str) -> list[str]:
-        """The versions of a module whose ``.info``, ``.mod`` and ``.zip`` are all stored, by name."""
+        """The versions of a module whose ``.mod`` and ``.zip`` are stored: all that a build needs."""
         stored = {
             (item.version, item.kind.value) for item in self._queue.pending.values() if item.module == module
         }
         stored.update(await self._ask([], self._stock.index.kinds, module))
         versions = {version for version, _ in stored}
-        return sorted(v for v in versions if all((v, kind.value) in stored for kind in Kind))
+        return sorted(v for v in versions if all((v, kind.value) in stored for kind in (Kind.MOD, Kind.ZIP)))
 
     async def statistics(self) -> Statistics:
         """Totals over all files on record; the number of versions at most a second old."""

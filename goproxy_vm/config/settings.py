@@ -101,7 +101,7 @@ class Settings:
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
     )
-    prefetch: bool = _key(values.BOOLEAN, "true", "fetch files that VMs are about to ask for")
+    prefetch: bool = _key(values.BOOLEAN, "true", "fetch zips that VMs are about to ask for")
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
     access_log: str = _key(
         values.choice("off", "misses", "all"),
@@ -127,10 +127,15 @@ class Settings:
         "60s",
         "how long lists, @latest and queries are served before upstreams are asked again",
     )
+    stale_while_revalidate: float = _key(
+        values.duration(positive=False),
+        "5m",
+        "how much longer lists and @latest are served at once, and asked for again behind the answer",
+    )
     stale: float = _key(
         values.duration(positive=False),
         "7d",
-        "how long lists, @latest and queries are served when upstreams fail",
+        "how long lists, @latest, queries and absence are served when upstreams fail",
     )
     negative: float = _key(values.duration(positive=False), "60s", "how long absence is remembered")
     max_misses: int = _key(values.count(1, 100_000), "64", "fetches from upstreams at a time")

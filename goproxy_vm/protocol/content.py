@@ -108,20 +108,16 @@ def _check_origin(value: object) -> None:
 def parse_list(data: bytes, module: str) -> list[str]:
     """The versions a list may offer: canonical, of the module's major; in semver order.
 
-    Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). So
-    are pseudo-versions, unless there is nothing else: a client whose ``@latest`` finds nothing takes the
-    newest of them (PROTOCOL §1 "latest"), and a module cache behind a file:// URL has no ``@latest``.
+    Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). Pseudo-
+    versions stay: clients pass over them unless their ``@latest`` finds nothing, and then take the newest
+    (PROTOCOL §1 "latest"); many a proxy has no ``@latest``, and then the choice must be the same as directly.
     """
     versions: set[str] = set()
-    pseudo_versions: set[str] = set()
     for line in data.decode("utf-8", "replace").split("\n"):
         fields = line.split()
-        if not fields:
-            continue
-        version = fields[0]
-        if semver.is_canonical(version) and semver.agrees(module, version):
-            (pseudo_versions if semver.is_pseudo(version) else versions).add(version)
-    return sorted(versions or pseudo_versions, key=semver.Key)
+        if fields and semver.is_canonical(fields[0]) and semver.agrees(module, fields[0]):
+            versions.add(fields[0])
+    return sorted(versions, key=semver.Key)
 
 
 def render_list(versions: Iterable[str]) -> bytes:

@@ -6,6 +6,7 @@ Sources: go.dev/ref/mod#versions, #pseudo-versions; PROTOCOL §1 "Canonical", "P
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import total_ordering
 
@@ -106,6 +107,17 @@ def pseudo(version: str) -> Pseudo | None:
 def is_pseudo(version: str) -> bool:
     """Whether it is a pseudo-version."""
     return pseudo(version) is not None
+
+
+def latest(versions: Iterable[str]) -> str | None:
+    """The one that ``latest`` means: the highest release, else the highest prerelease, else the newest
+    pseudo-version (go.dev/ref/mod#version-queries); None of none."""
+
+    def order(version: str) -> tuple[int, str, Key]:
+        commit = pseudo(version)
+        return (0, commit.time, Key(version)) if commit else (2 - is_prerelease(version), "", Key(version))
+
+    return max(versions, key=order, default=None)
 
 
 def agrees(path: str, version: str) -> bool:

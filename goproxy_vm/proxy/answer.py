@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.protocol.request import Endpoint
+from goproxy_vm.protocol.request import Endpoint, ModuleResource
 
 CONTENT_TYPES = {
     Endpoint.LIST: "text/plain; charset=utf-8",
@@ -79,3 +79,15 @@ CACHE_STATUS = {
     Result.STALE: "hit; detail=stale",
     Result.NEGATIVE: "fwd=uri-miss; fwd-status=404",
 }
+
+
+def file_answer(resource: ModuleResource, stored: StoredFile, result: Result) -> Answer:
+    """The answer to a request for a file of a version, which closes ``stored``."""
+    return Answer(
+        stored,
+        CONTENT_TYPES[resource.endpoint],
+        STABLE if resource.endpoint is Endpoint.INFO else IMMUTABLE,
+        CACHE_STATUS[result],
+        result,
+        stored.etag,
+    )

@@ -18,9 +18,9 @@ from goproxy_vm.proxy.slots import FairSlots
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.protocol.request import SumdbResource
+    from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.database import ChecksumDatabase
     from goproxy_vm.proxy.proof import Proofs
-    from goproxy_vm.proxy.proxy import Asker
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"

@@ -4,65 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.errors import (
-    Absent,
-    ContentError,
-    Denied,
-    GoproxyError,
-    Overloaded,
-    Refused,
-    UpstreamError,
-)
+from goproxy_vm.errors import Absent, ContentError, Denied, GoproxyError
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+from goproxy_vm.protocol.content import check_info
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
-from goproxy_vm.proxy.answer import (
-    CACHE_STATUS,
-    CONTENT_TYPES,
-    IMMUTABLE,
-    STABLE,
-    Answer,
-    Result,
-    max_age,
-)
+from goproxy_vm.proxy.absence import Absences
+from goproxy_vm.proxy.answer import Answer, Result, file_answer
+from goproxy_vm.proxy.asker import Asker
+from goproxy_vm.proxy.documents import LIMIT, NOT_HERE, Documents
+from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.negative import Negatives
 from goproxy_vm.proxy.prefetch import Prefetch
-from goproxy_vm.proxy.slots import FairSlots
+from goproxy_vm.proxy.substitutes import Substitutes
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.answers import CachedAnswer
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.prover import ZipProver
     from goproxy_vm.proxy.proof import Proof, Proofs
     from goproxy_vm.upstream.chain import Upstreams
 
-SMALL_LIMIT = 16 << 20
-"""Bytes allowed for a ``.mod`` (Go's own bound), and for an ``.info`` or a list."""
-
 log = get_logger("proxy")
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks, as far as the decision needs to know.
-
-    ``client`` is its address, by which miss slots are shared; ``fetch`` is False where the request
-    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``).
-    """
-
-    client: str
-    fetch: bool = True
 
 
 class Proxy:
@@ -84,13 +54,13 @@ class Proxy:
         self._upstreams = upstreams
         self._prover = prover
         self._proofs = proofs
-        self._wall = wall
-        self._negatives = Negatives(settings.negative, monotonic)
-        self._slots = FairSlots(settings.max_misses)
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
-        self._documents: Flights[bytes] = Flights(lambda data: data, lambda _: None)
-        self._prefetch = Prefetch(self._fetch_ahead)
+        self._absences = Absences(settings.negative, settings.stale, store.answers, monotonic, wall)
+        self._fetching = Fetching(settings, upstreams, self._absences, store.keeper.fences)
+        self._substitutes = Substitutes(store)
+        self._documents = Documents(settings, store, upstreams, self._fetching, self._substitutes, wall)
+        self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
 
     async def close(self) -> None:
         """Cancel the flights under way."""
@@ -109,7 +79,7 @@ class Proxy:
             raise Denied(f"module {resource.module} is denied by this server's policy (setting deny)")
         if resource.immutable:
             return await self._file(resource, asker)
-        return await self._document(resource, asker)
+        return await self._documents.get(resource, asker, fetch=self._may_fetch(asker))
 
     def _may_fetch(self, asker: Asker) -> bool:
         return asker.fetch and not self._settings.offline
@@ -125,23 +95,59 @@ class Proxy:
         if stored is None:
             return None
         self._prefetch.hit(resource)
-        return _file_answer(resource, stored, Result.HIT)
+        return file_answer(resource, stored, Result.HIT)
 
     async def _file(self, resource: ModuleResource, asker: Asker) -> Answer:
+        try:
+            return await self._stored_or_fetched(resource, asker)
+        except Absent:
+            # A version whose .mod is proven does exist, whatever became of its .info.
+            if (built := await self._built(resource)) is None:
+                raise
+            return built
+
+    async def _stored_or_fetched(self, resource: ModuleResource, asker: Asker) -> Answer:
         stored = await self._store.get(resource.path)
         if stored is not None:
             if self._may_fetch(asker):
                 self._prefetch.hit(resource)
-            return _file_answer(resource, stored, Result.HIT)
+            return file_answer(resource, stored, Result.HIT)
         if not self._may_fetch(asker):
-            raise Absent("not stored here, and this request may not fetch it")
-        self._negatives.check(resource.path)
+            raise Absent(NOT_HERE)
+        self._absences.recent.check(resource.path)
         if resource.endpoint is not Endpoint.MOD:
             self._start_mod(resource, asker)
-        stored, collapsed = await self._files.join(resource.path, lambda: self._bring_file(resource, asker))
-        if self._settings.prefetch and resource.endpoint is Endpoint.MOD and not collapsed:
-            self._prefetch.after_mod(resource.module, resource.version)
-        return _file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
+        brought = await self._fetching.bring(
+            self._files,
+            resource.path,
+            lambda: self._bring_file(resource, asker),
+            Fallback(
+                known=partial(self._absent, resource.path),
+                built=partial(self._built, resource),
+                behind=partial(self._complete, resource),
+            ),
+        )
+        if isinstance(brought, Answer):
+            return brought
+        stored, collapsed = brought
+        if not collapsed:
+            self._complete(resource)
+        return file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
+
+    async def _absent(self, path: str) -> None:
+        """Raise Absent if that was the upstreams' last word."""
+        if (absent := await self._absences.kept(path)) is not None:
+            raise absent
+
+    async def _built(self, resource: ModuleResource) -> Answer | None:
+        """An ``.info`` that follows from the ``.mod``; other files follow from nothing."""
+        if resource.endpoint is Endpoint.INFO:
+            return await self._substitutes.info(resource.module, resource.version)
+        return None
+
+    def _complete(self, resource: ModuleResource) -> None:
+        """What was asked for of a version brings its ``.info``."""
+        self._prefetch.complete(resource.module, resource.version)
 
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
@@ -151,16 +157,18 @@ class Proxy:
             stored = await self._store.get(mod.path)
             if stored is None:
                 return await self._fetch_file(mod, asker)
-            if self._settings.prefetch and resource.endpoint is Endpoint.INFO:
+            if resource.endpoint is Endpoint.INFO:
                 self._prefetch.after_info(mod.module, mod.version)
             return stored
 
-        if not self._negatives.has(mod.path):
+        if not self._absences.recent.has(mod.path):
             self._files.start(mod.path, bring)
 
     async def _fetch_ahead(self, resource: ModuleResource) -> bool:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
-        if resource.path in self._files or self._negatives.has(resource.path) or not self._store.roomy:
+        if resource.path in self._files or self._absences.recent.has(resource.path):
+            return False
+        if resource.endpoint is Endpoint.ZIP and not self._store.roomy:
             return False
         fetched = False
 
@@ -188,7 +196,7 @@ class Proxy:
             Endpoint.MOD: self._fetch_mod,
             Endpoint.ZIP: self._fetch_zip,
         }[resource.endpoint]
-        return await self._guarded(resource, asker, lambda: fetch(resource))
+        return await self._fetching.hold(resource, asker, lambda: fetch(resource))
 
     async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
         sink = Memory()
@@ -197,7 +205,7 @@ class Proxy:
         async def check() -> None:
             check_info(sink.data, resource.module, resource.version)
 
-        await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
+        await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
         return await self._store.put(
             resource.path, sink.data, h1=None, module=resource.module, version=resource.version, since=since
         )
@@ -215,7 +223,7 @@ class Proxy:
             return h1
 
         with _cancelling(proof):
-            h1 = await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
+            h1 = await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
         return await self._store.put(
             resource.path, sink.data, h1=h1, module=resource.module, version=resource.version, since=since
         )
@@ -304,8 +312,8 @@ class Proxy:
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Requests from now on ask anew: they join no flight for a version that ``matches``, nor one for a
         list or a query, and no absence is remembered. Costs some requests too many, not one too few."""
-        self._negatives.clear()
-        self._documents.detach(lambda _: True)
+        self._absences.recent.clear()
+        self._documents.forget(matches)
         for forget in self._watchers:
             forget()
 
@@ -316,105 +324,6 @@ class Proxy:
         self._files.detach(concerned)
         self._prefetch.forget(matches)
 
-    # Documents: list, @latest and query .info, fresh for a while and then revalidated.
-
-    async def _document(self, resource: ModuleResource, asker: Asker) -> Answer:
-        since = self._store.keeper.fences.now
-        answer = await self._document_now(resource, asker)
-        if self._store.keeper.fences.now != since:
-            answer.until = None  # a purge came between: nobody after it may be given this
-        return answer
-
-    async def _document_now(self, resource: ModuleResource, asker: Asker) -> Answer:
-        cached = await self._store.answers.get(resource.path)
-        if cached is not None and (left := self._fresh_for(cached)) > 0:
-            return _document_answer(resource, cached.data, Result.HIT, left)
-        if not self._may_fetch(asker):
-            return await self._stored_document(resource, cached.data if cached else None)
-        self._negatives.check(resource.path)
-        try:
-            data, collapsed = await self._documents.join(
-                resource.path, lambda: self._bring_document(resource, asker)
-            )
-        except (UpstreamError, Refused, Overloaded) as error:
-            if cached is not None and self._wall() - cached.stored < self._settings.stale:
-                log.warning("serving stale", path=resource.path, reason=error.sentence)
-                return _document_answer(resource, cached.data, Result.STALE, 0)
-            if isinstance(error, Refused) and resource.endpoint is Endpoint.LIST:
-                return await self._built_list(resource, error)
-            raise
-        result = Result.COLLAPSED if collapsed else Result.MISS
-        return _document_answer(resource, data, result, self._settings.fresh)
-
-    async def _stored_document(self, resource: ModuleResource, cached: bytes | None) -> Answer:
-        if cached is not None:
-            return _document_answer(resource, cached, Result.STALE, 0)
-        absent = Absent("not stored here, and this request may not fetch it")
-        if resource.endpoint is Endpoint.LIST:
-            return await self._built_list(resource, absent)
-        raise absent
-
-    async def _built_list(self, resource: ModuleResource, otherwise: GoproxyError) -> Answer:
-        """A list of the versions stored whole, for when no upstream may or will tell (case 5a)."""
-        versions = await self._store.complete_versions(resource.module)
-        if not versions:
-            raise otherwise
-        data = render_list(parse_list("\n".join(versions).encode(), resource.module))
-        answer = _document_answer(resource, data, Result.STALE, 0)
-        answer.cache_status = "hit; detail=built-from-stored-versions"
-        return answer
-
-    def _fresh_for(self, cached: CachedAnswer) -> float:
-        """Seconds for which a stored document is fresh; one from the future is not."""
-        age = self._wall() - cached.stored
-        return self._settings.fresh - age if age >= 0 else 0.0
-
-    async def _bring_document(self, resource: ModuleResource, asker: Asker) -> bytes:
-        """As :meth:`_bring_file`."""
-        cached = await self._store.answers.get(resource.path)
-        if cached is not None and self._fresh_for(cached) > 0:
-            return cached.data
-        return await self._guarded(resource, asker, lambda: self._fetch_document_now(resource))
-
-    async def _fetch_document_now(self, resource: ModuleResource) -> bytes:
-        sink = Memory()
-        since = self._store.keeper.fences.now
-
-        async def check() -> bytes:
-            if resource.endpoint is Endpoint.LIST:
-                return render_list(parse_list(sink.data, resource.module))
-            if resource.endpoint is Endpoint.LATEST:
-                check_latest(sink.data, resource.module)
-            else:
-                check_info(sink.data, resource.module, resource.version)
-            return sink.data
-
-        try:
-            data = await self._upstreams.fetch(resource.path, sink, limit=SMALL_LIMIT, check=check)
-        except Absent:
-            await self._store.answers.delete(resource.path)
-            raise
-        if self._store.keeper.fences.now == since:
-            keep = max(self._settings.stale, self._settings.fresh)
-            await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)
-        return data
-
-    # What every fetch has in common: a slot, a deadline, a memory for absence.
-
-    async def _guarded(
-        self, resource: ModuleResource, asker: Asker, fetch: Callable[[], Awaitable[_T]]
-    ) -> _T:
-        try:
-            async with self._slots.hold(asker.client, self._settings.total_timeout):
-                return await fetch()
-        except Absent as error:
-            self._negatives.add(resource.path, error.sentence)
-            raise
-        except (UpstreamError, Refused) as error:
-            event = "content refused" if isinstance(error, ContentError) else "fetch failed"
-            log.warning(event, path=resource.path, client=asker.client, reason=error.sentence)
-            raise
-
 
 @contextlib.contextmanager
 def _cancelling(proof: Proof) -> Iterator[None]:
@@ -424,20 +333,3 @@ def _cancelling(proof: Proof) -> Iterator[None]:
     except BaseException:
         proof.cancel()
         raise
-
-
-def _file_answer(resource: ModuleResource, stored: StoredFile, result: Result) -> Answer:
-    return Answer(
-        stored,
-        CONTENT_TYPES[resource.endpoint],
-        STABLE if resource.endpoint is Endpoint.INFO else IMMUTABLE,
-        CACHE_STATUS[result],
-        result,
-        stored.etag,
-    )
-
-
-def _document_answer(resource: ModuleResource, data: bytes, result: Result, fresh_for: float) -> Answer:
-    answer = Answer(data, CONTENT_TYPES[resource.endpoint], max_age(fresh_for), CACHE_STATUS[result], result)
-    answer.until = time.monotonic() + fresh_for
-    return answer

@@ -92,6 +92,28 @@ class Upstreams:
         """The upstreams in their order, without userinfo."""
         return [spec.name for spec in self._list.entries]
 
+    @property
+    def resting(self) -> bool:
+        """Whether a fetch may have to wait for an upstream that failed the last time it was asked."""
+        *earlier, last = self._upstreams
+        waits = [each for each in earlier if not each.spec.falls_through] + [last]
+        return any(each.health.failing for each in waits)
+
+    @property
+    def down(self) -> bool:
+        """Whether a fetch is bound to fail, unless an upstream has come back."""
+        for each in self._upstreams:
+            if not each.health.failing:
+                return False
+            if not each.spec.falls_through:
+                break
+        return True
+
+    def due(self) -> bool:
+        """Whether a fetch is worth its while now: one upstream is up, or may be asked again after its
+        back-off, by the one who is told so."""
+        return any(not each.health.failing or each.health.admit() for each in self._upstreams)
+
     async def start(self) -> None:
         """Open the session, and try in the background whether each upstream takes a connection."""
         trust = trusted(self._ca_file)

@@ -13,7 +13,7 @@ from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
-from goproxy_vm.proxy.proxy import Asker
+from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.web import pages
 from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection

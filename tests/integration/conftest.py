@@ -86,6 +86,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "upstream": url,
                 "sumdb": None,
                 "stall_timeout": 0.5,
+                "stale_while_revalidate": 0.0,
                 "shutdown_timeout": 5.0,
                 **settings,
             }

@@ -44,7 +44,7 @@ async def fails(host: Host, path: str, status: int, *words: str) -> None:
 async def test_case_1_list(host: Host, upstream: FakeUpstream) -> None:
     upstream.on(f"{M}/@v/list", Reply(f"v1.0.0\nv0.9.0\n{PSEUDO} 2019-11-09T02:19:31Z\n".encode()))
     got = await host.get(f"{M}/@v/list")
-    assert (got.status, got.body) == (200, b"v0.9.0\nv1.0.0\n")
+    assert (got.status, got.body) == (200, f"{PSEUDO}\nv0.9.0\nv1.0.0\n".encode())
     assert got.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert got.headers["Cache-Control"] == "public, max-age=60"
     assert got.headers["Cache-Status"] == "goproxy-vm; fwd=uri-miss; stored"

@@ -8,7 +8,7 @@ import pytest
 
 from goproxy_vm.config.values import Amount
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
-from goproxy_vm.proxy import prefetch
+from goproxy_vm.proxy import backlog
 from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.prefetch import Prefetch
 from tests.fakes.lines import logged
@@ -146,7 +146,7 @@ async def test_what_is_known_to_be_absent_is_not_asked_for(serve: Serve, upstrea
 async def test_a_purge_recalls_it(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "AT_ONCE", 1)
+    monkeypatch.setattr(backlog, "AT_ONCE", 1)
     upstream.add_module("example.com/first", V)
     host = await serve(upstream, stall_timeout=30.0)
     gate = upstream.hold(f"/example.com/first/@v/{V}.zip")
@@ -172,16 +172,16 @@ async def test_a_purge_forgets_what_was_not_asked_for_yet(serve: Serve, upstream
 
 
 async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "MOST", 2)
+    monkeypatch.setattr(backlog, "MOST", 2)
     fetched: list[str] = []
 
     async def fetch(resource: ModuleResource) -> bool:
         fetched.append(resource.path)
         return True
 
-    ahead = Prefetch(fetch)
+    ahead = Prefetch(fetch, zips=True)
     for number in range(3):
-        ahead.after_mod(M, f"v1.0.{number}")
+        ahead.complete(M, f"v1.0.{number}")
         while busy(ahead):
             await asyncio.sleep(0)
     for number in range(3):
@@ -194,7 +194,7 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
 async def test_so_many_at_once_and_so_many_in_all(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(prefetch, "MOST", 10)
+    monkeypatch.setattr(backlog, "MOST", 10)
     begun: list[str] = []
     free = asyncio.Event()
 
@@ -205,16 +205,16 @@ async def test_so_many_at_once_and_so_many_in_all(
             raise ValueError("a bug")
         return True
 
-    ahead = Prefetch(fetch)
+    ahead = Prefetch(fetch, zips=True)
     for number in range(20):
         ahead.after_info(M, f"v1.0.{number}")
         await asyncio.sleep(0)
-    assert len(begun) == prefetch.AT_ONCE
+    assert len(begun) == backlog.AT_ONCE
     free.set()
     while busy(ahead):
         await asyncio.sleep(0)
     assert begun == [f"{M}/@v/v1.0.{number}.zip" for number in range(14)]
-    assert "prefetch failed" in logged(caplog)
+    assert "background fetch failed" in logged(caplog)
     free.clear()
     ahead.after_info(M, V)
     await asyncio.sleep(0)

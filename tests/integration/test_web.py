@@ -71,11 +71,11 @@ async def test_landing_page_counts(serve: Serve, upstream: FakeUpstream) -> None
         await host.get(f"{M}/@v/{version}.mod")
     for _ in range(300):  # commits are batched, and totals at most a second old
         text = (await host.get("/")).text
-        if "stored</td><td>2</td>" in text:
+        if "stored</td><td>2</td>" in text and "<td>4, " in text:  # each with its .info
             break
         await asyncio.sleep(0.01)
     assert "stored</td><td>2</td>" in text
-    assert re.search(r"<td>2, [1-9][0-9,]*</td>", text)
+    assert re.search(r"<td>4, [1-9][0-9,]*</td>", text)
 
 
 async def test_landing_page_offline(serve: Serve, upstream: FakeUpstream) -> None:

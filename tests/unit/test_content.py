@@ -99,13 +99,14 @@ def test_case_1_and_7_list_drops_what_clients_must_not_see() -> None:
         b"v1.0.0\r\nv0.9.0 2024-01-02T03:04:05Z\nv2.0.0\njunk\n\nv1.0\nv1.0.0\n\xff\n"
         b"v0.0.0-20191109021931-daa7c04131f5 2019-11-09T02:19:31Z\nv1.10.0\nv1.9.0\nv2.0.0+incompatible\n"
     )
-    assert parse_list(data, M) == ["v0.9.0", "v1.0.0", "v1.9.0", "v1.10.0", "v2.0.0+incompatible"]
+    pseudo = "v0.0.0-20191109021931-daa7c04131f5"
+    assert parse_list(data, M) == [pseudo, "v0.9.0", "v1.0.0", "v1.9.0", "v1.10.0", "v2.0.0+incompatible"]
 
 
-def test_pseudo_versions_alone_are_listed() -> None:
+def test_pseudo_versions_stay_for_who_finds_no_latest() -> None:
     older, newer = "v0.0.0-20191109021931-daa7c04131f5", "v0.0.0-20200101000000-abcdefabcdef"
     assert parse_list(f"{newer}\n{older} 2019-11-09T02:19:31Z\nv2.0.0\n".encode(), M) == [older, newer]
-    assert parse_list(f"{newer}\nv0.1.0\n".encode(), M) == ["v0.1.0"]
+    assert parse_list(f"{newer}\nv0.1.0\n".encode(), M) == [newer, "v0.1.0"]
 
 
 def test_case_2_empty_list() -> None:

@@ -1,0 +1,63 @@
+"""Absence that outlives its time: what upstreams said is absent is so until one says otherwise, also while
+none of them can be asked.
+
+``go install example.com/m/cmd/tool@v1.0.0`` asks for each prefix of the path as a module; a build that
+worked yesterday needs yesterday's 404 for them, not today's 502.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from goproxy_vm.errors import Absent
+from goproxy_vm.proxy.negative import Negatives
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.answers import Answers
+    from goproxy_vm.protocol.request import ModuleResource
+
+MOST = 20_000
+"""Absences kept on disk, the newest: VMs choose what they ask for."""
+PREFIX = "absent/"
+"""What their keys among the answers begin with; no module path does, for want of a dot."""
+TURN = 256
+"""Absences stored between two looks at how many there are."""
+
+
+class Absences:
+    """Definite absence: believed for ``recent`` seconds, kept for ``keep`` seconds."""
+
+    def __init__(
+        self,
+        recent: float,
+        keep: float,
+        answers: Answers,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.recent = Negatives(recent, monotonic)
+        """What is believed without asking again."""
+        self._keep = keep
+        self._answers = answers
+        self._wall = wall
+        self._stored = 0
+
+    async def add(self, resource: ModuleResource, sentence: str) -> None:
+        """An upstream's word that a file is absent; it replaces what was kept before."""
+        self.recent.add(resource.path, sentence)
+        if not self._keep:
+            return
+        key = PREFIX + resource.path
+        await self._answers.set(key, sentence.encode(), tag=resource.module, keep=self._keep)
+        if self._stored % TURN == 0:
+            await self._answers.bound(PREFIX, MOST)
+        self._stored += 1
+
+    async def kept(self, path: str) -> Absent | None:
+        """What was said of a path when upstreams could be asked last, if that was absence."""
+        found = await self._answers.get(PREFIX + path)
+        if found is None or self._wall() - found.stored >= self._keep:
+            return None
+        return Absent(f"{found.data.decode()} (as of when it could be asked last)")

@@ -1,0 +1,15 @@
+"""Who asks, as far as the decision needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """``client`` is its address, by which miss slots are shared; ``fetch`` is False where the request
+    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``).
+    """
+
+    client: str
+    fetch: bool = True

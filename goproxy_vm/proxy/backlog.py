@@ -1,0 +1,62 @@
+"""Files to be fetched in the background: bounded in number, a few at a time, each once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.request import ModuleResource
+
+MOST = 2000
+"""Files announced and not yet begun; later ones are forgotten."""
+AT_ONCE = 4
+"""Files fetched side by side."""
+
+log = get_logger("proxy")
+
+
+class Backlog:
+    """Files announced, and the tasks that fetch them in the order of their announcement."""
+
+    def __init__(self, fetch: Callable[[ModuleResource], Awaitable[object]]) -> None:
+        """``fetch`` raises nothing that is to be expected."""
+        self._fetch = fetch
+        self.announced: dict[str, ModuleResource] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def announce(self, resource: ModuleResource) -> None:
+        """Fetch a file as soon as its turn comes."""
+        if len(self.announced) < MOST:
+            self.announced[resource.path] = resource
+        if len(self.tasks) < AT_ONCE:
+            task = asyncio.create_task(self._work(), name="backlog")
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def forget(self, matches: Callable[[str, str], bool]) -> None:
+        """Begin none of the versions that match."""
+        self.announced = without(self.announced, matches)
+
+    async def close(self) -> None:
+        """Begin no more, and cancel what is under way."""
+        self.announced.clear()
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while self.announced:
+            resource = self.announced.pop(next(iter(self.announced)))
+            try:
+                await self._fetch(resource)
+            except Exception:
+                log.exception("background fetch failed", path=resource.path)
+
+
+def without(
+    resources: dict[str, ModuleResource], matches: Callable[[str, str], bool]
+) -> dict[str, ModuleResource]:
+    """Those whose version does not match."""
+    return {path: each for path, each in resources.items() if not matches(each.module, each.version)}

@@ -1,0 +1,173 @@
+"""Lists, ``@latest`` and queries: fresh for a while, then asked for again, by whoever can wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from goproxy_vm.errors import Absent, GoproxyError
+from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
+from goproxy_vm.proxy.asker import Asker
+from goproxy_vm.proxy.backlog import Backlog
+from goproxy_vm.proxy.fetching import Fallback
+from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.upstream.sink import Memory
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.answers import CachedAnswer
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.proxy.fetching import Fetching
+    from goproxy_vm.proxy.substitutes import Substitutes
+    from goproxy_vm.upstream.chain import Upstreams
+
+LIMIT = 16 << 20
+"""Bytes allowed for a list, an ``.info`` or an ``@latest``."""
+NOT_HERE = "not stored here, and this request may not fetch it"
+
+
+class Documents:
+    """Answers for what changes. ``wall`` in epoch seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        upstreams: Upstreams,
+        fetching: Fetching,
+        substitutes: Substitutes,
+        wall: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._upstreams = upstreams
+        self._fetching = fetching
+        self._substitutes = substitutes
+        self._wall = wall
+        self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+        self._behind = Backlog(self._refresh)
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await self._behind.close()
+        await self._flights.close()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def forget(self, matches: Callable[[str, str], bool]) -> None:
+        """Requests from now on join no flight of before: a purge of the versions that match."""
+        self._flights.detach(lambda _: True)
+        self._behind.forget(matches)
+
+    async def get(self, resource: ModuleResource, asker: Asker, *, fetch: bool) -> Answer:
+        """Answer one request; ``fetch``: whether upstreams may be asked."""
+        since = self._store.keeper.fences.now
+        answer = await (self._get(resource, asker) if fetch else self._stored(resource))
+        if self._store.keeper.fences.now != since:
+            answer.until = None  # a purge came between: nobody after it may be given this
+        return answer
+
+    async def _get(self, resource: ModuleResource, asker: Asker) -> Answer:
+        cached = await self._store.answers.get(resource.path)
+        age = None if cached is None else self._wall() - cached.stored
+        if cached is not None and age is not None and age >= 0:  # one from the future is of unknown age
+            if age < self._settings.fresh:
+                return _answer(resource, cached.data, Result.HIT, self._settings.fresh - age)
+            behind = resource.endpoint is not Endpoint.INFO
+            if behind and age < self._settings.fresh + self._settings.stale_while_revalidate:
+                self._behind.announce(resource)
+                return _answer(resource, cached.data, Result.STALE, 0)
+        self._fetching.absences.recent.check(resource.path)
+
+        brought = await self._fetching.bring(
+            self._flights,
+            resource.path,
+            lambda: self._bring(resource, asker),
+            Fallback(
+                known=partial(self._known, resource, cached),
+                built=partial(self._built, resource),
+                behind=partial(self._behind.announce, resource),
+            ),
+        )
+        if isinstance(brought, Answer):
+            return brought
+        data, collapsed = brought
+        result = Result.COLLAPSED if collapsed else Result.MISS
+        return _answer(resource, data, result, self._settings.fresh)
+
+    async def _known(self, resource: ModuleResource, cached: CachedAnswer | None) -> Answer | None:
+        """The last word of an upstream: the copy, if it is not too old. Raises Absent where it was that."""
+        if cached is not None and self._wall() - cached.stored < self._settings.stale:
+            return _answer(resource, cached.data, Result.STALE, 0)
+        if (absent := await self._fetching.absences.kept(resource.path)) is not None:
+            raise absent
+        return None
+
+    async def _built(self, resource: ModuleResource) -> Answer | None:
+        """What follows from the versions that are stored."""
+        if resource.endpoint is Endpoint.LIST:
+            return await self._substitutes.version_list(resource.module)
+        if resource.endpoint is Endpoint.LATEST:
+            return await self._substitutes.latest(resource.module)
+        return None
+
+    async def _stored(self, resource: ModuleResource) -> Answer:
+        """Nothing is offered that could not be given: of versions, those that are stored whole."""
+        if resource.endpoint is not Endpoint.LIST:
+            cached = await self._store.answers.get(resource.path)
+            if cached is not None:
+                named = check_latest(cached.data, resource.module)
+                if named in await self._substitutes.versions(resource.module):
+                    return _answer(resource, cached.data, Result.STALE, 0)
+        built = await self._built(resource)
+        if built is None:
+            raise Absent(NOT_HERE)
+        return built
+
+    async def _bring(self, resource: ModuleResource, asker: Asker) -> bytes:
+        """A flight; it looks in the store again: an earlier one may have landed since the first look."""
+        cached = await self._store.answers.get(resource.path)
+        if cached is not None and 0 <= self._wall() - cached.stored < self._settings.fresh:
+            return cached.data
+        return await self._fetching.hold(resource, asker, lambda: self._fetch(resource))
+
+    async def _refresh(self, resource: ModuleResource) -> None:
+        """Fetch what was answered from an older copy."""
+        with contextlib.suppress(GoproxyError):  # logged where it happened
+            await self._flights.join(resource.path, lambda: self._bring(resource, Asker("refresh")))
+
+    async def _fetch(self, resource: ModuleResource) -> bytes:
+        sink = Memory()
+        since = self._store.keeper.fences.now
+
+        async def check() -> bytes:
+            if resource.endpoint is Endpoint.LIST:
+                return render_list(parse_list(sink.data, resource.module))
+            if resource.endpoint is Endpoint.LATEST:
+                check_latest(sink.data, resource.module)
+            else:
+                check_info(sink.data, resource.module, resource.version)
+            return sink.data
+
+        try:
+            data = await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
+        except Absent:
+            await self._store.answers.delete(resource.path)
+            raise
+        if self._store.keeper.fences.now == since:
+            fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
+            keep = max(self._settings.stale, fresh + behind)
+            await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)
+        return data
+
+
+def _answer(resource: ModuleResource, data: bytes, result: Result, fresh_for: float) -> Answer:
+    answer = Answer(data, CONTENT_TYPES[resource.endpoint], max_age(fresh_for), CACHE_STATUS[result], result)
+    answer.until = time.monotonic() + fresh_for
+    return answer

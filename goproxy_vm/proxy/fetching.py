@@ -1,0 +1,126 @@
+"""What every fetch for a client has in common: a slot, a deadline, a memory for absence; and whether its
+client has to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from goproxy_vm.errors import Absent, ContentError, Overloaded, Refused, UpstreamError
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.proxy.answer import Answer
+from goproxy_vm.proxy.slots import FairSlots
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.keeper import Fences
+    from goproxy_vm.config import Settings
+    from goproxy_vm.protocol.request import ModuleResource
+    from goproxy_vm.proxy.absence import Absences
+    from goproxy_vm.proxy.asker import Asker
+    from goproxy_vm.proxy.flight import Flights
+    from goproxy_vm.upstream.chain import Upstreams
+
+PATIENCE = 2.0
+"""Seconds for which a client waits for an upstream where there is something to answer without it."""
+
+log = get_logger("proxy")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What there is to answer without upstreams.
+
+    ``known``: what they said last; raises Absent where it was that. ``built``: what follows from the files
+    that are stored. Each None where there is no such thing. ``behind`` has the same fetched without anybody
+    waiting; it is called where nobody else fetches it, and there is hope.
+    """
+
+    known: Callable[[], Awaitable[Answer | None]]
+    built: Callable[[], Awaitable[Answer | None]]
+    behind: Callable[[], None]
+
+
+class Fetching:
+    """Fetches from upstreams on behalf of clients.
+
+    A client with something to fall back on waits for no upstream that is known to be silent: one that
+    failed the last time, or that somebody's patience has run out with.
+    """
+
+    def __init__(self, settings: Settings, upstreams: Upstreams, absences: Absences, fences: Fences) -> None:
+        self.slots = FairSlots(settings.max_misses)
+        self.absences = absences
+        self._limit = settings.total_timeout
+        self._upstreams = upstreams
+        self._fences = fences
+        self._unanswered = False
+
+    async def hold(self, resource: ModuleResource, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
+        """The body of a flight: ``fetch`` within a slot and the deadline of one file.
+
+        Absence is remembered, unless a purge came between; what is not to be expected is logged.
+        """
+        since = self._fences.now
+        try:
+            async with self.slots.hold(asker.client, self._limit):
+                return await fetch()
+        except Absent as error:
+            if since == self._fences.now:
+                await self.absences.add(resource, error.sentence)
+            raise
+        except (UpstreamError, Refused) as error:
+            event = "content refused" if isinstance(error, ContentError) else "fetch failed"
+            log.warning(event, path=resource.path, client=asker.client, reason=error.sentence)
+            raise
+        finally:
+            self._unanswered = False  # one that failed for its silence counts as failing from here on
+
+    async def bring(
+        self,
+        flights: Flights[_T],
+        path: str,
+        flight: Callable[[], Coroutine[Any, Any, _T]],
+        fallback: Fallback,
+    ) -> tuple[_T, bool] | Answer:
+        """What the flight brings, and whether it was another's; or an answer in its place.
+
+        Where upstreams are slow, that is what they said last; where they fail, also what follows from what
+        is stored. Raises as the flight does, and Absent where that is what they said last.
+        """
+        if self._unanswered or self._upstreams.resting:
+            try:
+                answer = await fallback.known()
+                if answer is None and self._upstreams.down:
+                    answer = await fallback.built()
+            except Absent:
+                self._look(fallback)
+                raise
+            if answer is not None:
+                self._look(fallback)
+                return answer
+        joined = path in flights
+        try:
+            try:
+                async with asyncio.timeout(PATIENCE) as patience:
+                    value, _ = await flights.join(path, flight)
+            except TimeoutError:
+                if not patience.expired():
+                    raise
+                self._unanswered = True
+                if (answer := await fallback.known()) is not None:
+                    return answer
+                value, _ = await flights.join(path, flight)
+        except (UpstreamError, Refused, Overloaded) as error:
+            answer = await fallback.known() or await fallback.built()
+            if answer is None:
+                raise
+            log.warning("serving stale", path=path, reason=error.sentence)
+            return answer
+        return value, joined
+
+    def _look(self, fallback: Fallback) -> None:
+        if self._upstreams.due():
+            fallback.behind()

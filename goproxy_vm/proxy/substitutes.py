@@ -1,0 +1,62 @@
+"""What is answered from the files that are stored, where no upstream may or will tell."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from goproxy_vm.protocol import semver
+from goproxy_vm.protocol.content import parse_list, render_list
+from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.store import Store
+
+BUILT_FROM_MOD = "hit; detail=built-from-stored-mod"
+BUILT_FROM_VERSIONS = "hit; detail=built-from-stored-versions"
+
+
+class Substitutes:
+    """Answers made of what is stored whole: never stored themselves as an upstream's, and marked in
+    Cache-Status."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def info(self, module: str, version: str) -> Answer | None:
+        """The ``.info`` of a version whose ``.mod`` is stored, without a Time, which is optional (PROTOCOL
+        §3); None where it is not."""
+        mod = await self._store.get(ModuleResource(module, Endpoint.MOD, version).path)
+        if mod is None:
+            return None
+        mod.close()
+        return _built(Endpoint.INFO, json.dumps({"Version": version}).encode(), BUILT_FROM_MOD)
+
+    async def version_list(self, module: str) -> Answer | None:
+        """A list of the versions stored whole (case 5a); None where there are none."""
+        versions = await self.versions(module)
+        return _built(Endpoint.LIST, render_list(versions), BUILT_FROM_VERSIONS) if versions else None
+
+    async def latest(self, module: str) -> Answer | None:
+        """The ``.info`` of the newest version stored whole, by ``go``'s choice; None where there is none."""
+        newest = semver.latest(await self.versions(module))
+        if newest is None:
+            return None
+        resource = ModuleResource(module, Endpoint.INFO, newest)
+        stored = await self._store.get(resource.path)
+        if stored is None:
+            answer = await self.info(module, newest)
+        else:
+            answer = file_answer(resource, stored, Result.STALE)
+        if answer is not None:
+            answer.cache_control, answer.cache_status = max_age(0), BUILT_FROM_VERSIONS
+        return answer
+
+    async def versions(self, module: str) -> list[str]:
+        """The versions whose ``.mod`` and zip are stored, in their order."""
+        return parse_list("\n".join(await self._store.complete_versions(module)).encode(), module)
+
+
+def _built(endpoint: Endpoint, data: bytes, status: str) -> Answer:
+    return Answer(data, CONTENT_TYPES[endpoint], max_age(0), status, Result.STALE)
