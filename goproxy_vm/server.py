@@ -25,6 +25,7 @@ from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
+from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
@@ -66,6 +67,7 @@ class Server:
         self.metrics = Metrics(__version__)
         self.store: Store
         self.proxy: Proxy
+        self.mirror: SumdbMirror | None = None
         self.operations: Operations
 
     async def start(self) -> None:
@@ -92,13 +94,14 @@ class Server:
         upstreams = await self._upstreams(stack, settings.upstream)
         database = await self._database(stack, store, upstreams)
         proofs = Proofs(settings, store, database, self.metrics)
-        proxy = Proxy(settings, store, upstreams, prover, proofs)
+        slots = FairSlots(settings.max_misses)
+        proxy = Proxy(settings, store, upstreams, prover, proofs, slots)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
         store.recover(proxy.prove_stray)
         mirror = None
         if database is not None:
-            mirror = SumdbMirror(settings, database, proofs)
+            self.mirror = mirror = SumdbMirror(settings, database, proofs, slots)
             stack.push_async_callback(mirror.close)
         access = AccessLog(settings.access_log)
         access.start()

@@ -56,6 +56,16 @@ def check_latest(data: bytes, module: str) -> str:
     return version
 
 
+def minimal_info(version: str) -> bytes:
+    """An ``.info`` that says what the version itself does: it alone, and of a pseudo-version its time, by
+    which ``go get -u`` moves to nothing older."""
+    commit = semver.pseudo(version)
+    info = {"Version": version}
+    if commit is not None and _is_time(commit.timestamp):
+        info["Time"] = commit.timestamp
+    return json.dumps(info).encode()
+
+
 class _Object(list[tuple[str, Any]]):
     """A JSON object: all of its members in their order, the case of their keys folded."""
 
@@ -85,16 +95,20 @@ def _no_constant(name: str) -> None:
 
 
 def _check_time(value: object) -> None:
+    if not _is_time(value):
+        raise ContentError(f"the info's Time {str(value)[:40]!r} is no RFC 3339 time")
+
+
+def _is_time(value: object) -> bool:
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is not None:
         year, month, day, hour, minute, second = map(int, match.groups())
         try:
             datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
-            pass
-        else:
-            return
-    raise ContentError(f"the info's Time {str(value)[:40]!r} is no RFC 3339 time")
+            return False
+        return True
+    return False
 
 
 def _check_origin(value: object) -> None:

@@ -91,6 +91,12 @@ class Pseudo:
     time: str
     revision: str
 
+    @property
+    def timestamp(self) -> str:
+        """The time as RFC 3339."""
+        t = self.time
+        return f"{t[:4]}-{t[4:6]}-{t[6:8]}T{t[8:10]}:{t[10:12]}:{t[12:]}Z"
+
 
 def pseudo(version: str) -> Pseudo | None:
     """The parts of a pseudo-version, None for any other version (PROTOCOL §1 "Pseudo-versions")."""

@@ -12,7 +12,6 @@ from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
-from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.proxy.flight import Flights
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.answers import CachedAnswer
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
+    from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.fetching import Fetching
+    from goproxy_vm.proxy.slots import Claim
     from goproxy_vm.proxy.substitutes import Substitutes
     from goproxy_vm.upstream.chain import Upstreams
 
@@ -42,13 +43,16 @@ class Documents:
         fetching: Fetching,
         substitutes: Substitutes,
         wall: Callable[[], float],
+        named: Callable[[str, str], None],
     ) -> None:
+        """``named`` is told of each module and version that an upstream's ``@latest`` or query named."""
         self._settings = settings
         self._store = store
         self._upstreams = upstreams
         self._fetching = fetching
         self._substitutes = substitutes
         self._wall = wall
+        self._named = named
         self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
         self._behind = Backlog(self._refresh)
 
@@ -88,7 +92,8 @@ class Documents:
         brought = await self._fetching.bring(
             self._flights,
             resource.path,
-            lambda: self._bring(resource, asker),
+            asker.client,
+            partial(self._bring, resource),
             Fallback(
                 known=partial(self._known, resource, cached),
                 built=partial(self._built, resource),
@@ -130,17 +135,18 @@ class Documents:
             raise Absent(NOT_HERE)
         return built
 
-    async def _bring(self, resource: ModuleResource, asker: Asker) -> bytes:
+    async def _bring(self, resource: ModuleResource, claim: Claim) -> bytes:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""
         cached = await self._store.answers.get(resource.path)
         if cached is not None and 0 <= self._wall() - cached.stored < self._settings.fresh:
             return cached.data
-        return await self._fetching.hold(resource, asker, lambda: self._fetch(resource))
+        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource))
 
     async def _refresh(self, resource: ModuleResource) -> None:
         """Fetch what was answered from an older copy."""
+        claim = self._fetching.slots.claim("refresh")
         with contextlib.suppress(GoproxyError):  # logged where it happened
-            await self._flights.join(resource.path, lambda: self._bring(resource, Asker("refresh")))
+            await self._flights.join(resource.path, lambda: self._bring(resource, claim), claim)
 
     async def _fetch(self, resource: ModuleResource) -> bytes:
         sink = Memory()
@@ -150,9 +156,10 @@ class Documents:
             if resource.endpoint is Endpoint.LIST:
                 return render_list(parse_list(sink.data, resource.module))
             if resource.endpoint is Endpoint.LATEST:
-                check_latest(sink.data, resource.module)
+                version = check_latest(sink.data, resource.module)
             else:
-                check_info(sink.data, resource.module, resource.version)
+                version = check_info(sink.data, resource.module, resource.version)
+            self._named(resource.module, version)
             return sink.data
 
         try:

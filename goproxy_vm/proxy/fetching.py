@@ -6,20 +6,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from goproxy_vm.errors import Absent, ContentError, Overloaded, Refused, UpstreamError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import Answer
-from goproxy_vm.proxy.slots import FairSlots
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.keeper import Fences
     from goproxy_vm.config import Settings
     from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.absence import Absences
-    from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.flight import Flights
+    from goproxy_vm.proxy.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
 PATIENCE = 2.0
@@ -50,22 +50,29 @@ class Fetching:
     failed the last time, or that somebody's patience has run out with.
     """
 
-    def __init__(self, settings: Settings, upstreams: Upstreams, absences: Absences, fences: Fences) -> None:
-        self.slots = FairSlots(settings.max_misses)
+    def __init__(
+        self,
+        settings: Settings,
+        slots: FairSlots,
+        upstreams: Upstreams,
+        absences: Absences,
+        fences: Fences,
+    ) -> None:
+        self.slots = slots
         self.absences = absences
         self._limit = settings.total_timeout
         self._upstreams = upstreams
         self._fences = fences
         self._unanswered = False
 
-    async def hold(self, resource: ModuleResource, asker: Asker, fetch: Callable[[], Awaitable[_T]]) -> _T:
+    async def hold(self, resource: ModuleResource, claim: Claim, fetch: Callable[[], Awaitable[_T]]) -> _T:
         """The body of a flight: ``fetch`` within a slot and the deadline of one file.
 
         Absence is remembered, unless a purge came between; what is not to be expected is logged.
         """
         since = self._fences.now
         try:
-            async with self.slots.hold(asker.client, self._limit):
+            async with claim.hold(self._limit):
                 return await fetch()
         except Absent as error:
             if since == self._fences.now:
@@ -73,7 +80,7 @@ class Fetching:
             raise
         except (UpstreamError, Refused) as error:
             event = "content refused" if isinstance(error, ContentError) else "fetch failed"
-            log.warning(event, path=resource.path, client=asker.client, reason=error.sentence)
+            log.warning(event, path=resource.path, client=claim.client, reason=error.sentence)
             raise
         finally:
             self._unanswered = False  # one that failed for its silence counts as failing from here on
@@ -82,10 +89,12 @@ class Fetching:
         self,
         flights: Flights[_T],
         path: str,
-        flight: Callable[[], Coroutine[Any, Any, _T]],
+        client: str,
+        flight: Callable[[Claim], Coroutine[Any, Any, _T]],
         fallback: Fallback,
     ) -> tuple[_T, bool] | Answer:
-        """What the flight brings, and whether it was another's; or an answer in its place.
+        """What the flight brings, by a slot of ``client``, and whether it was another's; or an answer in its
+        place.
 
         Where upstreams are slow, that is what they said last; where they fail, also what follows from what
         is stored. Raises as the flight does, and Absent where that is what they said last.
@@ -102,17 +111,18 @@ class Fetching:
                 self._look(fallback)
                 return answer
         joined = path in flights
+        claim = self.slots.claim(client)
         try:
             try:
                 async with asyncio.timeout(PATIENCE) as patience:
-                    value, _ = await flights.join(path, flight)
+                    value, _ = await flights.join(path, partial(flight, claim), claim)
             except TimeoutError:
                 if not patience.expired():
                     raise
                 self._unanswered = True
                 if (answer := await fallback.known()) is not None:
                     return answer
-                value, _ = await flights.join(path, flight)
+                value, _ = await flights.join(path, partial(flight, claim), claim)
         except (UpstreamError, Refused, Overloaded) as error:
             answer = await fallback.known() or await fallback.built()
             if answer is None:

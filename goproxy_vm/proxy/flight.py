@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from goproxy_vm.proxy.slots import Claim
 
 T = TypeVar("T")
 
@@ -13,15 +16,25 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
-    waiters: int = field(default=0)
+    claim: Claim | None
+    wanted: bool
+    """Whether it was begun for somebody who waits."""
+    waiters: int = 0
+    released: bool = False
+
+    @property
+    def grounded(self) -> bool:
+        """Whether it waits for its slot still."""
+        return self.claim is not None and not self.claim.held and not self.task.done()
 
 
 class Flights(Generic[T]):
     """Shared tasks by key.
 
-    A flight goes on when the clients that wait for it leave, fails for all who wait, and leaves
-    nothing behind once it has landed: its failure is not remembered. Each waiter gets a copy of the
-    result of its own by ``share``; the result itself is given to ``release`` when nobody waits any more.
+    A flight goes on when the clients that wait for it leave, unless it has not got its slot yet: then it
+    ends with the last of them. It fails for all who wait, and leaves nothing behind once it has landed: its
+    failure is not remembered. Each waiter gets a copy of the result of its own by ``share``; the result
+    itself is given to ``release`` when nobody waits any more.
     """
 
     def __init__(self, share: Callable[[T], T], release: Callable[[T], None]) -> None:
@@ -34,28 +47,49 @@ class Flights(Generic[T]):
         return len(self._tasks)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._flights
+        flight = self._flights.get(key)
+        return flight is not None and not flight.task.done()
 
-    def start(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]]) -> bool:
-        """Begin a flight that nobody waits for yet, unless one is under way; True if it began."""
-        if key in self._flights:
-            return False
-        flight = _Flight(asyncio.create_task(fetch(), name=f"flight {key}"))
-        self._flights[key] = flight
-        self._tasks.add(flight.task)
-        flight.task.add_done_callback(lambda _: self._land(key, flight))
-        return True
+    def start(
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None = None
+    ) -> bool:
+        """Begin a flight that nobody waits for yet, unless one is under way; True if it began.
 
-    async def join(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """The result of the flight for ``key``, begun now if need be, and whether it was another's."""
-        collapsed = not self.start(key, fetch)
+        ``claim`` is to the slot that ``fetch`` will hold, if it needs one.
+        """
+        return self._start(key, fetch, claim, wanted=False)
+
+    async def join(
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None = None
+    ) -> tuple[T, bool]:
+        """The result of the flight for ``key``, begun now if need be, and whether it was another's.
+
+        The client of ``claim`` lends its share to a flight that another has begun.
+        """
+        collapsed = not self._start(key, fetch, claim, wanted=True)
         flight = self._flights[key]
         flight.waiters += 1
+        if collapsed and claim is not None and flight.claim is not None:
+            flight.claim.lend(claim.client)
         try:
             return self._share(await asyncio.shield(flight.task)), collapsed
         finally:
             flight.waiters -= 1
+            if flight.wanted and not flight.waiters and flight.grounded:
+                flight.task.cancel()
+                self._leave(key, flight)  # nobody may join what is being cancelled
             self._settle(flight)
+
+    def _start(
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None, *, wanted: bool
+    ) -> bool:
+        if key in self:
+            return False
+        flight = _Flight(asyncio.create_task(fetch(), name=f"flight {key}"), claim, wanted)
+        self._flights[key] = flight
+        self._tasks.add(flight.task)
+        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        return True
 
     async def close(self) -> None:
         """Cancel what is still under way and wait for its clean-up."""
@@ -71,13 +105,17 @@ class Flights(Generic[T]):
 
     def _land(self, key: str, flight: _Flight[T]) -> None:
         self._tasks.discard(flight.task)
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        self._leave(key, flight)
         self._settle(flight)
 
+    def _leave(self, key: str, flight: _Flight[T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
     def _settle(self, flight: _Flight[T]) -> None:
-        if flight.waiters or not flight.task.done() or flight.task.cancelled():
+        if flight.waiters or flight.released or not flight.task.done() or flight.task.cancelled():
             return
+        flight.released = True
         # Reading the exception also marks it as seen: a flight nobody waits for may fail silently,
         # its cause was logged where it happened.
         if flight.task.exception() is None:

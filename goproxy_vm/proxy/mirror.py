@@ -13,7 +13,6 @@ from goproxy_vm.errors import Absent, Overloaded, UpstreamError
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
 from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.slots import FairSlots
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.database import ChecksumDatabase
     from goproxy_vm.proxy.proof import Proofs
+    from goproxy_vm.proxy.slots import FairSlots
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -34,6 +34,7 @@ class SumdbMirror:
         settings: Settings,
         database: ChecksumDatabase,
         proofs: Proofs,
+        slots: FairSlots,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,7 +43,7 @@ class SumdbMirror:
         self._proofs = proofs
         self._now = monotonic
         self._latest_until = 0.0
-        self._slots = FairSlots(settings.max_misses)
+        self._slots = slots
         self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
 
     async def close(self) -> None:
@@ -126,15 +127,15 @@ class SumdbMirror:
         The flight holds the slot, not those who wait for it: however many want one record that is slow to
         come, the next one finds a slot.
         """
-        joined = False
+        claim, joined = self._slots.claim(asker.client), False
 
         async def fly() -> bytes:
             nonlocal joined
-            async with self._slots.hold(asker.client, self._settings.total_timeout):
+            async with claim.hold(self._settings.total_timeout):
                 data, joined = await fetch()
             return data
 
-        data, collapsed = await self._flights.join(key, fly)
+        data, collapsed = await self._flights.join(key, fly, claim)
         return data, collapsed or joined
 
 

@@ -30,7 +30,7 @@ class Prefetch:
         self._unasked: dict[str, ModuleResource] = {}
 
     def complete(self, module: str, version: str) -> None:
-        """A VM asked for a ``.mod`` or a zip that was missing."""
+        """A VM asked for a ``.mod`` or a zip that was missing, or which version is the latest."""
         self._infos.announce(ModuleResource(module, Endpoint.INFO, version))
 
     def after_info(self, module: str, version: str) -> None:

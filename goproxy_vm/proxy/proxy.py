@@ -17,7 +17,6 @@ from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
 from goproxy_vm.proxy.absence import Absences
 from goproxy_vm.proxy.answer import Answer, Result, file_answer
-from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.documents import LIMIT, NOT_HERE, Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.flight import Flights
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.prover import ZipProver
+    from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.proof import Proof, Proofs
+    from goproxy_vm.proxy.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
 log = get_logger("proxy")
@@ -45,6 +46,7 @@ class Proxy:
         upstreams: Upstreams,
         prover: ZipProver,
         proofs: Proofs,
+        slots: FairSlots,
         *,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -57,10 +59,19 @@ class Proxy:
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._absences = Absences(settings.negative, settings.stale, store.answers, monotonic, wall)
-        self._fetching = Fetching(settings, upstreams, self._absences, store.keeper.fences)
+        self._fetching = Fetching(settings, slots, upstreams, self._absences, store.keeper.fences)
         self._substitutes = Substitutes(store)
-        self._documents = Documents(settings, store, upstreams, self._fetching, self._substitutes, wall)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
+        self._documents = Documents(
+            settings,
+            store,
+            upstreams,
+            self._fetching,
+            self._substitutes,
+            wall,
+            # For clients it is the version's .info, which they ask for no more, and others will.
+            named=self._prefetch.complete,
+        )
 
     async def close(self) -> None:
         """Cancel the flights under way."""
@@ -120,7 +131,8 @@ class Proxy:
         brought = await self._fetching.bring(
             self._files,
             resource.path,
-            lambda: self._bring_file(resource, asker),
+            asker.client,
+            partial(self._bring_file, resource),
             Fallback(
                 known=partial(self._absent, resource.path),
                 built=partial(self._built, resource),
@@ -153,16 +165,18 @@ class Proxy:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = ModuleResource(resource.module, Endpoint.MOD, resource.version)
 
+        claim = self._fetching.slots.claim(asker.client)
+
         async def bring() -> StoredFile:
             stored = await self._store.get(mod.path)
             if stored is None:
-                return await self._fetch_file(mod, asker)
+                return await self._fetch_file(mod, claim)
             if resource.endpoint is Endpoint.INFO:
                 self._prefetch.after_info(mod.module, mod.version)
             return stored
 
         if not self._absences.recent.has(mod.path):
-            self._files.start(mod.path, bring)
+            self._files.start(mod.path, bring, claim)
 
     async def _fetch_ahead(self, resource: ModuleResource) -> bool:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
@@ -170,33 +184,33 @@ class Proxy:
             return False
         if resource.endpoint is Endpoint.ZIP and not self._store.roomy:
             return False
-        fetched = False
+        claim, fetched = self._fetching.slots.claim("prefetch"), False
 
         async def bring() -> StoredFile:
             nonlocal fetched
             stored = await self._store.get(resource.path)
             if stored is None:
-                stored = await self._fetch_file(resource, Asker("prefetch"))
+                stored = await self._fetch_file(resource, claim)
                 fetched = True
             return stored
 
         with contextlib.suppress(GoproxyError):  # logged where it happened
-            stored, _ = await self._files.join(resource.path, bring)
+            stored, _ = await self._files.join(resource.path, bring, claim)
             stored.close()
         return fetched
 
-    async def _bring_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
+    async def _bring_file(self, resource: ModuleResource, claim: Claim) -> StoredFile:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""
         stored = await self._store.get(resource.path)
-        return stored if stored is not None else await self._fetch_file(resource, asker)
+        return stored if stored is not None else await self._fetch_file(resource, claim)
 
-    async def _fetch_file(self, resource: ModuleResource, asker: Asker) -> StoredFile:
+    async def _fetch_file(self, resource: ModuleResource, claim: Claim) -> StoredFile:
         fetch = {
             Endpoint.INFO: self._fetch_info,
             Endpoint.MOD: self._fetch_mod,
             Endpoint.ZIP: self._fetch_zip,
         }[resource.endpoint]
-        return await self._fetching.hold(resource, asker, lambda: fetch(resource))
+        return await self._fetching.hold(resource, claim, lambda: fetch(resource))
 
     async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
         sink = Memory()

@@ -3,85 +3,193 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 
 from goproxy_vm.errors import Overloaded, UpstreamTimeout
 
+MOST_OF_CLIENT = 1000
+"""Fetches that may wait on behalf of one client."""
+MOST_WAITING = 10_000
+"""Fetches that may wait in all: one VM may have many addresses."""
+
 
 class FairSlots:
-    """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest.
+    """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest, and
+    among those to whoever has waited longest.
 
     No client ever holds more than a quarter of the slots, alone or not: a fetch cannot be taken back, so
     that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever wants more
-    waits its turn. VMs behind one NAT share an address, hence a share.
+    waits its turn. VMs behind one NAT share an address, hence a share. Each step costs the logarithm of the
+    number of clients that wait, however much they wait for.
     """
 
     def __init__(self, total: int) -> None:
         self._free = total
         self._most = max(1, total // 4)
         self._held: Counter[str] = Counter()
-        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self._queues: dict[str, dict[Claim, int]] = {}
+        """By client, what waits for it in order, each with its number."""
+        self._next: list[tuple[int, int, str]] = []
+        """A heap of clients that wait: slots held, the number of what waits first, the client. An entry that
+        is no longer true is passed over."""
+        self._numbers = count()
+        self.waiting = 0
+        """Claims that wait; one counts for each client that it waits for."""
 
-    @asynccontextmanager
-    async def hold(self, client: str, limit: float) -> AsyncIterator[None]:
-        """Hold one slot on behalf of ``client`` (its address), waiting for a turn if need be.
+    def claim(self, client: str) -> Claim:
+        """Something that will need one slot, on behalf of ``client`` (its address)."""
+        return Claim(self, client)
 
-        ``limit``: seconds for the waiting and the body together (setting total_timeout). Overloaded: no slot
-        came free in time; UpstreamTimeout: the body was cancelled.
-        """
-        held = False
-        deadline = asyncio.timeout(limit)
-        try:
-            async with deadline:
-                await self._acquire(client)
-                held = True
-                try:
-                    yield
-                finally:
-                    self._release(client)
-        except TimeoutError:
-            if not deadline.expired():
-                raise  # the body's own
-            if not held:
-                raise Overloaded(f"no slot for a fetch came free within {limit:g} s") from None
-            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
+    def enter(self, claim: Claim, client: str) -> None:
+        """Have a claim wait in a client's queue. Overloaded: that is full, or all are together."""
+        queue = self._queues.get(client, {})
+        if len(queue) >= MOST_OF_CLIENT:
+            raise Overloaded(f"{len(queue)} fetches wait for {client} already")
+        if self.waiting >= MOST_WAITING:
+            raise Overloaded(f"{self.waiting} fetches wait already")
+        self._queues[client] = queue
+        queue[claim] = next(self._numbers)
+        self.waiting += 1
+        if len(queue) == 1:
+            self._line_up(client)
 
-    async def _acquire(self, client: str) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (client, turn)
-        self._waiting.append(waiter)
-        self._grant()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-                self._grant()
-            elif not turn.cancelled():
-                self._release(client)  # granted in the same turn of the loop: pass it on
-            raise
+    def leave(self, claim: Claim) -> None:
+        """Have a claim wait no longer."""
+        for client in claim.clients:
+            queue = self._queues.get(client, {})
+            if claim not in queue:
+                continue
+            first = next(iter(queue)) is claim
+            del queue[claim]
+            self.waiting -= 1
+            if not queue:
+                del self._queues[client]
+            elif first:
+                self._line_up(client)
 
-    def _take(self, client: str) -> None:
-        self._free -= 1
-        self._held[client] += 1
-
-    def _release(self, client: str) -> None:
+    def release(self, client: str) -> None:
+        """Take back a slot that was held by a client."""
         self._free += 1
         self._held[client] -= 1
         if not self._held[client]:
             del self._held[client]
-        self._grant()
+        self._line_up(client)
+        self.grant()
 
-    def _grant(self) -> None:
-        while self._free and self._waiting:
-            index = min(range(len(self._waiting)), key=lambda i: (self._held[self._waiting[i][0]], i))
-            client, turn = self._waiting[index]
-            if self._held[client] >= self._most:
-                return
-            del self._waiting[index]
-            if turn.cancelled():  # its clean-up has not run yet
+    def grant(self) -> None:
+        """Give away what is free."""
+        while self._free and self._next:
+            held, number, client = self._next[0]
+            queue = self._queues.get(client)
+            if queue is None or held != self._held[client] or number != next(iter(queue.values())):
+                heapq.heappop(self._next)
                 continue
-            self._take(client)
-            turn.set_result(None)
+            if held >= self._most:
+                return
+            claim = next(iter(queue))
+            self.leave(claim)
+            self._free -= 1
+            self._held[client] += 1
+            self._line_up(client)
+            claim.take(client)
+
+    def _line_up(self, client: str) -> None:
+        queue = self._queues.get(client)
+        if not queue:
+            return
+        if len(self._next) > 2 * len(self._queues) + 64:  # most of it is no longer true
+            self._next = [
+                (self._held[each], next(iter(waiting.values())), each)
+                for each, waiting in self._queues.items()
+            ]
+            heapq.heapify(self._next)
+        else:
+            heapq.heappush(self._next, (self._held[client], next(iter(queue.values())), client))
+
+
+class Claim:
+    """A claim to one slot, of one client or of several that want the same: whoever's turn comes first."""
+
+    def __init__(self, slots: FairSlots, client: str) -> None:
+        self._slots = slots
+        self.client = client
+        """Who made it."""
+        self.clients = {client: None}
+        """Whose shares count."""
+        self._turn: asyncio.Future[None] | None = None
+        self._holder: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether it holds a slot now."""
+        return self._holder is not None
+
+    def lend(self, client: str) -> None:
+        """Another client wants the same: its share counts, too, if it has room for more."""
+        if client in self.clients or self.held:
+            return
+        if self._turn is not None:
+            try:
+                self._slots.enter(self, client)
+            except Overloaded:
+                return  # it waits as long as the others do
+        self.clients[client] = None
+        self._slots.grant()
+
+    def take(self, client: str) -> None:
+        """Its turn has come, by a client's share."""
+        self._holder = client
+        if self._turn is not None and not self._turn.done():  # cancelled: its clean-up has not run yet
+            self._turn.set_result(None)
+
+    @asynccontextmanager
+    async def hold(self, limit: float) -> AsyncIterator[None]:
+        """Hold the slot, waiting for a turn if need be.
+
+        ``limit``: seconds for the waiting and the body together (setting total_timeout). Overloaded: no slot
+        came free in time, or too many wait; UpstreamTimeout: the body was cancelled.
+        """
+        worked = False
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                await self._acquire()
+                worked = True
+                try:
+                    yield
+                finally:
+                    self._release()
+        except TimeoutError:
+            if not deadline.expired():
+                raise  # the body's own
+            if not worked:
+                raise Overloaded(f"no slot for a fetch came free within {limit:g} s") from None
+            raise UpstreamTimeout(f"not fetched within {limit:g} s (setting total_timeout)") from None
+
+    async def _acquire(self) -> None:
+        self._turn = turn = asyncio.get_running_loop().create_future()
+        try:
+            self._slots.enter(self, self.client)
+            others, self.clients = self.clients, {self.client: None}
+            for client in others:
+                self.lend(client)
+            self._slots.grant()
+            await turn
+        except BaseException:
+            if self.held:  # granted in the same turn of the loop: pass it on
+                self._release()
+            else:
+                self._slots.leave(self)
+                self._slots.grant()
+            raise
+        finally:
+            self._turn = None
+
+    def _release(self) -> None:
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            self._slots.release(holder)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from goproxy_vm.protocol import semver
-from goproxy_vm.protocol.content import parse_list, render_list
+from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
 
@@ -25,13 +24,13 @@ class Substitutes:
         self._store = store
 
     async def info(self, module: str, version: str) -> Answer | None:
-        """The ``.info`` of a version whose ``.mod`` is stored, without a Time, which is optional (PROTOCOL
-        §3); None where it is not."""
+        """The ``.info`` of a version whose ``.mod`` is stored, without what is optional (PROTOCOL §3); None
+        where it is not."""
         mod = await self._store.get(ModuleResource(module, Endpoint.MOD, version).path)
         if mod is None:
             return None
         mod.close()
-        return _built(Endpoint.INFO, json.dumps({"Version": version}).encode(), BUILT_FROM_MOD)
+        return _built(Endpoint.INFO, minimal_info(version), BUILT_FROM_MOD)
 
     async def version_list(self, module: str) -> Answer | None:
         """A list of the versions stored whole (case 5a); None where there are none."""

@@ -19,10 +19,12 @@ from goproxy_vm.config import Settings
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.protocol.request import SumdbResource, parse
 from goproxy_vm.prover import ZipProver
+from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proof import Proofs
-from goproxy_vm.proxy.proxy import Asker, Proxy
+from goproxy_vm.proxy.proxy import Proxy
+from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
@@ -78,9 +80,10 @@ async def inside(world: World, tmp_path: Path) -> AsyncIterator[Inside]:
         await database.open()
         stack.push_async_callback(database.close)
         proofs = Proofs(settings, store, database, metrics)
-        proxy = Proxy(settings, store, upstreams, ZipProver(), proofs)
+        slots = FairSlots(settings.max_misses)
+        proxy = Proxy(settings, store, upstreams, ZipProver(), proofs, slots)
         stack.push_async_callback(proxy.close)
-        mirror = SumdbMirror(settings, database, proofs)
+        mirror = SumdbMirror(settings, database, proofs, slots)
         stack.push_async_callback(mirror.close)
         yield Inside(proxy, mirror)
 
@@ -160,7 +163,7 @@ async def test_no_slot_for_a_lookup_in_time(
 
     monkeypatch.setattr(server_module, "SumdbMirror", keep)
     host = await serve(world.upstream, sumdb=world.spec, max_misses=1, total_timeout=0.3)
-    async with made[0]._slots.hold("another client", 60):
+    async with made[0]._slots.claim("another client").hold(60):
         got = await host.get(f"/sumdb/{NAME}/{LOOKUP}")
         assert (got.status, got.headers["Retry-After"]) == (503, "5")
         assert "no slot for a fetch came free within 0.3 s" in got.text

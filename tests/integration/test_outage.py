@@ -92,6 +92,27 @@ async def test_whatever_is_fetched_brings_the_info(
     assert upstream.count(INFO) == 1
 
 
+@pytest.mark.parametrize("path", [LATEST, f"{M}/@v/master.info"])
+async def test_a_version_that_is_named_brings_its_info(
+    serve: Serve, upstream: FakeUpstream, path: str
+) -> None:
+    upstream.files[f"{M}/@v/master.info"] = b'{"Version":"v1.0.0"}'
+    host = await serve(upstream)
+    await host.get(path)
+    await quiet(host)
+    assert (upstream.count(INFO), upstream.count("*.zip")) == (1, 0)
+
+
+async def test_a_pseudo_version_tells_its_time(serve: Serve, upstream: FakeUpstream) -> None:
+    version = "v1.0.1-0.20240319094008-0393e58bdf10"
+    upstream.add_module("example.com/m", version)
+    upstream.on("*.info", Reply(b"", 500))
+    host = await serve(upstream)
+    await host.get(f"{M}/@v/{version}.mod")
+    got = await host.get(f"{M}/@v/{version}.info")
+    assert json.loads(got.body) == {"Version": version, "Time": "2024-03-19T09:40:08Z"}
+
+
 async def test_a_full_cache_is_no_reason_not_to(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream, low_water=1.0, high_water=99.0)
     for _ in range(2):

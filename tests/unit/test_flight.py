@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.proxy.slots import Claim, FairSlots
 
 
 @dataclass
@@ -155,3 +156,74 @@ async def test_closing_cancels_detached_flights_too() -> None:
     await settle()
     assert len(flights) == 0
     assert ledger.released == []
+
+
+async def waiting(flights: Flights[str], claim: Claim, key: str = "k") -> asyncio.Task[tuple[str, bool]]:
+    """A join whose fetch needs a slot first."""
+
+    async def fetch() -> str:
+        async with claim.hold(60):
+            await asyncio.sleep(3600)
+        return "bytes"
+
+    task = asyncio.create_task(flights.join(key, fetch, claim))
+    await settle()
+    return task
+
+
+async def test_a_flight_without_slot_ends_with_its_last_waiter() -> None:
+    slots, flights = FairSlots(1), Ledger().flights()
+    async with slots.claim("another").hold(60):
+        first = await waiting(flights, slots.claim("a"))
+        second = await waiting(flights, slots.claim("b"))
+        first.cancel()
+        await settle()
+        assert "k" in flights
+        second.cancel()
+        await asyncio.sleep(0)
+        assert "k" not in flights
+        await settle()
+        assert (len(flights), slots.waiting) == (0, 0)
+
+
+async def test_a_flight_with_its_slot_goes_on() -> None:
+    slots, flights = FairSlots(1), Ledger().flights()
+    only = await waiting(flights, slots.claim("a"))
+    only.cancel()
+    await settle()
+    assert "k" in flights
+    await flights.close()
+
+
+async def test_who_joins_lends_its_share_to_the_flight() -> None:
+    slots, flights = FairSlots(8), Ledger().flights()
+    greedy = [await waiting(flights, slots.claim("greedy"), f"k{number}") for number in range(10)]
+    claim = slots.claim("greedy")
+    greedy.append(await waiting(flights, claim, "popular"))
+    assert not claim.held
+    other = await waiting(flights, slots.claim("other"), "popular")
+    assert claim.held
+    for task in (*greedy, other):
+        task.cancel()
+    await flights.close()
+
+
+async def test_nobody_joins_what_has_ended_and_not_landed() -> None:
+    """Two who come in the same turn of the loop would share a result that the first of them releases."""
+    ledger, source = Ledger(), Source()
+    flights = ledger.flights()
+    flights.start("k", source.fetch)
+    await settle()
+    late: list[asyncio.Task[tuple[str, bool]]] = []
+    loop = asyncio.get_running_loop()
+    (task,) = flights._tasks
+    landing, flights._land = flights._land, lambda key, flight: loop.call_soon(landing, key, flight)  # type: ignore[method-assign]
+    source.gate.set()
+    while not task.done():
+        await asyncio.sleep(0)
+    late = [asyncio.create_task(flights.join("k", source.fetch)) for _ in range(2)]
+    results = await asyncio.gather(*late)
+    assert source.calls == 2, "a new flight, which looks in the store"
+    assert len({value for value, _ in results}) == 2
+    await settle()
+    assert ledger.released == ["bytes", "bytes"]

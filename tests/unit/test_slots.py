@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import Overloaded, UpstreamTimeout
-from goproxy_vm.proxy.slots import FairSlots
+from goproxy_vm.proxy import slots as slots_module
+from goproxy_vm.proxy.slots import Claim, FairSlots
 
 
 async def settle() -> None:
@@ -25,12 +26,14 @@ class Club:
         self.slots = FairSlots(total)
         self.inside: list[str] = []
         self.leave: dict[asyncio.Task[None], asyncio.Event] = {}
+        self.claims: dict[asyncio.Task[None], Claim] = {}
 
     def ask(self, client: str) -> asyncio.Task[None]:
         event = asyncio.Event()
+        claim = self.slots.claim(client)
 
         async def hold() -> None:
-            async with self.slots.hold(client, 60):
+            async with claim.hold(60):
                 self.inside.append(client)
                 try:
                     await event.wait()
@@ -39,6 +42,7 @@ class Club:
 
         task = asyncio.create_task(hold())
         self.leave[task] = event
+        self.claims[task] = claim
         return task
 
     async def empty(self) -> None:
@@ -53,12 +57,12 @@ async def test_no_client_holds_more_than_a_quarter() -> None:
         club.ask("greedy")
     await settle()
     assert Counter(club.inside) == {"greedy": 2}
-    assert len(club.slots._waiting) == 18
+    assert club.slots.waiting == 18
     club.ask("newcomer")
     await settle()
     assert Counter(club.inside) == {"greedy": 2, "newcomer": 1}
     await club.empty()
-    assert len(club.slots._waiting) == 0
+    assert club.slots.waiting == 0
 
 
 async def test_freed_slots_go_to_whoever_holds_fewest() -> None:
@@ -119,7 +123,7 @@ async def test_slot_granted_to_a_waiter_cancelled_in_the_same_turn_is_passed_on(
 @given(
     total=st.integers(1, 9),
     steps=st.lists(
-        st.tuples(st.sampled_from("abcd"), st.sampled_from(["ask", "leave", "cancel"])), max_size=60
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["ask", "leave", "cancel", "lend"])), max_size=60
     ),
 )
 def test_never_more_than_total_nor_than_a_quarter(total: int, steps: list[tuple[str, str]]) -> None:
@@ -129,30 +133,33 @@ def test_never_more_than_total_nor_than_a_quarter(total: int, steps: list[tuple[
         for client, step in steps:
             if step == "ask":
                 asked.append(club.ask(client))
+            elif asked and step == "lend":
+                club.claims[asked[len(steps) % len(asked)]].lend(client)
             elif asked and step == "leave":
                 club.leave[asked[len(steps) % len(asked)]].set()
             elif asked:
                 asked[0].cancel()
             await settle()
-            assert len(club.inside) <= total
-            assert max(Counter(club.inside).values(), default=0) <= max(1, total // 4)
+            held = Counter(claim._holder for claim in club.claims.values() if claim.held)
+            assert sum(held.values()) == len(club.inside) <= total
+            assert max(held.values(), default=0) <= max(1, total // 4)
         await club.empty()
         assert club.inside == []
-        assert len(club.slots._waiting) == 0
+        assert club.slots.waiting == 0
 
     asyncio.run(play())
 
 
 async def test_a_deadline_for_waiting_and_working_together() -> None:
     slots = FairSlots(1)
-    async with slots.hold("a", 60):
+    async with slots.claim("a").hold(60):
         with pytest.raises(Overloaded, match=r"no slot for a fetch came free within 0\.05 s"):
-            async with slots.hold("b", 0.05):
+            async with slots.claim("b").hold(0.05):
                 pytest.fail("there is one slot")
     with pytest.raises(UpstreamTimeout, match=r"not fetched within 0\.05 s \(setting total_timeout\)"):
-        async with slots.hold("b", 0.05):
+        async with slots.claim("b").hold(0.05):
             await asyncio.sleep(60)
-    async with slots.hold("c", 60):
+    async with slots.claim("c").hold(60):
         pass
 
 
@@ -161,6 +168,75 @@ async def test_a_timeout_of_the_work_is_its_own() -> None:
     slots = FairSlots(1)
     error = TimeoutError(110, "Connection timed out")
     with pytest.raises(TimeoutError) as caught:
-        async with slots.hold("a", 60):
+        async with slots.claim("a").hold(60):
             raise error
     assert caught.value is error
+
+
+async def test_who_wants_the_same_lends_its_share() -> None:
+    club = Club(8)
+    tasks = [club.ask("greedy") for _ in range(20)]
+    await settle()
+    assert Counter(club.inside) == {"greedy": 2}
+    club.claims[tasks[-1]].lend("other")
+    await settle()
+    assert len(club.inside) == 3
+    assert club.claims[tasks[-1]].held
+    two = [club.ask("other") for _ in range(2)]
+    await settle()
+    assert Counter(club.inside) == {"greedy": 3, "other": 1}, "what it lent is its own share"
+    club.leave[tasks[-1]].set()
+    await settle()
+    assert Counter(club.inside) == {"greedy": 2, "other": 2}
+    assert club.slots.waiting == 17
+    await club.empty()
+    assert club.slots.waiting == 0
+    assert all(task.done() for task in two)
+
+
+async def test_a_share_lent_before_the_claim_waits() -> None:
+    club = Club(4)
+    tasks = [club.ask("greedy") for _ in range(2)]
+    club.claims[tasks[1]].lend("other")  # its task has not run yet
+    await settle()
+    assert club.claims[tasks[1]].held
+    await club.empty()
+
+
+async def test_a_client_has_so_many_waiting_and_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_module, "MOST_OF_CLIENT", 10)
+    club = Club(4)
+    tasks = [club.ask("greedy") for _ in range(20)]
+    await settle()
+    refused = [task for task in tasks if task.done()]
+    assert len(refused) == 9
+    assert all("10 fetches wait for greedy already" in str(task.exception()) for task in refused)
+    club.ask("other")
+    await settle()
+    assert "other" in club.inside
+    await club.empty()
+
+
+async def test_so_many_wait_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots_module, "MOST_WAITING", 10)
+    club = Club(4)
+    tasks = [club.ask(f"2001:db8::{number}") for number in range(20)]
+    await settle()
+    refused = [task for task in tasks if task.done()]
+    assert len(refused) == 6
+    assert all("10 fetches wait already" in str(task.exception()) for task in refused)
+    await club.empty()
+
+
+async def test_what_is_no_longer_true_does_not_pile_up() -> None:
+    club = Club(1)
+    club.ask("first")
+    await settle()
+    for _ in range(1000):
+        task = club.ask("fickle")
+        await settle()
+        task.cancel()
+        await settle()
+    assert len(club.slots._next) < 200
+    assert club.slots.waiting == 0
+    await club.empty()

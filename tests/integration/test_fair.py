@@ -1,0 +1,103 @@
+"""What one greedy VM costs the others: nothing that they notice."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.proxy.asker import Asker
+from tests.fakes.upstream import FakeUpstream
+from tests.fakes.wire import until
+from tests.integration.conftest import Host, Serve
+from tests.integration.test_database import NAME, World
+
+LOOKUP = "lookup/example.com/m@v1.0.0"
+M = "/example.com/m"
+
+
+@pytest.fixture
+async def world(upstream: FakeUpstream, tmp_path: Path) -> World:
+    """An upstream that carries a checksum database, too."""
+    return World(upstream, tmp_path)
+
+
+def ask(host: Host, path: str, client: str) -> asyncio.Task[None]:
+    """Ask as a client with that address."""
+
+    async def get() -> None:
+        resource = parse(path, NAME).resource
+        if isinstance(resource, ModuleResource):
+            answer = await host.server.proxy.get(resource, Asker(client))
+        else:
+            assert host.server.mirror is not None
+            answer = await host.server.mirror.get(resource, Asker(client))
+        answer.close()
+
+    return asyncio.create_task(get())
+
+
+async def test_abandoned_misses_leave_nothing(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8)
+    gate = upstream.hold("*")
+    asking = [ask(host, f"/example.com/m{n}/@v/list", "greedy") for n in range(500)]
+    await gate.arrived.wait()
+    await asyncio.sleep(0)
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await until(lambda: host.server.proxy.fetches_in_flight == 2)  # those that have their slots
+    assert upstream.count("*") == 2
+    gate.open()
+
+
+async def test_a_greedy_client_is_told_and_others_are_served(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8)
+    gate = upstream.hold("/example.com/m[0-9]*")
+    asking = [ask(host, f"/example.com/m{n}/@v/list", "greedy") for n in range(2000)]
+    await gate.arrived.wait()
+    await until(lambda: sum(task.done() for task in asking) == 998)  # all but 1,000 waiting and 2 under way
+    refused = next(task.exception() for task in asking if task.done())
+    assert "1000 fetches wait for greedy already" in str(refused)
+    assert (await host.get(f"{M}/@v/list")).status == 200
+    gate.open()
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize("path", [f"{M}/@v/list", f"{M}/@v/v1.0.0.zip", f"/sumdb/{NAME}/{LOOKUP}"])
+async def test_a_popular_file_does_not_wait_for_a_greedy_client(
+    serve: Serve, world: World, path: str
+) -> None:
+    host = await serve(
+        world.upstream, sumdb=world.spec, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8
+    )
+    gate = world.upstream.hold("/example.com/slow*")
+    asking = [ask(host, f"/example.com/slow{n}/@v/list", "greedy") for n in range(200)]
+    await gate.arrived.wait()
+    asking.append(ask(host, path, "greedy"))
+    await until(lambda: host.server.proxy.fetches_in_flight + host.server.mirror.fetches_in_flight >= 201)
+    async with asyncio.timeout(10):
+        got = await host.get(path)
+    assert got.status == 200
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_modules_and_the_mirror_share_the_slots(serve: Serve, world: World) -> None:
+    host = await serve(
+        world.upstream, sumdb=world.spec, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=4
+    )
+    gate = world.upstream.hold("*")
+    asking = [ask(host, f"/example.com/m{n}/@v/list", f"10.0.0.{n}") for n in range(4)]
+    await until(lambda: world.upstream.count("*/@v/list") == 4)
+    asking.append(ask(host, f"/sumdb/{NAME}/{LOOKUP}", "10.0.1.1"))
+    await until(lambda: host.server.mirror.fetches_in_flight == 1)
+    assert world.upstream.count("/sumdb/*") == 0
+    gate.open()
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert world.upstream.count("/sumdb/*") > 0
