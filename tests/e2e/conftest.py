@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.e2e import graph
+from tests.e2e.gocommand import Vm
+from tests.e2e.outage import Day, Script, assert_good, host, live
 
 
 @pytest.fixture(scope="session")
 def gocache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One build cache for all: what ``go`` compiled once it need not compile again."""
     return tmp_path_factory.mktemp("gocache")
+
+
+@dataclass
+class Yesterday:
+    """A good day on the small graph, and the cache directory that it left; the server is stopped."""
+
+    script: Script
+    day: Day
+    cache: Path
+    settings: tuple[str, ...]
+    environment: dict[str, str]
+    gocache: Path
+
+    def vm(self, home: Path, url: str, *, inside: tuple[str, ...] = ()) -> Vm:
+        """A fresh VM that trusts the graph's checksum database."""
+        return Vm(home, url, self.gocache, env=self.environment, inside=inside)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory, gocache: Path) -> Script:
+    """The script; its project was tidied by ``go`` with nothing between it and the upstream."""
+    with graph.world() as world:
+        vm = Vm(tmp_path_factory.mktemp("project") / "vm", world.upstream.url, gocache, env=world.environment)
+        vm.write(graph.STATES["required"])
+        vm.go("mod", "tidy")
+        return graph.script({name: (vm.work / name).read_text() for name in ("go.mod", "go.sum")})
+
+
+@pytest.fixture(scope="session")
+def yesterday(tmp_path_factory: pytest.TempPathFactory, gocache: Path, project: Script) -> Yesterday:
+    """One VM's good day, from an empty cache directory."""
+    top = tmp_path_factory.mktemp("yesterday")
+    with graph.world() as world:
+        made = Yesterday(project, {}, top / "cache", world.settings, world.environment, gocache)
+        with host(made.cache, "--upstream", world.upstream.url, *world.settings) as server:
+            made.day = live(project, lambda name: made.vm(top / name, server.url), one_vm=True)
+    assert_good(made.day)
+    return made
