@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import graph
-from tests.e2e.gocommand import Vm
+from tests.e2e.gocommand import Vm, go_binary
 from tests.e2e.outage import Day, Script, assert_good, host, live
+
+PROBE = "golang.org/x/mod/@v/v0.12.0.info"
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +23,26 @@ def gocache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gocache")
 
 
+@pytest.fixture(scope="session")
+def real_upstream() -> str:
+    """The first entry of the machine's GOPROXY that serves a well-known version."""
+    listed = subprocess.run(
+        [go_binary(), "env", "GOPROXY"], capture_output=True, text=True, check=True
+    ).stdout
+    first = listed.strip().replace("|", ",").split(",")[0]
+    if not first.startswith(("http://", "https://")):
+        pytest.skip("go env GOPROXY names no proxy first")
+    try:
+        with urllib.request.urlopen(f"{first}/{PROBE}", timeout=10) as response:
+            response.read()
+    except (OSError, urllib.error.URLError):
+        pytest.skip("the machine's Go module proxy does not answer")
+    return first
+
+
 @dataclass
 class Yesterday:
-    """A good day on the small graph, and the cache directory that it left; the server is stopped."""
+    """A good day, and the cache directory that it left; the server is stopped."""
 
     script: Script
     day: Day
@@ -30,7 +52,7 @@ class Yesterday:
     gocache: Path
 
     def vm(self, home: Path, url: str, *, inside: tuple[str, ...] = ()) -> Vm:
-        """A fresh VM that trusts the graph's checksum database."""
+        """A fresh VM that trusts the checksum database of the day."""
         return Vm(home, url, self.gocache, env=self.environment, inside=inside)
 
 
@@ -41,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, gocache: Path) -> Script:
         vm = Vm(tmp_path_factory.mktemp("project") / "vm", world.upstream.url, gocache, env=world.environment)
         vm.write(graph.STATES["required"])
         vm.go("mod", "tidy")
+        vm.go("build", "./...")  # once: what is compared later is not how long compiling takes
         return graph.script({name: (vm.work / name).read_text() for name in ("go.mod", "go.sum")})
 
 

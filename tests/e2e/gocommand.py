@@ -126,6 +126,7 @@ def start(
     log: list[dict[str, object]] = []
     try:
         for line in process.stderr:
+            assert line.startswith("{"), f"goproxy-vm did not start: {line}"
             log.append(json.loads(line))
             if log[-1]["event"] == "serving":
                 return Running(process, str(log[-1]["url"]), str(log[-1]["admin_url"]), log)

@@ -7,6 +7,8 @@ retraction, a module whose upstream has no ``@latest``, upper case: each is a wa
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ DATABASE = "127.0.0.1:1/log"
 TAGLESS = "v0.0.0-20240102030405-0123456789ab"
 SNAPSHOT = "v0.6.1-0.20240319094008-0393e58bdf10"
 NEWER_SNAPSHOT = "v0.6.1-0.20241121165744-79df5c4772f2"
+PSEUDO = re.compile(r".*(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)-.*")
+"""Its time is the commit's, by which ``go`` tells what is newer."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,8 @@ SCRIPT = (
     Command("install", ("install", f"{M}/cmd/tool@v1.0.0"), looks_up=True),
     Command("download", ("mod", "download")),
     Command("download all", ("mod", "download", "-json", "all"), looks_up=True),
-    Command("list", ("list", "-m", "-json", "all")),
-    Command("updates", ("list", "-m", "-u", "all")),
+    Command("list", ("list", "-m", "-json", "all"), looks_up=True),
+    Command("updates", ("list", "-m", "-u", "all"), looks_up=True),
     Command("versions", ("list", "-m", "-versions", M)),
     Command("upgrade", ("list", "-m", "example.com/snapshot@upgrade")),
 )
@@ -143,7 +147,11 @@ class World:
             zipped = fake.files[f"/{escape_path(module.path)}/@v/{module.version}.zip"]
             h1 = check_zip(io.BytesIO(zipped), module.path, module.version).h1
             self.database.add(module.path, module.version, h1, h1_mod(gomod))
+            if time := PSEUDO.fullmatch(module.version):
+                told = {"Version": module.version, "Time": time.expand(r"\1-\2-\3T\4:\5:\6Z")}
+                fake.files[f"/{module.path}/@v/{module.version}.info"] = json.dumps(told).encode()
         fake.files["/example.com/tagless/@v/list"] = b""
+        fake.files["/example.com/tagless/@latest"] = fake.files[f"/example.com/tagless/@v/{TAGLESS}.info"]
         del fake.files["/example.com/snapshot/@latest"]
         del fake.files[f"/{M}/@latest"]
         self.revive()

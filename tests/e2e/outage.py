@@ -117,7 +117,7 @@ def assert_same(healthy: Day, day: Day, seen: Callable[[str, Outcome], object] |
     for name, outcome in day.items():
         expected, got = seen(name, healthy[name]), seen(name, outcome)
         if expected != got:
-            differ.append(f"--- {name}: {_first_difference(expected, got)}\n{outcome.stderr[-1500:]}")
+            differ.append(f"--- {name}: {_first_difference(expected, got)}\n{outcome.stderr[-800:]}")
     assert not differ, f"{len(differ)} of {len(day)} commands differ:\n" + "\n".join(differ)
 
 
@@ -241,6 +241,22 @@ def host(
         if running.process.poll() is None:
             running.process.kill()
             running.process.communicate()
+
+
+NAMESPACE = ("unshare", "-n", "sh", "-c")
+LOOPBACK = 'ip link set lo up && exec "$@"'
+
+
+@contextmanager
+def air_gapped(cache: Path, *arguments: str) -> Iterator[tuple[Host, tuple[str, ...]]]:
+    """A server on a host without network, and what runs the commands of that host's VMs there.
+
+    Where no network namespace can be made, the server is at least told to ask nobody.
+    """
+    apart = not impossible(*NAMESPACE, "ip link set lo up")
+    inside = (*NAMESPACE, LOOPBACK, "sh") if apart else ()
+    with host(cache, "--offline", *arguments, inside=inside) as server:
+        yield server, ("nsenter", "-n", "-t", str(server.running.process.pid)) if apart else ()
 
 
 def lose_index(cache: Path) -> None:

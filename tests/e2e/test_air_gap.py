@@ -5,31 +5,24 @@ Where it may be (root) that host is a network namespace with nothing but loopbac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import outage
 from tests.e2e.conftest import Yesterday
-from tests.e2e.gocommand import Vm
-from tests.e2e.outage import assert_same, copied, host, live
+from tests.e2e.outage import Day, air_gapped, assert_same, copied, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
-NAMESPACE = ("unshare", "-n", "sh", "-c")
-LOOPBACK = 'ip link set lo up && exec "$@"'
 
-
-@contextmanager
-def air_gapped(cache: Path, tmp_path: Path, yesterday: Yesterday) -> Iterator[Callable[[str], Vm]]:
-    """Fresh VMs of a server on a host without network."""
-    apart = not outage.impossible(*NAMESPACE, "ip link set lo up")
-    inside = (*NAMESPACE, LOOPBACK, "sh") if apart else ()
-    with host(cache, "--offline", *yesterday.settings, inside=inside) as server:
-        beside = ("nsenter", "-n", "-t", str(server.running.process.pid)) if apart else ()
-        yield lambda name: yesterday.vm(tmp_path / f"vm-{name}", server.url, inside=beside)
+def _apart(cache: Path, tmp_path: Path, yesterday: Yesterday) -> Day:
+    """The script on fresh VMs of a host without network."""
+    with air_gapped(cache, *yesterday.settings) as (server, beside):
+        return live(
+            yesterday.script,
+            lambda name: yesterday.vm(tmp_path / f"vm-{name}", server.url, inside=beside),
+        )
 
 
 @pytest.mark.parametrize("index", [True, False], ids=["with index.db", "without index.db"])
@@ -37,16 +30,15 @@ def test_the_whole_directory_is_copied(tmp_path: Path, yesterday: Yesterday, *, 
     cache = copied(yesterday.cache, tmp_path / "cache")
     if not index:
         outage.lose_index(cache)
-    with air_gapped(cache, tmp_path, yesterday) as fresh:
-        assert_same(yesterday.day, live(yesterday.script, fresh), outage.without_hints)
+    day = _apart(cache, tmp_path, yesterday)
+    assert_same(yesterday.day, day, outage.without_hints)
 
 
 def test_modules_alone_are_copied(tmp_path: Path, yesterday: Yesterday) -> None:
     """Whoever has a go.sum builds by it. What needs the checksum database's word says that this is missing,
     or does without."""
     cache = copied(yesterday.cache, tmp_path / "cache", "modules")
-    with air_gapped(cache, tmp_path, yesterday) as fresh:
-        day = live(yesterday.script, fresh)
+    day = _apart(cache, tmp_path, yesterday)
     by_sum = {each.name: day[each.name] for each in yesterday.script.without_lookups().commands}
     for name in day.keys() - by_sum.keys():
         assert not day[name].status or "/sumdb/" in day[name].stderr, f"{name}: {day[name].stderr}"
