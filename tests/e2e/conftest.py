@@ -5,14 +5,13 @@ from __future__ import annotations
 import subprocess
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import graph
 from tests.e2e.gocommand import Vm, go_binary
-from tests.e2e.outage import Day, Script, assert_good, host, live
+from tests.e2e.outage import Script, Yesterday, assert_good, host, live
 
 PROBE = "golang.org/x/mod/@v/v0.12.0.info"
 
@@ -38,22 +37,6 @@ def real_upstream() -> str:
     except (OSError, urllib.error.URLError):
         pytest.skip("the machine's Go module proxy does not answer")
     return first
-
-
-@dataclass
-class Yesterday:
-    """A good day, and the cache directory that it left; the server is stopped."""
-
-    script: Script
-    day: Day
-    cache: Path
-    settings: tuple[str, ...]
-    environment: dict[str, str]
-    gocache: Path
-
-    def vm(self, home: Path, url: str, *, inside: tuple[str, ...] = ()) -> Vm:
-        """A fresh VM that trusts the checksum database of the day."""
-        return Vm(home, url, self.gocache, env=self.environment, inside=inside)
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,22 @@ Day = Mapping[str, Outcome]
 """Outcomes by the names of the commands."""
 
 
+@dataclass
+class Yesterday:
+    """A good day, and the cache directory that it left; the server is stopped."""
+
+    script: Script
+    day: Day
+    cache: Path
+    settings: tuple[str, ...]
+    environment: dict[str, str]
+    gocache: Path
+
+    def vm(self, home: Path, url: str, *, inside: tuple[str, ...] = ()) -> Vm:
+        """A fresh VM that trusts the checksum database of the day."""
+        return Vm(home, url, self.gocache, env=self.environment, inside=inside)
+
+
 def live(script: Script, make_vm: Callable[[str], Vm], *, one_vm: bool = False) -> Day:
     """Run the script: each command on a fresh VM, or all on one, whose module cache then fills.
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import outage
-from tests.e2e.conftest import Yesterday
-from tests.e2e.outage import Day, air_gapped, assert_same, copied, live
+from tests.e2e.outage import Day, Yesterday, air_gapped, assert_same, copied, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import graph, outage
-from tests.e2e.conftest import Yesterday
 from tests.e2e.gocommand import Vm
-from tests.e2e.outage import Host, Script, assert_good, assert_same, copied, host, live
+from tests.e2e.outage import Host, Script, Yesterday, assert_good, assert_same, copied, host, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

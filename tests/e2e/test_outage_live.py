@@ -15,8 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.e2e import outage
-from tests.e2e.conftest import Yesterday
-from tests.e2e.outage import Command, Script, assert_same, copied, host, live
+from tests.e2e.outage import Command, Script, Yesterday, assert_same, copied, host, live
 from tests.e2e.upstream_thread import UpstreamThread
 from tests.fakes.upstream import Reply
 
