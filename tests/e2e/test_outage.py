@@ -60,9 +60,10 @@ def test_the_upstream_dies(
     tmp_path: Path, project: Script, world: graph.World, fresh: Fresh, yesterday: Yesterday, death: str
 ) -> None:
     """Under a running server. What is stored is not asked for; a dead upstream is asked no more than it was
-    on the good day. The default ``stall_timeout`` cannot be waited for often within this test's time."""
+    on the good day. A ``stall_timeout`` waited for twice is more than this test may take in all."""
     upstream = world.upstream
-    with host(tmp_path / "cache", "--upstream", upstream.url, *world.settings) as server:
+    arguments = ("--upstream", upstream.url, *world.settings, "--stall-timeout", "60s")
+    with host(tmp_path / "cache", *arguments) as server:
         one = yesterday.vm(tmp_path / "healthy", server.url)
         healthy = live(project, lambda _: one, one_vm=True)
         assert_good(healthy)
