@@ -33,6 +33,8 @@ class Vm:
     proxy: str
     gocache: Path
     env: dict[str, str] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
+    """What runs its commands elsewhere, as in another network namespace."""
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True)
@@ -62,7 +64,7 @@ class Vm:
     def go(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``go`` in the work folder; with ``ok`` its failure fails the test with all it printed."""
         done = subprocess.run(
-            [go_binary(), *arguments],
+            [*self.inside, go_binary(), *arguments],
             cwd=self.work,
             env=self.environ(),
             capture_output=True,
@@ -96,10 +98,16 @@ class Running:
         return self.process.returncode
 
 
-def start(cache: Path, *arguments: str, env: dict[str, str] | None = None) -> Running:
-    """Start ``goproxy-vm serve`` on free ports and wait until it says that it serves."""
+def start(
+    cache: Path, *arguments: str, env: dict[str, str] | None = None, inside: tuple[str, ...] = ()
+) -> Running:
+    """Start ``goproxy-vm serve`` on free ports and wait until it says that it serves.
+
+    ``inside``: a command that becomes the one after it, in a namespace of its own.
+    """
     process = subprocess.Popen(
         [
+            *inside,
             sys.executable,
             "-m",
             "goproxy_vm",
@@ -118,6 +126,7 @@ def start(cache: Path, *arguments: str, env: dict[str, str] | None = None) -> Ru
     log: list[dict[str, object]] = []
     try:
         for line in process.stderr:
+            assert line.startswith("{"), f"goproxy-vm did not start: {line}"
             log.append(json.loads(line))
             if log[-1]["event"] == "serving":
                 return Running(process, str(log[-1]["url"]), str(log[-1]["admin_url"]), log)

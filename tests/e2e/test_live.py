@@ -7,35 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.gocommand import Vm, go_binary, serving
+from tests.e2e.gocommand import Vm, serving
 
 GRAPH = Path(__file__).parent / "live_small"
-PROBE = "golang.org/x/mod/@v/v0.12.0.info"
-
-
-@pytest.fixture(scope="module")
-def real_upstream() -> str:
-    """The first entry of the machine's GOPROXY that serves a well-known version."""
-    listed = subprocess.run(
-        [go_binary(), "env", "GOPROXY"], capture_output=True, text=True, check=True
-    ).stdout
-    first = listed.strip().replace("|", ",").split(",")[0]
-    if not first.startswith(("http://", "https://")):
-        pytest.skip("go env GOPROXY names no proxy first")
-    try:
-        with urllib.request.urlopen(f"{first}/{PROBE}", timeout=10) as response:
-            response.read()
-    except (OSError, urllib.error.URLError):
-        pytest.skip("the machine's Go module proxy does not answer")
-    return first
 
 
 @pytest.fixture

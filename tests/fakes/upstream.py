@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Self
@@ -35,6 +35,10 @@ class Reply:
     reason: str = "Whatever"
 
 
+Answer = Reply | Callable[[str], Reply | Awaitable[Reply]]
+"""What is answered, or what says so of a path."""
+
+
 @dataclass
 class Gate:
     """Holds requests back until it is opened."""
@@ -49,7 +53,7 @@ class Gate:
 @dataclass
 class _Rule:
     glob: str
-    reply: Reply | Callable[[str], Reply] | None
+    reply: Answer | None
     left: int | None
     gate: Gate | None = None
 
@@ -119,7 +123,7 @@ class FakeUpstream:
             f"{base}{escape_version(versions[-1])}.info"
         ]
 
-    def on(self, glob: str, reply: Reply | Callable[[str], Reply], *, times: int | None = None) -> None:
+    def on(self, glob: str, reply: Answer, *, times: int | None = None) -> None:
         """Answer matching paths with ``reply``, for good or ``times`` times; the latest rule wins."""
         self._rules.insert(0, _Rule(glob, reply, times))
 
@@ -166,7 +170,8 @@ class FakeUpstream:
             if rule.left is not None:
                 rule.left -= 1
             assert rule.reply is not None
-            return rule.reply(path) if callable(rule.reply) else rule.reply
+            reply = rule.reply(path) if callable(rule.reply) else rule.reply
+            return reply if isinstance(reply, Reply) else await reply
         if path in self.files:
             return Reply(self.files[path])
         return Reply(b"not found: no such module\n", 404, {"Content-Type": "text/plain; charset=utf-8"})
