@@ -130,6 +130,8 @@ class Documents:
                 named = check_latest(cached.data, resource.module)
                 if named in await self._substitutes.versions(resource.module):
                     return _answer(resource, cached.data, Result.STALE, 0)
+            elif (absent := await self._fetching.absences.kept(resource.path)) is not None:
+                raise absent  # go finds the newest in the list, as it did before
         built = await self._built(resource)
         if built is None:
             raise Absent(NOT_HERE)

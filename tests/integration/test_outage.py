@@ -386,6 +386,18 @@ async def test_offline_offers_what_is_stored_whole(serve: Serve, upstream: FakeU
     assert (await host.get(f"{M}/@v/v1.1.0.mod")).status == 200
 
 
+async def test_offline_a_module_without_latest_has_none(serve: Serve, upstream: FakeUpstream) -> None:
+    del upstream.files[LATEST]
+    online = await serve(upstream)
+    for path in (LATEST, ZIP):
+        await online.get(path)
+    await quiet(online)
+    await online.server.stop()
+    host = await serve(upstream, offline=True)
+    assert (await host.get(LATEST)).status == 404
+    assert (await host.get(LIST)).body == b"v1.0.0\n"
+
+
 async def test_latest_by_the_rule_of_go(serve: Serve, upstream: FakeUpstream) -> None:
     versions = ["v0.0.0-20240319094008-0393e58bdf10", "v0.0.0-20250101000000-aaaaaaaaaaaa"]
     order = [*versions, "v0.5.0-rc.1", "v0.4.0"]
