@@ -170,12 +170,12 @@ class Upstreams:
             try:
                 value = await self._once(upstream, path, sink, limit, check)
             except Failure as failure:
-                if not failure.counts:
-                    upstream.health.succeeded()
-                    raise
                 wait = max(failure.retry_after or 0.0, 0.2 * 2**attempt * (0.5 + self._jitter()))
-                if attempt == tries or wait > LONGEST_RETRY:
-                    upstream.health.failed(failure.retry_after)
+                if not failure.passing or attempt == tries or wait > LONGEST_RETRY:
+                    if failure.counts:
+                        upstream.health.failed(failure.retry_after)
+                    else:
+                        upstream.health.succeeded()
                     raise
                 log.info("retrying", upstream=upstream.spec.name, path=path, reason=str(failure))
                 await self._sleep(wait)

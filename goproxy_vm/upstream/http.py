@@ -89,13 +89,14 @@ class HttpUpstream:
             raise Failure(error, "timeout", counts=True) from None
         except (aiohttp.ClientPayloadError, zlib.error):
             cut = UpstreamError(f"{self._name}: the answer was cut off before its end")
-            raise Failure(cut, "connection") from None
+            # Retried, but no reason to back off: an upstream that cuts one file off answers for all others.
+            raise Failure(cut, "connection", passing=True) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError) as problem:
             failed = UpstreamError(f"{self._name}: {_phrase(problem)}")
             raise Failure(failed, "connection", counts=True) from None
         except aiohttp.ClientError:
             broken = UpstreamError(f"{self._name}: no valid HTTP")
-            raise Failure(broken, "connection") from None
+            raise Failure(broken, "connection", passing=True) from None
 
     def _url(self, path: str) -> URL:
         # Decoded once already: what a version may hold, as "%" and "#", must not mean anything here. Go sends

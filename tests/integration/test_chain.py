@@ -308,14 +308,14 @@ async def fetch_ignoring(upstreams: Upstreams) -> None:
 @pytest.mark.parametrize(
     ("reply", "family", "words", "requests"),
     [
-        (Reply(b"short", length=100, send=5), UpstreamError, "cut off", 1),
-        (Reply(b"short", length=100, send=5, then="reset"), UpstreamError, "", None),
+        (Reply(b"short", length=100, send=5), UpstreamError, "cut off", 3),
+        (Reply(b"short", length=100, send=5, then="reset"), UpstreamError, "", 3),
         (Reply(b"short", length=100, send=5, then="stall"), UpstreamTimeout, "no byte for 0.3 s", 3),
         (Reply(b"", length=5000, send=0, then="stall"), ContentError, "limit of 1000", 1),
         (Reply(bytes(5000), length=-1, send=5000), ContentError, "limit of 1000", 1),
         (Reply(gzip.compress(bytes(5000)), headers={"Content-Encoding": "gzip"}), ContentError, "limit", 1),
-        (Reply(gzip.compress(b"x" * 99)[:-9], headers={"Content-Encoding": "gzip"}), UpstreamError, "cut", 1),
-        (Reply(b"no gzip", headers={"Content-Encoding": "gzip"}), UpstreamError, "cut off", 1),
+        (Reply(gzip.compress(b"x" * 99)[:-9], headers={"Content-Encoding": "gzip"}), UpstreamError, "cut", 3),
+        (Reply(b"no gzip", headers={"Content-Encoding": "gzip"}), UpstreamError, "cut off", 3),
         (Reply(b"x", headers={"Content-Encoding": "br"}), UpstreamError, "'br'", 1),
         (Reply(b"", 302), UpstreamError, "without a Location", 1),
         (Reply(b"", 302, {"Location": "ftp://x/y"}), UpstreamError, "no valid URL", 1),
@@ -334,19 +334,56 @@ async def test_bodies_and_redirects_that_fail(
     sentence = await failure(await world.make(first.url), family)
     assert words in sentence
     assert sentence.startswith(first.name)
-    if requests is not None:
-        assert len(first.requests) == requests
+    assert len(first.requests) == requests
+
+
+GZIP = {"Content-Encoding": "gzip"}
+CHUNKED = {"Transfer-Encoding": "chunked"}
+CUTS = {
+    "length": Reply(b"short", length=100, send=5),
+    "reset": Reply(b"short", length=100, send=5, then="reset"),
+    "chunked": Reply(b"5\r\nshort\r\n", headers=CHUNKED, length=-1, send=10),
+    "in a chunk": Reply(b"50\r\nshort", headers=CHUNKED, length=-1, send=9),
+    "gzip": Reply(gzip.compress(b"x" * 99)[:-9], headers=GZIP),
+    "no gzip": Reply(b"x" * 99, headers=GZIP),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_cut_is_retried_as_a_stall_is(world: World, first: FakeUpstream, cut: str) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", CUTS[cut], times=2)
+    first.files[f"/{PATH}"] = b"at last"
+    assert await fetch(upstreams) == b"at last"
+    assert world.slept == [0.4, 0.8]
+    assert [outcome for _, outcome in world.counts.outcomes] == ["connection", "connection", "ok"]
+
+
+async def test_a_file_that_is_always_cut_is_no_reason_to_back_off(
+    world: World, first: FakeUpstream, second: FakeUpstream
+) -> None:
+    upstreams = await world.make(f"{first.url}|{second.url}")
+    first.on(f"/{PATH}", CUTS["length"])
+    first.files["/other"] = b"first"
+    assert await fetch(upstreams) == b"from second"
+    assert len(first.requests) == 3
+    assert await fetch(upstreams, path="other") == b"first"
 
 
 async def test_garbage_instead_of_http(world: World, first: FakeUpstream) -> None:
+    asked = 0
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
         await reader.readuntil(b"\r\n\r\n")
+        asked += 1
         writer.write(b"SMTP ready\r\n\r\n")
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     assert "no valid HTTP" in await failure(await world.make(url), UpstreamError)
+    assert asked == 3
     server.close()
 
 
