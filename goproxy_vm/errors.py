@@ -13,6 +13,7 @@
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
     │   ├── Unproven       502    the checksum database cannot be asked (case 60)
+    │   │   └── Unconfirmed       it cannot, and who carries it has no record (case 60a)
     │   └── ContentError   502    its bytes failed a check; never stored
     │       ├── ChecksumMismatch  the checksum database records another h1 (cases 57, 58)
     │       ├── InconsistentTile  tiles do not hash to the signed tree (PROTOCOL §4)
@@ -146,6 +147,10 @@ class ForkError(ContentError):
 
 class Unproven(UpstreamError):
     """The checksum database could not be asked, or its answer could not be proven (PROTOCOL case 60)."""
+
+
+class Unconfirmed(Unproven):
+    """A carrier says that the database has no record; another source cannot be asked (PROTOCOL case 60a)."""
 
 
 class NoRoom(GoproxyError):

@@ -6,8 +6,8 @@ from typing import Literal
 
 from goproxy_vm.errors import GoproxyError
 
-Outcome = Literal["ok", "not_found", "refused", "unavailable", "timeout", "connection", "content"]
-"""The ``outcome`` label of ``goproxy_vm_upstream_requests_total``."""
+Outcome = Literal["ok", "not_found", "refused", "unavailable", "timeout", "connection", "content", "probe"]
+"""The ``outcome`` label of ``goproxy_vm_upstream_requests_total``; ``probe``: a failure nobody waited for."""
 
 
 class Failure(Exception):

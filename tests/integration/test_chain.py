@@ -43,10 +43,12 @@ class Counts:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.watches: list[Callable[[], tuple[int, bool | None]]] = []
         self.outcomes: list[tuple[str, str]] = []
 
-    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool | None]]) -> None:
         self.names.append(name)
+        self.watches.append(watch)
 
     def upstream(self, name: str, outcome: str, seconds: float) -> None:
         assert name in self.names
