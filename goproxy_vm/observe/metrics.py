@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 ENDPOINTS = ("list", "latest", "info", "mod", "zip", "sumdb", "other")
-RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "error")
+RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "pending", "error")
 SOURCES = ("cache", "upstream", "other")
 UPSTREAM_OUTCOMES = (
     *("ok", "not_found", "refused", "unavailable", "timeout", "connection", "content", "probe"),

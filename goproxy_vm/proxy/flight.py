@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from goproxy_vm.errors import UnderWay
+
 T = TypeVar("T")
 
 
@@ -46,12 +48,21 @@ class Flights(Generic[T]):
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return True
 
-    async def join(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """The result of the flight for ``key``, begun now if need be, and whether it was another's."""
+    async def join(
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], patience: float | None = None
+    ) -> tuple[T, bool]:
+        """The result of the flight for ``key``, begun now if need be, and whether it was another's.
+
+        UnderWay: it has not landed within ``patience`` seconds, and goes on.
+        """
         collapsed = not self.start(key, fetch)
         flight = self._flights[key]
         flight.waiters += 1
         try:
+            if patience is not None:
+                await asyncio.wait((flight.task,), timeout=patience)
+                if not flight.task.done():
+                    raise UnderWay("it is being fetched; ask again")
             return self._share(await asyncio.shield(flight.task)), collapsed
         finally:
             flight.waiters -= 1

@@ -134,7 +134,7 @@ class SumdbMirror:
                 data, joined = await fetch()
             return data
 
-        data, collapsed = await self._flights.join(key, fly)
+        data, collapsed = await self._flights.join(key, fly, asker.patience)
         return data, collapsed or joined
 
 

@@ -58,11 +58,13 @@ class Asker:
     """Who asks, as far as the decision needs to know.
 
     ``client`` is its address, by which miss slots are shared; ``fetch`` is False where the request
-    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``).
+    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``); ``patience`` the seconds
+    after which it wants to hear that a fetch is under way (UnderWay), or None.
     """
 
     client: str
     fetch: bool = True
+    patience: float | None = None
 
 
 class Proxy:
@@ -104,7 +106,7 @@ class Proxy:
         return len(self._files) + len(self._documents)
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
-        """Answer one request; raises the error tree's RequestError, UpstreamError, NoRoom, Overloaded."""
+        """Answer one request; raises RequestError, UpstreamError, NoRoom, Overloaded and UnderWay."""
         if match_prefix_patterns(self._settings.deny, resource.module):
             raise Denied(f"module {resource.module} is denied by this server's policy (setting deny)")
         if resource.immutable:
@@ -138,7 +140,9 @@ class Proxy:
         self._negatives.check(resource.path)
         if resource.endpoint is not Endpoint.MOD:
             self._start_mod(resource, asker)
-        stored, collapsed = await self._files.join(resource.path, lambda: self._bring_file(resource, asker))
+        stored, collapsed = await self._files.join(
+            resource.path, lambda: self._bring_file(resource, asker), asker.patience
+        )
         if self._settings.prefetch and resource.endpoint is Endpoint.MOD and not collapsed:
             self._prefetch.after_mod(resource.module, resource.version)
         return _file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
@@ -334,7 +338,7 @@ class Proxy:
         self._negatives.check(resource.path)
         try:
             data, collapsed = await self._documents.join(
-                resource.path, lambda: self._bring_document(resource, asker)
+                resource.path, lambda: self._bring_document(resource, asker), asker.patience
             )
         except (UpstreamError, Refused, Overloaded) as error:
             if cached is not None and self._wall() - cached.stored < self._settings.stale:

@@ -423,7 +423,7 @@ async def test_only_a_get_without_client_headers(world: World, first: FakeUpstre
     head = first.heads[0].decode()
     assert head.startswith(f"GET /base/{PATH} HTTP/1.1\r\n")
     names = {line.split(":")[0] for line in head.split("\r\n")[1:] if line}
-    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
+    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent", "Prefer"}
 
 
 async def test_bang_is_escaped_but_not_in_lookups(world: World, first: FakeUpstream) -> None:
@@ -487,6 +487,40 @@ async def test_one_upstream_alone(world: World, first: FakeUpstream, second: Fak
         await upstreams.fetch_from(0, PATH, sink, limit=99, check=check)
     assert upstreams.failing(0)
     assert not upstreams.failing(1)
+
+
+AT_WORK = Reply(b"later\n", 202, {"Preference-Applied": "respond-async"})
+
+
+async def test_an_upstream_that_says_it_is_at_work_is_asked_again(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", AT_WORK, times=5)
+    first.files[f"/{PATH}"] = b"at last"
+    assert await fetch(upstreams) == b"at last"
+    assert all(b"Prefer: respond-async, wait=0.1\r\n" in head for head in first.heads)
+    assert world.counts.outcomes == [(first.name, "ok")] * 6
+    assert world.slept == [], "nothing failed"
+
+
+async def test_one_that_falls_silent_after_it_said_so_is_given_up(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", Reply(b"", length=9, send=0, then="stall"))
+    first.on("*", AT_WORK, times=2)
+    assert "no byte for 0.3 s" in await failure(upstreams, UpstreamTimeout)
+    assert len(first.requests) == 2 + 3
+
+
+async def test_one_that_says_so_for_ever_is_given_up(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url, total=0.5)
+    first.on("*", AT_WORK)
+    assert "still at work after 0.5 s" in await failure(upstreams, UpstreamTimeout)
+    assert len(first.requests) <= 6, "no sooner than after the time that was asked for"
+
+
+async def test_a_202_that_nobody_asked_for_is_no_answer(world: World, first: FakeUpstream) -> None:
+    first.on("*", Reply(b"", 202))
+    assert "202" in await failure(await world.make(first.url), UpstreamError)
+    assert len(first.requests) == 1
 
 
 def closed_port() -> int:

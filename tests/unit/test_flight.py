@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from goproxy_vm.errors import UnderWay
 from goproxy_vm.proxy.flight import Flights
 
 
@@ -155,3 +156,16 @@ async def test_closing_cancels_detached_flights_too() -> None:
     await settle()
     assert len(flights) == 0
     assert ledger.released == []
+
+
+async def test_who_has_no_patience_is_told_and_the_flight_goes_on() -> None:
+    source, ledger = Source(), Ledger()
+    flights = ledger.flights()
+    for _ in range(3):
+        with pytest.raises(UnderWay):
+            await flights.join("k", source.fetch, 0)
+    source.gate.set()
+    assert await flights.join("k", source.fetch, 60) == ("bytes-1", True)
+    await settle()
+    assert source.calls == 1
+    assert ledger.released == ["bytes"]
