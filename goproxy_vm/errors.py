@@ -13,10 +13,12 @@
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
     │   ├── Unproven       502    the checksum database cannot be asked (case 60)
+    │   │   └── Unconfirmed       it cannot, and who carries it has no record (case 60a)
     │   └── ContentError   502    its bytes failed a check; never stored
     │       ├── ChecksumMismatch  the checksum database records another h1 (cases 57, 58)
     │       ├── InconsistentTile  tiles do not hash to the signed tree (PROTOCOL §4)
     │       └── ForkError         the database signed two logs: security error (case 96)
+    ├── UnderWay           202    it is being fetched; for clients that would rather ask again
     ├── NoRoom             503    this host's disk or budget has no room; carries Retry-After
     ├── Overloaded         503    no miss slot came free in time; carries Retry-After
     └── OperatorError             what a command cannot do, one line on stderr
@@ -146,6 +148,18 @@ class ForkError(ContentError):
 
 class Unproven(UpstreamError):
     """The checksum database could not be asked, or its answer could not be proven (PROTOCOL case 60)."""
+
+
+class Unconfirmed(Unproven):
+    """A carrier says that the database has no record; another source cannot be asked (PROTOCOL case 60a)."""
+
+
+class UnderWay(GoproxyError):
+    """It is still being fetched, and the client wants to be told so rather than to wait (RFC 7240)."""
+
+    status = 202
+    result = "pending"
+    retry_after = 0
 
 
 class NoRoom(GoproxyError):

@@ -144,12 +144,20 @@ class Server:
         self.url = listener.urls[0]
         self.admin_url = url_of(admin[0].sock)
 
-    async def _upstreams(self, stack: AsyncExitStack, text: str) -> Upstreams:
+    async def _upstreams(
+        self, stack: AsyncExitStack, text: str, *, database: bool = False, probe: bool = True
+    ) -> Upstreams:
         settings = self._settings
         limits = Limits(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
-        upstreams = Upstreams(parse_upstreams(text), limits, self.metrics, ca_file=settings.upstream_ca_file)
+        upstreams = Upstreams(
+            parse_upstreams(text),
+            limits,
+            self.metrics,
+            ca_file=settings.upstream_ca_file,
+            database=database,
+        )
         if not settings.offline:
-            await upstreams.start()
+            await upstreams.start(probe=probe)
         stack.push_async_callback(upstreams.close)
         return upstreams
 
@@ -160,7 +168,10 @@ class Server:
         spec = self._settings.sumdb
         if spec is None:
             return None
-        itself = await self._upstreams(stack, spec.url or f"https://{spec.name}")
+        # What the upstreams carry need not be within reach itself: no trial connection, no warning.
+        itself = await self._upstreams(
+            stack, spec.url or f"https://{spec.name}", database=True, probe=spec.url is not None
+        )
         sources = Sources(spec.name, None if spec.url else upstreams, itself)
         database = ChecksumDatabase(spec, self._settings, store, sources, self.metrics)
         await database.open()

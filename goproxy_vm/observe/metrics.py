@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 ENDPOINTS = ("list", "latest", "info", "mod", "zip", "sumdb", "other")
-RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "error")
+RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "pending", "error")
 SOURCES = ("cache", "upstream", "other")
-UPSTREAM_OUTCOMES = ("ok", "not_found", "refused", "unavailable", "timeout", "connection", "content")
+UPSTREAM_OUTCOMES = (
+    *("ok", "not_found", "refused", "unavailable", "timeout", "connection", "content", "probe"),
+)
 VERIFICATION_KINDS = ("mod", "zip", "lookup", "tile", "head")
 VERIFICATION_OUTCOMES = ("verified", "known", "mismatch", "malformed", "unavailable", "absent", "fork")
 EVICTION_REASONS = ("size", "idle", "min_free", "purge", "corrupt")
@@ -55,7 +57,7 @@ class Metrics:
         self._sent: _Counts = dict.fromkeys(product(ENDPOINTS, SOURCES), 0)
         self._upstreams: _Counts = {}
         self._upstream_durations: dict[Labels, Histogram] = {}
-        self._watched: list[tuple[str, Callable[[], tuple[int, bool]]]] = []
+        self._watched: list[tuple[str, Callable[[], tuple[int, bool | None]]]] = []
         self._verifications: _Counts = dict.fromkeys(product(VERIFICATION_KINDS, VERIFICATION_OUTCOMES), 0)
         self._evictions: _Counts = {(reason,): 0 for reason in EVICTION_REASONS}
         self._evicted: _Counts = {(reason,): 0 for reason in EVICTION_REASONS}
@@ -78,10 +80,11 @@ class Metrics:
         source = "other" if endpoint == "other" else SOURCE.get(result, "other")
         self._sent[endpoint, source] += sent
 
-    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool | None]]) -> None:
         """Make the series of an upstream, by its name without userinfo.
 
-        ``watch`` tells, at each scrape, the bytes received from it so far and whether it is up.
+        ``watch`` tells, at each scrape, the bytes received from it so far and whether it is up; None for
+        what brings no modules.
         """
         for outcome in UPSTREAM_OUTCOMES:
             self._upstreams.setdefault((name, outcome), 0)
@@ -154,7 +157,8 @@ class Metrics:
         for name, watch in self._watched:
             size, is_up = watch()
             received[name,] = received.get((name,), 0) + size
-            up[name,] = min(up.get((name,), 1), int(is_up))
+            if is_up is not None:
+                up[name,] = min(up.get((name,), 1), int(is_up))
         one = ("upstream",)
         yield counter(
             "upstream_requests", "Requests that upstreams saw.", ("upstream", "outcome"), self._upstreams

@@ -36,6 +36,7 @@ class Result(enum.StrEnum):
     STALE = "stale"
     NEGATIVE = "negative"
     REFUSED = "refused"
+    PENDING = "pending"
     ERROR = "error"
 
 

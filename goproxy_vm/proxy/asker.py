@@ -8,8 +8,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Asker:
     """``client`` is its address, by which miss slots are shared; ``fetch`` is False where the request
-    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``).
+    forbids upstream traffic (``Disable-Module-Fetch: true``, ``/cached-only``); ``patience`` the seconds
+    after which it wants to hear that a fetch is under way (UnderWay), or None.
     """
 
     client: str
     fetch: bool = True
+    patience: float | None = None

@@ -20,6 +20,7 @@ from goproxy_vm.errors import (
     GoproxyError,
     InconsistentTile,
     StartError,
+    Unconfirmed,
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
@@ -304,14 +305,18 @@ class ChecksumDatabase:
 
     async def _failed(self, kind: str, error: GoproxyError, path: str) -> None:
         """Count and log; keep the evidence of a fork (PROTOCOL case 96)."""
-        outcomes = ((ForkError, "fork"), (Absent, "absent"), (ContentError, "malformed"))
+        absent = isinstance(error, Absent | Unconfirmed)
+        outcomes = ((ForkError, "fork"), (ContentError, "malformed"))
         outcome = next((name for family, name in outcomes if isinstance(error, family)), "unavailable")
+        outcome = "absent" if absent else outcome
         self._metrics.verification(kind, outcome)
         if isinstance(error, ForkError):
             evidence = await self._keep_fork(error)
             log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=evidence)
         elif not isinstance(error, Absent):
-            log.warning("not proven", database=self.name, path=path, reason=error.sentence)
+            # go get asks for every prefix of an import path: that those have no record is no trouble.
+            level = log.info if absent else log.warning
+            level("not proven", database=self.name, path=path, reason=error.sentence)
 
     async def _keep_fork(self, fork: ForkError) -> str:
         """Where the evidence lies; a disk that fails must not hide the fork itself."""

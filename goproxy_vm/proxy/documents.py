@@ -92,7 +92,7 @@ class Documents:
         brought = await self._fetching.bring(
             self._flights,
             resource.path,
-            asker.client,
+            asker,
             partial(self._bring, resource),
             Fallback(
                 known=partial(self._known, resource, cached),

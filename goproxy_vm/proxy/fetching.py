@@ -3,13 +3,12 @@ client has to wait for it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from goproxy_vm.errors import Absent, ContentError, Overloaded, Refused, UpstreamError
+from goproxy_vm.errors import Absent, ContentError, Overloaded, Refused, UnderWay, UpstreamError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import Answer
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.absence import Absences
+    from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.flight import Flights
     from goproxy_vm.proxy.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
@@ -89,11 +89,11 @@ class Fetching:
         self,
         flights: Flights[_T],
         path: str,
-        client: str,
+        asker: Asker,
         flight: Callable[[Claim], Coroutine[Any, Any, _T]],
         fallback: Fallback,
     ) -> tuple[_T, bool] | Answer:
-        """What the flight brings, by a slot of ``client``, and whether it was another's; or an answer in its
+        """What the flight brings, by a slot of ``asker``, and whether it was another's; or an answer in its
         place.
 
         Where upstreams are slow, that is what they said last; where they fail, also what follows from what
@@ -111,18 +111,16 @@ class Fetching:
                 self._look(fallback)
                 return answer
         joined = path in flights
-        claim = self.slots.claim(client)
+        claim = self.slots.claim(asker.client)
+        join = partial(flights.join, path, partial(flight, claim), claim)
         try:
             try:
-                async with asyncio.timeout(PATIENCE) as patience:
-                    value, _ = await flights.join(path, partial(flight, claim), claim)
-            except TimeoutError:
-                if not patience.expired():
-                    raise
+                value, _ = await join(min(PATIENCE, asker.patience or PATIENCE))
+            except UnderWay:
                 self._unanswered = True
                 if (answer := await fallback.known()) is not None:
                     return answer
-                value, _ = await flights.join(path, partial(flight, claim), claim)
+                value, _ = await join(asker.patience)
         except (UpstreamError, Refused, Overloaded) as error:
             answer = await fallback.known() or await fallback.built()
             if answer is None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from goproxy_vm.proxy.slots import Claim
 
+from goproxy_vm.errors import UnderWay
+
 T = TypeVar("T")
 
 
@@ -19,6 +21,8 @@ class _Flight(Generic[T]):
     claim: Claim | None
     wanted: bool
     """Whether it was begun for somebody who waits."""
+    told: bool = False
+    """Whether those it was begun for were told to ask again, and have not."""
     waiters: int = 0
     released: bool = False
 
@@ -60,18 +64,29 @@ class Flights(Generic[T]):
         return self._start(key, fetch, claim, wanted=False)
 
     async def join(
-        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None = None
+        self,
+        key: str,
+        fetch: Callable[[], Coroutine[Any, Any, T]],
+        claim: Claim | None = None,
+        patience: float | None = None,
     ) -> tuple[T, bool]:
         """The result of the flight for ``key``, begun now if need be, and whether it was another's.
 
-        The client of ``claim`` lends its share to a flight that another has begun.
+        The client of ``claim`` lends its share to a flight that another has begun. UnderWay: it has not
+        landed within ``patience`` seconds, and goes on for who asks again.
         """
         collapsed = not self._start(key, fetch, claim, wanted=True)
         flight = self._flights[key]
         flight.waiters += 1
+        flight.wanted = flight.wanted or flight.told
         if collapsed and claim is not None and flight.claim is not None:
             flight.claim.lend(claim.client)
         try:
+            if patience is not None:
+                await asyncio.wait((flight.task,), timeout=patience)
+                if not flight.task.done():
+                    flight.wanted, flight.told = False, flight.wanted
+                    raise UnderWay("it is being fetched; ask again")
             return self._share(await asyncio.shield(flight.task)), collapsed
         finally:
             flight.waiters -= 1

@@ -135,7 +135,7 @@ class SumdbMirror:
                 data, joined = await fetch()
             return data
 
-        data, collapsed = await self._flights.join(key, fly, claim)
+        data, collapsed = await self._flights.join(key, fly, claim, asker.patience)
         return data, collapsed or joined
 
 

@@ -85,7 +85,7 @@ class Proxy:
         return len(self._files) + len(self._documents)
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
-        """Answer one request; raises the error tree's RequestError, UpstreamError, NoRoom, Overloaded."""
+        """Answer one request; raises RequestError, UpstreamError, NoRoom, Overloaded and UnderWay."""
         if match_prefix_patterns(self._settings.deny, resource.module):
             raise Denied(f"module {resource.module} is denied by this server's policy (setting deny)")
         if resource.immutable:
@@ -131,7 +131,7 @@ class Proxy:
         brought = await self._fetching.bring(
             self._files,
             resource.path,
-            asker.client,
+            asker,
             partial(self._bring_file, resource),
             Fallback(
                 known=partial(self._absent, resource.path),

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from goproxy_vm.errors import Absent, ContentError, ForkError, Refused, Unproven, UpstreamError
+from goproxy_vm.errors import (
+    Absent,
+    ContentError,
+    ForkError,
+    GoproxyError,
+    Refused,
+    Unconfirmed,
+    Unproven,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -23,16 +33,62 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Source:
-    """One carrier: ``prefix`` is what its paths begin with; ``lacking_until`` by the monotonic clock."""
+    """One carrier: ``prefix`` is what its paths begin with; ``lacking_until`` by the monotonic clock.
+
+    ``carries`` once it is known to have the database; ``trouble`` is how it failed last.
+    """
 
     upstreams: Upstreams
     index: int
     prefix: str
+    carries: bool = False
     lacking_until: float = 0.0
+    trouble: UpstreamError | None = None
 
     @property
-    def name(self) -> str:
-        return self.upstreams.names[self.index]
+    def failing(self) -> bool:
+        return self.upstreams.failing(self.index)
+
+    @property
+    def lacking(self) -> bool:
+        return self.lacking_until > time.monotonic()
+
+    @property
+    def slow(self) -> bool:
+        """Whether it fails, and in a way that takes its time."""
+        return self.failing and isinstance(self.trouble, UpstreamTimeout)
+
+    async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]]) -> T:
+        """As :meth:`Sources.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
+        sink = Memory()
+
+        async def verdict() -> T:
+            return await check(sink.data)
+
+        try:
+            value = await self.upstreams.fetch_from(
+                self.index, self.prefix + path, sink, limit=LIMIT, check=verdict
+            )
+        except UpstreamError as error:
+            self.trouble = error
+            raise
+        self.carries = True
+        return value
+
+    async def known_to_carry(self) -> bool:
+        """Whether its 404 is about what was asked for, and not about the database as a whole."""
+        if not (self.carries or self.lacking or self.slow):
+            try:
+                await self.fetch("supported", _anything)
+            except Absent:
+                self.lacking_until = time.monotonic() + LACKING
+            except GoproxyError:
+                return False
+        return self.carries
+
+    def look_again(self, path: str) -> None:
+        """Find out whether it still fails, when it is time to; nobody waits for that."""
+        self.upstreams.look_again(self.index, self.prefix + path, limit=LIMIT)
 
 
 class Sources:
@@ -40,6 +96,10 @@ class Sources:
 
     Whatever goes wrong with one, the next is asked: the separators of the upstream list do not matter
     here. A fork ends it: that is the database's own doing, and no carrier's.
+
+    A source that fails is asked last, and not at all after a carrier's 404: how it failed is known. Nor does
+    anybody wait for a database that is silent when a carrier had its chance. One request at a time, which
+    nobody waits for, finds out whether a source is back.
     """
 
     def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams) -> None:
@@ -49,7 +109,7 @@ class Sources:
             if upstreams is not None
             else []
         )
-        self._sources.append(_Source(database, 0, ""))
+        self._sources.append(_Source(database, 0, "", carries=True))
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -58,42 +118,62 @@ class Sources:
         """What ``check`` makes of the first good answer for ``path``, as in ``tile/8/0/000``.
 
         ``skip`` sources are asked last. Absent: every one says 404 or 410. ForkError from ``check``.
-        Otherwise ContentError if a source's answer was bad, else Unproven; both name what went wrong, and
-        where some say absent, that too.
+        Otherwise ContentError if a source's answer was bad, Unconfirmed where one that carries the database
+        says absent, else Unproven; they name what went wrong, and where some say absent, that too.
         """
-        absent: list[Absent] = []
-        lacking: list[_Source] = []
-        failed: list[UpstreamError | Refused] = []
-        for source in self._order(skip):
-            sink = Memory()
-
-            async def verdict(sink: Memory = sink) -> T:
-                return await check(sink.data)
-
+        absent: list[tuple[_Source, Absent]] = []
+        failed: list[tuple[_Source, UpstreamError | Refused]] = []
+        order = self._order(skip)
+        for number, source in enumerate(order):
+            if source.trouble is not None and await self._in_vain(source, absent, failed):
+                failed.append((source, source.trouble))
+                source.look_again(path)
+                continue
             try:
-                value = await source.upstreams.fetch_from(
-                    source.index, source.prefix + path, sink, limit=LIMIT, check=verdict
-                )
+                value = await source.fetch(path, check)
             except ForkError:
                 raise
             except Absent as error:
-                absent.append(error)
-                lacking.append(source)
+                absent.append((source, error))
             except (Refused, UpstreamError) as error:
-                failed.append(error)
+                failed.append((source, error))
             else:
-                for other in lacking:
+                for other, _ in absent:
                     other.lacking_until = time.monotonic() + LACKING
+                for other in order[number + 1 :]:
+                    other.look_again(path)
                 return value
         if not failed:
-            raise absent[0]
-        lied = any(isinstance(error, ContentError) for error in failed)
-        family = ContentError if lied else Unproven
-        raise family("; ".join(error.sentence for error in [*absent[:1], *failed[:2]]))
+            raise absent[0][1]
+        said = "; ".join(error.sentence for _, error in [*absent[:1], *failed[:2]])
+        if any(isinstance(error, ContentError) for _, error in failed):
+            raise ContentError(said)
+        raise Unconfirmed(said) if await _carried(absent) else Unproven(said)
+
+    async def _in_vain(
+        self,
+        source: _Source,
+        absent: list[tuple[_Source, Absent]],
+        failed: list[tuple[_Source, UpstreamError | Refused]],
+    ) -> bool:
+        """Whether a source that fails need not be asked, after what others said."""
+        if not source.failing:
+            return False
+        slow_database = source.slow and source is self._sources[-1]
+        return await _carried(absent) or (slow_database and await _carried(failed))
 
     def _order(self, skip: int) -> list[_Source]:
         turned = self._sources[skip % len(self) :] + self._sources[: skip % len(self)]
-        now = time.monotonic()
-        return sorted(
-            turned, key=lambda source: (source.upstreams.failing(source.index), source.lacking_until > now)
-        )
+        return sorted(turned, key=lambda source: (source.failing, source.slow, source.lacking))
+
+
+async def _carried(said: Sequence[tuple[_Source, GoproxyError]]) -> bool:
+    """Whether any of those that said so carries the database."""
+    for source, _ in said:
+        if await source.known_to_carry():
+            return True
+    return False
+
+
+async def _anything(_: bytes) -> None:
+    """No check at all."""

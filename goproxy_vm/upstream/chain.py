@@ -6,10 +6,10 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -22,7 +22,7 @@ from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.http import HttpUpstream, Limits
 from goproxy_vm.upstream.session import open_session, trusted
-from goproxy_vm.upstream.sink import Sink
+from goproxy_vm.upstream.sink import Memory, Sink
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 
 __all__ = ["Limits", "Upstreams"]
@@ -39,8 +39,8 @@ log = get_logger("upstream")
 class Counts(Protocol):
     """What is told about requests to upstreams (``goproxy_vm_upstream_requests_total``)."""
 
-    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
-        """An upstream that will be asked; ``watch`` tells bytes received, and whether it is up."""
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool | None]]) -> None:
+        """An upstream that will be asked; ``watch`` tells bytes received, and whether it is up or None."""
         ...
 
     def upstream(self, name: str, outcome: Outcome, seconds: float) -> None:
@@ -62,7 +62,8 @@ class _Upstream:
 class Upstreams:
     """Fetches files from the first upstream that has them, by the rules of PROTOCOL §2.
 
-    Between ``start`` and ``close`` only. ``now``, ``sleep`` and ``jitter`` are for tests.
+    Between ``start`` and ``close`` only. ``database`` is set where they are the checksum database itself and
+    bring no modules. ``now``, ``sleep`` and ``jitter`` are for tests.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Upstreams:
         metrics: Counts,
         *,
         ca_file: Path | None = None,
+        database: bool = False,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -80,12 +82,15 @@ class Upstreams:
         self._limits = limits
         self._metrics = metrics
         self._ca_file = ca_file
+        self._database = database
         self._now = now
         self._sleep = sleep
         self._jitter = jitter
         self._upstreams: list[_Upstream] = []
+        # The same ones as carriers of the checksum database: one that lacks it still has every module.
+        self._carriers: list[_Upstream] = []
         self._session: aiohttp.ClientSession | None = None
-        self._probes: list[asyncio.Task[None]] = []
+        self._probes: set[asyncio.Task[None]] = set()
 
     @property
     def names(self) -> list[str]:
@@ -114,8 +119,8 @@ class Upstreams:
         back-off, by the one who is told so."""
         return any(not each.health.failing or each.health.admit() for each in self._upstreams)
 
-    async def start(self) -> None:
-        """Open the session, and try in the background whether each upstream takes a connection."""
+    async def start(self, *, probe: bool = True) -> None:
+        """Open the session; ``probe``: try in the background whether each upstream takes a connection."""
         trust = trusted(self._ca_file)
         self._session = open_session(trust, self._limits)
         for spec in self._list.entries:
@@ -124,16 +129,21 @@ class Upstreams:
                 source = FileUpstream(spec)
             else:
                 source = HttpUpstream(spec, self._session, self._limits, self._metrics.upstream)
-                self._probes.append(asyncio.create_task(self._probe(spec, trust)))
+                if probe:
+                    self._begin(self._probe(spec, trust))
             upstream = _Upstream(spec, source, Health(self._now, self._limits.stall))
             self._upstreams.append(upstream)
-            self._metrics.add_upstream(spec.label, upstream.watch)
+            self._carriers.append(replace(upstream, health=Health(self._now, self._limits.stall)))
+            self._metrics.add_upstream(
+                spec.label, self._received(source) if self._database else upstream.watch
+            )
 
     async def close(self) -> None:
         """Close the session."""
-        for probe in self._probes:
+        probes = list(self._probes)
+        for probe in probes:
             probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        await asyncio.gather(*probes, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -166,17 +176,26 @@ class Upstreams:
         raise verdicts.worst()
 
     def failing(self, index: int) -> bool:
-        """Whether the upstream at ``index`` failed the last time, in a way that counts against it."""
-        return self._upstreams[index].health.failing
+        """Whether the upstream at ``index`` failed last in :meth:`fetch_from`, in a way that counts."""
+        return self._carriers[index].health.failing
 
     async def fetch_from(
         self, index: int, path: str, sink: Sink, *, limit: int, check: Callable[[], Awaitable[T]]
     ) -> T:
-        """As :meth:`fetch`, from the upstream at ``index`` alone: for what may come from any carrier."""
+        """As :meth:`fetch`, from the upstream at ``index`` alone: for what may come from any carrier.
+
+        Failures here do not count against the upstream in :meth:`fetch`, nor those there against it here.
+        """
         try:
-            return await self._try(self._upstreams[index], path, sink, limit, check)
+            return await self._try(self._carriers[index], path, sink, limit, check)
         except Failure as failure:
             raise failure.error from None
+
+    def look_again(self, index: int, path: str, *, limit: int) -> None:
+        """Ask a carrier that failed for ``path``, unless it is backed off from; nobody waits for that."""
+        carrier = self._carriers[index]
+        if carrier.health.failing and carrier.health.admit():
+            self._begin(self._look(carrier, path, limit))
 
     async def _try(
         self,
@@ -192,12 +211,12 @@ class Upstreams:
             try:
                 value = await self._once(upstream, path, sink, limit, check)
             except Failure as failure:
-                if not failure.counts:
-                    upstream.health.succeeded()
-                    raise
                 wait = max(failure.retry_after or 0.0, 0.2 * 2**attempt * (0.5 + self._jitter()))
-                if attempt == tries or wait > LONGEST_RETRY:
-                    upstream.health.failed(failure.retry_after)
+                if not failure.passing or attempt == tries or wait > LONGEST_RETRY:
+                    if failure.counts:
+                        upstream.health.failed(failure.retry_after)
+                    else:
+                        upstream.health.succeeded()
                     raise
                 log.info("retrying", upstream=upstream.spec.name, path=path, reason=str(failure))
                 await self._sleep(wait)
@@ -237,6 +256,35 @@ class Upstreams:
             self._metrics.upstream(
                 upstream.spec.label, outcome, self._now() - started if seconds is None else seconds
             )
+
+    async def _look(self, carrier: _Upstream, path: str, limit: int) -> None:
+        started = self._now()
+        outcome: Outcome = "ok"
+        try:
+            async with asyncio.timeout(self._limits.total):
+                await carrier.source.fetch(path, Memory(), limit)
+        except TimeoutError:
+            outcome = "probe"
+            carrier.health.failed(None)
+        except Failure as failure:
+            if failure.counts:
+                outcome = "probe"
+                carrier.health.failed(failure.retry_after)
+            else:
+                outcome = failure.outcome
+                carrier.health.succeeded()
+        else:
+            carrier.health.succeeded()
+        self._metrics.upstream(carrier.spec.label, outcome, self._now() - started)
+
+    def _begin(self, probe: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(probe, name="probe")
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    @staticmethod
+    def _received(source: HttpUpstream | FileUpstream) -> Callable[[], tuple[int, None]]:
+        return lambda: (source.received, None)
 
     async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext) -> None:
         """Connect and hang up: a wrong name or a closed port is in the log from the start."""

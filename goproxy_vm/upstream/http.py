@@ -20,6 +20,7 @@ from yarl import URL
 
 from goproxy_vm import __version__
 from goproxy_vm.errors import Absent, ContentError, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, is_under_way, preference
 from goproxy_vm.upstream.failure import Failure, Outcome
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ SENTENCE = 200
 REASON = 40
 """Bytes of a status line's reason that are passed on."""
 CHUNK = 1 << 20
+WORD = 3
+"""How often, within the time that an upstream may be silent, one that works on an answer is to say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class HttpUpstream:
         limits: Limits,
         redirected: Callable[[str, Outcome, float], None],
     ) -> None:
-        """``redirected`` is told of each request that it answered by sending us to itself again."""
+        """``redirected`` is told of each request that it answered by sending us to itself again, or later."""
         self._base = URL(spec.url)
         self._name = spec.name
         self._label = spec.label
@@ -71,6 +74,7 @@ class HttpUpstream:
         self._headers = {
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
+            PREFER: preference(limits.stall / WORD),
         }
         self._auth: str | None = None
         if spec.userinfo is not None:
@@ -89,13 +93,14 @@ class HttpUpstream:
             raise Failure(error, "timeout", counts=True) from None
         except (aiohttp.ClientPayloadError, zlib.error):
             cut = UpstreamError(f"{self._name}: the answer was cut off before its end")
-            raise Failure(cut, "connection") from None
+            # Retried, but no reason to back off: an upstream that cuts one file off answers for all others.
+            raise Failure(cut, "connection", passing=True) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError) as problem:
             failed = UpstreamError(f"{self._name}: {_phrase(problem)}")
             raise Failure(failed, "connection", counts=True) from None
         except aiohttp.ClientError:
             broken = UpstreamError(f"{self._name}: no valid HTTP")
-            raise Failure(broken, "connection") from None
+            raise Failure(broken, "connection", passing=True) from None
 
     def _url(self, path: str) -> URL:
         # Decoded once already: what a version may hold, as "%" and "#", must not mean anything here. Go sends
@@ -116,6 +121,25 @@ class HttpUpstream:
         raise self._failure("too many redirects")
 
     async def _ask(self, url: URL) -> aiohttp.ClientResponse:
+        """The answer, however often the upstream says before that it is at work (another goproxy_vm does)."""
+        first = time.monotonic()
+        while True:
+            started = time.monotonic()
+            response = await self._get(url)
+            if not is_under_way(response.status, response.headers.get(PREFERENCE_APPLIED, "")):
+                return response
+            response.release()
+            now = time.monotonic()
+            if url.origin() == self._base.origin():
+                self._redirect(self._label, "ok", now - started)
+            if now - first > self._limits.total:
+                late = UpstreamTimeout(f"{self._name}: still at work after {self._limits.total:g} s")
+                raise Failure(late, "timeout")
+            await asyncio.sleep(
+                self._limits.stall / WORD - (now - started)
+            )  # one that does not wait as asked
+
+    async def _get(self, url: URL) -> aiohttp.ClientResponse:
         try:
             return await self._session.get(
                 url, headers=self._headers, allow_redirects=False, middlewares=(self._authorize,)

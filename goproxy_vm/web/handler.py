@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError
+from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError, UnderWay
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.asker import Asker
@@ -113,20 +114,23 @@ class Handler:
         except GoproxyError as error:
             result = error.result
             level = log.warning if error.status >= 500 else log.debug
-            level(
-                "request failed",
-                request_id=request_id,
-                client=client,
-                path=request.raw_path,
-                status=error.status,
-                reason=error.sentence,
-                seconds=round(time.monotonic() - started, 3),
-            )
+            if not isinstance(error, UnderWay):
+                level(
+                    "request failed",
+                    request_id=request_id,
+                    client=client,
+                    path=request.raw_path,
+                    status=error.status,
+                    reason=error.sentence,
+                    seconds=round(time.monotonic() - started, 3),
+                )
             failed = error_response(
                 error, asked.about, request_id, self._settings.negative, forwarded=asked.endpoint != "other"
             )
             if isinstance(error, _MethodNotAllowed):
                 failed.headers[hdrs.ALLOW] = "GET, HEAD"
+            elif isinstance(error, UnderWay):
+                failed.headers[PREFERENCE_APPLIED] = RESPOND_ASYNC
             response, sent = failed, await finish(request, failed)
         except Exception:
             log.exception("request crashed", request_id=request_id, client=client, path=request.raw_path)
@@ -156,7 +160,11 @@ class Handler:
             return self._setup.answer(request.headers.getall(hdrs.HOST, []))
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
-        asker = Asker(client, fetch=not (forbidden or wanted.cached_only))
+        asker = Asker(
+            client,
+            fetch=not (forbidden or wanted.cached_only),
+            patience=patience(request.headers.getall(PREFER, ())),
+        )
         resource = wanted.resource
         asked.resource(resource)
         if isinstance(resource, ModuleResource):

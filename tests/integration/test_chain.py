@@ -43,10 +43,12 @@ class Counts:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.watches: list[Callable[[], tuple[int, bool | None]]] = []
         self.outcomes: list[tuple[str, str]] = []
 
-    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool]]) -> None:
+    def add_upstream(self, name: str, watch: Callable[[], tuple[int, bool | None]]) -> None:
         self.names.append(name)
+        self.watches.append(watch)
 
     def upstream(self, name: str, outcome: str, seconds: float) -> None:
         assert name in self.names
@@ -308,14 +310,14 @@ async def fetch_ignoring(upstreams: Upstreams) -> None:
 @pytest.mark.parametrize(
     ("reply", "family", "words", "requests"),
     [
-        (Reply(b"short", length=100, send=5), UpstreamError, "cut off", 1),
-        (Reply(b"short", length=100, send=5, then="reset"), UpstreamError, "", None),
+        (Reply(b"short", length=100, send=5), UpstreamError, "cut off", 3),
+        (Reply(b"short", length=100, send=5, then="reset"), UpstreamError, "", 3),
         (Reply(b"short", length=100, send=5, then="stall"), UpstreamTimeout, "no byte for 0.3 s", 3),
         (Reply(b"", length=5000, send=0, then="stall"), ContentError, "limit of 1000", 1),
         (Reply(bytes(5000), length=-1, send=5000), ContentError, "limit of 1000", 1),
         (Reply(gzip.compress(bytes(5000)), headers={"Content-Encoding": "gzip"}), ContentError, "limit", 1),
-        (Reply(gzip.compress(b"x" * 99)[:-9], headers={"Content-Encoding": "gzip"}), UpstreamError, "cut", 1),
-        (Reply(b"no gzip", headers={"Content-Encoding": "gzip"}), UpstreamError, "cut off", 1),
+        (Reply(gzip.compress(b"x" * 99)[:-9], headers={"Content-Encoding": "gzip"}), UpstreamError, "cut", 3),
+        (Reply(b"no gzip", headers={"Content-Encoding": "gzip"}), UpstreamError, "cut off", 3),
         (Reply(b"x", headers={"Content-Encoding": "br"}), UpstreamError, "'br'", 1),
         (Reply(b"", 302), UpstreamError, "without a Location", 1),
         (Reply(b"", 302, {"Location": "ftp://x/y"}), UpstreamError, "no valid URL", 1),
@@ -334,19 +336,56 @@ async def test_bodies_and_redirects_that_fail(
     sentence = await failure(await world.make(first.url), family)
     assert words in sentence
     assert sentence.startswith(first.name)
-    if requests is not None:
-        assert len(first.requests) == requests
+    assert len(first.requests) == requests
+
+
+GZIP = {"Content-Encoding": "gzip"}
+CHUNKED = {"Transfer-Encoding": "chunked"}
+CUTS = {
+    "length": Reply(b"short", length=100, send=5),
+    "reset": Reply(b"short", length=100, send=5, then="reset"),
+    "chunked": Reply(b"5\r\nshort\r\n", headers=CHUNKED, length=-1, send=10),
+    "in a chunk": Reply(b"50\r\nshort", headers=CHUNKED, length=-1, send=9),
+    "gzip": Reply(gzip.compress(b"x" * 99)[:-9], headers=GZIP),
+    "no gzip": Reply(b"x" * 99, headers=GZIP),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_cut_is_retried_as_a_stall_is(world: World, first: FakeUpstream, cut: str) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", CUTS[cut], times=2)
+    first.files[f"/{PATH}"] = b"at last"
+    assert await fetch(upstreams) == b"at last"
+    assert world.slept == [0.4, 0.8]
+    assert [outcome for _, outcome in world.counts.outcomes] == ["connection", "connection", "ok"]
+
+
+async def test_a_file_that_is_always_cut_is_no_reason_to_back_off(
+    world: World, first: FakeUpstream, second: FakeUpstream
+) -> None:
+    upstreams = await world.make(f"{first.url}|{second.url}")
+    first.on(f"/{PATH}", CUTS["length"])
+    first.files["/other"] = b"first"
+    assert await fetch(upstreams) == b"from second"
+    assert len(first.requests) == 3
+    assert await fetch(upstreams, path="other") == b"first"
 
 
 async def test_garbage_instead_of_http(world: World, first: FakeUpstream) -> None:
+    asked = 0
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
         await reader.readuntil(b"\r\n\r\n")
+        asked += 1
         writer.write(b"SMTP ready\r\n\r\n")
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     assert "no valid HTTP" in await failure(await world.make(url), UpstreamError)
+    assert asked == 3
     server.close()
 
 
@@ -384,7 +423,7 @@ async def test_only_a_get_without_client_headers(world: World, first: FakeUpstre
     head = first.heads[0].decode()
     assert head.startswith(f"GET /base/{PATH} HTTP/1.1\r\n")
     names = {line.split(":")[0] for line in head.split("\r\n")[1:] if line}
-    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
+    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent", "Prefer"}
 
 
 async def test_bang_is_escaped_but_not_in_lookups(world: World, first: FakeUpstream) -> None:
@@ -448,6 +487,40 @@ async def test_one_upstream_alone(world: World, first: FakeUpstream, second: Fak
         await upstreams.fetch_from(0, PATH, sink, limit=99, check=check)
     assert upstreams.failing(0)
     assert not upstreams.failing(1)
+
+
+AT_WORK = Reply(b"later\n", 202, {"Preference-Applied": "respond-async"})
+
+
+async def test_an_upstream_that_says_it_is_at_work_is_asked_again(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", AT_WORK, times=5)
+    first.files[f"/{PATH}"] = b"at last"
+    assert await fetch(upstreams) == b"at last"
+    assert all(b"Prefer: respond-async, wait=0.1\r\n" in head for head in first.heads)
+    assert world.counts.outcomes == [(first.name, "ok")] * 6
+    assert world.slept == [], "nothing failed"
+
+
+async def test_one_that_falls_silent_after_it_said_so_is_given_up(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url)
+    first.on("*", Reply(b"", length=9, send=0, then="stall"))
+    first.on("*", AT_WORK, times=2)
+    assert "no byte for 0.3 s" in await failure(upstreams, UpstreamTimeout)
+    assert len(first.requests) == 2 + 3
+
+
+async def test_one_that_says_so_for_ever_is_given_up(world: World, first: FakeUpstream) -> None:
+    upstreams = await world.make(first.url, total=0.5)
+    first.on("*", AT_WORK)
+    assert "still at work after 0.5 s" in await failure(upstreams, UpstreamTimeout)
+    assert len(first.requests) <= 6, "no sooner than after the time that was asked for"
+
+
+async def test_a_202_that_nobody_asked_for_is_no_answer(world: World, first: FakeUpstream) -> None:
+    first.on("*", Reply(b"", 202))
+    assert "202" in await failure(await world.make(first.url), UpstreamError)
+    assert len(first.requests) == 1
 
 
 def closed_port() -> int:

@@ -183,13 +183,39 @@ async def test_case_60a_absent_at_one_source_while_another_is_unreachable(host: 
     await fails(host, f"{M}/@v/v1.0.0.mod", 502, world.upstream.name, "404", "127.0.0.1:1:", "nosumdb")
 
 
+async def test_a_database_out_of_reach_is_no_trouble_where_a_carrier_answers(
+    serve: Serve, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ``go get`` does: a prefix of the import path that is no module, then the module."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    for prefix in ("a", "b", "c", "d", "e"):
+        await fails(host, f"/example.com/m/{prefix}/@v/v1.0.0.info", 404)
+        await fails(host, f"{world.prefix}/lookup/example.com/m/{prefix}@v1.0.0", 502, "404", "127.0.0.1:1:")
+    assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    asked = 'goproxy_vm_upstream_requests_total{outcome="connection",upstream="127.0.0.1:1"}'
+    assert await host.metric(asked) == 3, "the first time, and no more"
+    assert await verifications(host, "lookup", "unavailable") == 0
+    assert await verifications(host, "lookup", "absent") >= 5
+    warned = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert warned <= {"request failed"}, "which clients were told"
+
+
+async def test_lookups_that_fail_are_told(
+    serve: Serve, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.upstream.forget_rules()  # it carries no database
+    host = await serve(world.upstream, sumdb=world.spec)
+    await fails(host, f"{M}/@v/v1.0.0.mod", 502, "404", "127.0.0.1:1:", "nosumdb")
+    assert await verifications(host, "lookup", "unavailable") == 1
+    assert "not proven" in {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+
+
 async def test_case_61_61a_exempt_module(serve: Serve, world: World) -> None:
     host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
     assert (await host.get(f"{M}/@v/v1.0.0.zip")).status == 200
     assert world.database.requests == []
-    seen = len(world.upstream.requests)
     await fails(host, f"{world.prefix}/{LOOKUP}", 404, "go env -w GONOSUMDB=example.com/*")  # case 61a
-    assert len(world.upstream.requests) == seen
+    assert world.upstream.count("/sumdb/*") == 0
     assert "go env -w GONOSUMDB=example.com/*" in (await host.get("/")).text
 
 

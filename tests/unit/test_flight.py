@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from goproxy_vm.errors import UnderWay
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.slots import Claim, FairSlots
 
@@ -227,3 +228,16 @@ async def test_nobody_joins_what_has_ended_and_not_landed() -> None:
     assert len({value for value, _ in results}) == 2
     await settle()
     assert ledger.released == ["bytes", "bytes"]
+
+
+async def test_who_has_no_patience_is_told_and_the_flight_goes_on() -> None:
+    source, ledger = Source(), Ledger()
+    flights = ledger.flights()
+    for _ in range(3):
+        with pytest.raises(UnderWay):
+            await flights.join("k", source.fetch, patience=0)
+    source.gate.set()
+    assert await flights.join("k", source.fetch, patience=60) == ("bytes-1", True)
+    await settle()
+    assert source.calls == 1
+    assert ledger.released == ["bytes"]
