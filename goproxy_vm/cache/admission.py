@@ -26,6 +26,10 @@ STEP = 8 << 20
 """Bytes held ahead of those that have come: each step may wait for an eviction."""
 PINNED_SHARE = 2
 """A half of the budget at most is protected by pins."""
+HEADROOM_SHARE = 50
+"""A fiftieth of the budget is kept for small files: downloads that take all the rest leave it."""
+MOST_HEADROOM = 16 << 20
+"""Bytes kept for small files at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class Limits:
         """Bytes that pins protect at most."""
         return self.total // PINNED_SHARE
 
+    @property
+    def headroom(self) -> int:
+        """Bytes that downloads leave to ``.info`` and ``.mod``, in whole blocks."""
+        return min(self.total // HEADROOM_SHARE, MOST_HEADROOM) // self.block * self.block
+
     def allocated(self, length: int) -> int:
         """Bytes that a file of that length will use, or a little more: blocks, and the map of them."""
         blocks = -(-length // self.block)
@@ -53,10 +62,12 @@ class Limits:
 class Reservation:
     """Room of one file, from before its first byte until it is on record, or gone."""
 
-    def __init__(self, admission: Admission, admitted: int) -> None:
+    def __init__(self, admission: Admission, admitted: int, *, small: bool = False) -> None:
         self._admission = admission
         self.admitted = admitted
         """Bytes it may come to."""
+        self.small = small
+        """Whether it may use the headroom."""
         self.size = 0
         """Bytes held."""
 
@@ -93,15 +104,26 @@ class Admission:
         self._usage = usage
         self._pressure = pressure
         self._admitted = 0
+        self._small = 0
+        """Of those admitted, bytes of small files."""
         self._queue: deque[_Turn] = deque()
         self._changed = asyncio.Event()
         self._hopeless = 0
 
     @property
     def capacity(self) -> int:
-        """Bytes that downloads may come to together: the limit less what is not evicted for them."""
+        """Bytes that downloads may come to together: the limit less what is not evicted for them, and less
+        what small files under way have or may need."""
+        return max(0, self._unprotected - max(self._small, self.limits.headroom))
+
+    @property
+    def _unprotected(self) -> int:
         protected = min(self._usage.pinned, self.limits.pinned)
-        return max(0, self.limits.total - protected - self._usage.metadata)
+        return self.limits.total - protected - self._usage.metadata
+
+    @property
+    def _downloads(self) -> int:
+        return self._admitted - self._small
 
     async def reserve(self, length: int | None) -> Reservation:
         """Admit a file of ``length`` bytes, or of a length not yet known: first come, first served.
@@ -118,22 +140,23 @@ class Admission:
         return Reservation(self, need)
 
     def at_once(self, length: int) -> Reservation:
-        """As :meth:`reserve`, for a small file whose client must not wait behind large ones: past the queue,
-        or not at all. NoRoom."""
-        need = self._need(length)
-        if need > self.capacity:
+        """As :meth:`reserve`, for a small file whose client must not wait behind large ones: past the queue and
+        from the headroom too, or not at all. NoRoom."""
+        need = self.limits.allocated(length)
+        if need > self._unprotected:
             raise self._never(need)
-        if not self._fits(need):
+        if self._admitted + need > self._unprotected:
             raise NoRoom("the budget is taken by downloads under way")
         self._admitted += need
-        return Reservation(self, need)
+        self._small += need
+        return Reservation(self, need, small=True)
 
     def grow(self, reservation: Reservation, more: int) -> None:
         """Admit at least ``more`` bytes of the same file: at once or not at all, for it holds room already.
 
         NoRoom: they do not fit beside the others.
         """
-        more = max(more, min(UNKNOWN_LENGTH, self.capacity - self._admitted))
+        more = max(more, min(UNKNOWN_LENGTH, self.capacity - self._downloads))
         if not self._fits(more):
             total = self.limits.total
             raise NoRoom(
@@ -168,6 +191,8 @@ class Admission:
         """Give back a reservation."""
         self.reserved -= reservation.size
         self._admitted -= reservation.admitted
+        if reservation.small:
+            self._small -= reservation.admitted
         reservation.size = reservation.admitted = 0
         self.changed()
 
@@ -186,7 +211,7 @@ class Admission:
         return min(UNKNOWN_LENGTH, self.capacity) if length is None else self.limits.allocated(length)
 
     def _fits(self, need: int) -> bool:
-        return self._admitted + need <= self.capacity
+        return self._downloads + need <= self.capacity
 
     def _never(self, need: int) -> NoRoom:
         return NoRoom(f"needs {need} of a budget of {self.limits.total} bytes")
@@ -212,7 +237,7 @@ class Admission:
             # The capacity changes while somebody waits: metadata comes, pins come and go.
             turn, capacity = self._queue[0], self.capacity
             need = self._need(turn.length)
-            if need <= capacity < self._admitted + need:
+            if need <= capacity < self._downloads + need:
                 break
             self._queue.popleft()
             if turn.granted.done():

@@ -206,7 +206,8 @@ async def test_who_waits_sees_the_room_shrink(tmp_path: Path) -> None:
         admission = store.admission
         first = await admission.reserve(3 * MIB)
         waiting = [
-            asyncio.create_task(admission.reserve(length)) for length in (None, 4 * MIB - 4096, 4096, None)
+            asyncio.create_task(admission.reserve(length))
+            for length in (None, admission.capacity - 4096, 4096, None)
         ]
         while len(admission._queue) < len(waiting):
             await asyncio.sleep(0)
@@ -258,3 +259,28 @@ async def test_a_cancelled_eviction_is_counted_all_the_same(tmp_path: Path) -> N
         await asyncio.wait([evicting])
         assert store.usage.used == allocated(tmp_path / "cache" / "modules")
         assert [await content(store, i) for i in range(3)].count(None) > 0
+
+
+@pytest.mark.parametrize(("budget", "zips", "small"), [(64 * MIB, 1, 10), (200 * MIB, 64, 64)])
+async def test_downloads_leave_room_for_small_files(
+    tmp_path: Path, budget: int, zips: int, small: int
+) -> None:
+    """A zip of unknown length may come to the whole budget. An .info that is not stored meanwhile is asked
+    for again, and is missing when the upstream fails."""
+    root = tmp_path / "cache"
+    async with opened(root, max_size=Amount(budget, None)) as store, Watch(store, root) as watch:
+        downloads = [store.download() for _ in range(zips)]
+        beginning = [asyncio.create_task(each.begin(None)) for each in downloads]
+        await beginning[0]
+        for i in range(small):
+            for kind in ("info", "mod"):
+                name, h1 = f"example.com/s{i}", None if kind == "info" else "h1:m"
+                await store.put(f"{name}/@v/{V}.{kind}", b"x" * 100, h1=h1, module=name, version=V)
+        await store._queue.flushed()
+        assert store.usage.entries == {"info": small, "mod": small, "zip": 0}
+        for begun, download in zip(beginning, downloads, strict=True):
+            await begun
+            await download.write(bytes(MIB))
+            await download.discard()
+        assert store.admission._admitted == store.admission._small == 0
+    assert not watch.wrong

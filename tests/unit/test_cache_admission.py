@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
+from goproxy_vm.cache.admission import MOST_HEADROOM, STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.index import Row, Sum, Victim
 from goproxy_vm.cache.usage import Usage
@@ -354,3 +354,31 @@ async def test_a_small_file_passes_those_that_wait_or_is_not_admitted() -> None:
     for each in (large, *small):
         each.release()
     (await waiting).release()
+
+
+async def test_headroom_is_for_small_files_alone() -> None:
+    rig = Rig(100)
+    admission = rig.admission
+    assert admission.capacity == 98 * BLOCK
+    with pytest.raises(NoRoom, match="needs 50688 of a budget"):
+        await admission.reserve(99 * BLOCK)
+    large = await admission.reserve(None)
+    assert large.admitted == 98 * BLOCK
+    small = [admission.at_once(BLOCK) for _ in range(2)]
+    with pytest.raises(NoRoom, match="taken by downloads"):
+        admission.at_once(1)
+    with pytest.raises(NoRoom, match="grew beyond"):
+        admission.grow(large, BLOCK)
+    waiting = asyncio.create_task(admission.reserve(BLOCK))
+    await settle()
+    small.pop().release()
+    await settle()
+    assert not waiting.done(), "the headroom"
+    large.release()
+    (await waiting).release()
+    more = [admission.at_once(BLOCK) for _ in range(99)]  # all of the budget, while nobody else wants it
+    assert admission.capacity == 0
+    for each in more + small:
+        each.release()
+    assert admission.capacity == 98 * BLOCK
+    assert Limits(1 << 40, BLOCK).headroom == MOST_HEADROOM
