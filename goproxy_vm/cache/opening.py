@@ -120,6 +120,8 @@ async def open_parts(
     threads = {name: _threads(stack, name, count) for name, count in names.items()}
     writer = threads["database"]
 
+    # Files copied here, or whose index is gone: nothing is on record of them either.
+    lost = not layout.index.exists() and any(layout.modules.iterdir())
     database = await writer.run(Database.open, layout.index)
     stack.push_async_callback(writer.run, database.close)
     answers, snapshots = await _others(stack, layout, threads, health)
@@ -176,8 +178,10 @@ async def open_parts(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
     reader = Shelf(snapshots.connection, clock)
-    keeper = Keeper(stock, reader, threads["reports"], snapshots, answers, janitor, scrub, begun.pins)
-    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt)
+    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
+    keeper = Keeper(
+        stock, reader, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
+    )
     stack.push_async_callback(keeper.close)
     for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
         stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
@@ -259,13 +263,17 @@ def _begin(database: Database, settings: Settings, protected: int, boot: str) ->
 
 
 def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
-    """What was stored unproven, by other settings, has to be proven before it is served again."""
+    """What was stored unproven, by other settings or while nobody could be asked, has to be proven, if it can
+    be, before it is served again."""
     if settings.sumdb is None:
         database.set("proof", "")
         return
     name, patterns = settings.sumdb.name, settings.nosumdb
-    if database.get("proof", None) != f"{name} {patterns}":
+    changed = database.get("proof", None) != f"{name} {patterns}"
+    if changed or (database.get("first_seen", 0) and not settings.offline):
         count = index.unproven(name, lambda module: exempt(patterns, module))
         if count:
             log.info("stored files are proven before they are served again", count=count, sumdb=name)
         database.set("proof", f"{name} {patterns}")
+        if not settings.offline:
+            database.set("first_seen", 0)

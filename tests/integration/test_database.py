@@ -573,13 +573,19 @@ async def test_stored_unproven_is_proven_when_the_database_is_turned_on(
     assert (await offline.get(f"{M}/@v/v1.0.0.mod")).status == (200 if genuine else 404)
 
 
-async def test_stored_unproven_is_not_served_where_nothing_can_prove_it(serve: Serve, world: World) -> None:
+async def test_stored_unproven_is_served_as_first_seen_where_nobody_can_be_asked(
+    serve: Serve, world: World
+) -> None:
     before = await serve(world.upstream, sumdb=None)
     assert (await before.get(f"{M}/@v/v1.0.0.zip")).status == 200
     await before.server.stop()
     offline = await serve(world.upstream, sumdb=world.spec, offline=True)
-    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 404
-    exempt = {"nosumdb": "example.com"}
+    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 200
     await offline.server.stop()
-    again = await serve(world.upstream, sumdb=world.spec, **exempt)
+    assert world.lookups() == 0
+    online = await serve(world.upstream, sumdb=world.spec)
+    assert (await online.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    assert world.lookups() == 1
+    await online.server.stop()
+    again = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com")
     assert (await again.get(f"{M}/@v/v1.0.0.zip")).status == 200
