@@ -227,6 +227,9 @@ class CacheStatus:
     answers: int
     answers_bytes: int
     answers_limit_bytes: int
+    sumdb: int
+    sumdb_bytes: int
+    sumdb_limit_bytes: int
     quarantine_bytes: int
     quarantine_entries: int
 

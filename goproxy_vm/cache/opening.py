@@ -24,6 +24,7 @@ from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.quarantine import Quarantine
 from goproxy_vm.cache.recency import Recency, begin_clock
+from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.recovery import Recoverer
 from goproxy_vm.cache.removal import Remover
 from goproxy_vm.cache.scrub import Scrub
@@ -79,6 +80,7 @@ class Parts:
     memory: Memory
     heads: Heads
     answers: Answers
+    records: Records
     quarantine: Quarantine
     janitor: Janitor
     scrub: Scrub
@@ -124,7 +126,8 @@ async def open_parts(
     lost = not layout.index.exists() and any(layout.modules.iterdir())
     database = await writer.run(Database.open, layout.index)
     stack.push_async_callback(writer.run, database.close)
-    answers, snapshots = await _others(stack, layout, threads, health)
+    answers, records, snapshots = await _others(stack, layout, threads, health)
+    await records.take_over(answers)
     try:
         begun = await writer.run(_begin, database, settings, protected, boot)
     except sqlite3.Error as error:
@@ -172,7 +175,12 @@ async def open_parts(
         flush=recency.flush,
     )
     policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
-    janitor = Janitor(stock, policy, pressed, lambda: answers.trim(settings.answers_max_size))
+
+    async def trim() -> None:
+        await answers.trim(settings.answers_max_size)
+        await records.trim(settings.sumdb_max_size)
+
+    janitor = Janitor(stock, policy, pressed, trim)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
@@ -190,6 +198,7 @@ async def open_parts(
         memory=memory,
         heads=Heads(layout, threads["downloads"]),
         answers=answers,
+        records=records,
         quarantine=quarantine,
         janitor=janitor,
         scrub=scrub,
@@ -215,17 +224,20 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 
 async def _others(
     stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
-) -> tuple[Answers, Snapshots]:
+) -> tuple[Answers, Records, Snapshots]:
     path = layout.answers
     try:
         answers = await Answers.open(path, threads["database"], health)
         stack.push_async_callback(answers.close)
+        path = layout.records
+        records = await Answers.open(path, threads["database"], health)
+        stack.push_async_callback(records.close)
         path = layout.snapshots
         snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"{path}: {reason(error)}") from error
-    return answers, snapshots
+    return answers, Records(records), snapshots
 
 
 def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:

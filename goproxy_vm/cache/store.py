@@ -73,7 +73,9 @@ class Store:
         self.heads = parts.heads
         """The signed tree heads of checksum databases."""
         self.answers = parts.answers
-        """Lists, ``@latest``, queries, checksum-database records: answers with a time to live."""
+        """Lists, ``@latest``, queries: answers with a time to live."""
+        self.records = parts.records
+        """Proven records and tiles of checksum databases."""
         self.admission = parts.stock.admission
         """Room in the budget."""
         self.usage = parts.stock.usage
@@ -388,6 +390,7 @@ class Store:
         stock, settings = self._stock, self._settings
         quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
         answers, answers_bytes = await self.answers.size()
+        records, records_bytes = await self.records.size()
         return CacheStatus(
             dir=str(stock.layout.root),
             policy=settings.policy,
@@ -406,6 +409,9 @@ class Store:
             answers=answers,
             answers_bytes=answers_bytes,
             answers_limit_bytes=settings.answers_max_size,
+            sumdb=records,
+            sumdb_bytes=records_bytes,
+            sumdb_limit_bytes=settings.sumdb_max_size,
             quarantine_bytes=quarantine_bytes,
             quarantine_entries=quarantined,
         )
