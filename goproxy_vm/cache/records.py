@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from goproxy_vm.cache.answers import Answers
 
@@ -30,10 +30,10 @@ class Records:
 
     def __init__(self, store: Answers) -> None:
         self._store = store
-        self._watchers: list[Callable[[str], None]] = []
+        self._watchers: list[Callable[[Sequence[str]], None]] = []
 
-    def watch(self, gone: Callable[[str], None]) -> None:
-        """Have ``gone`` told of each key that is dropped for room, before it goes."""
+    def watch(self, gone: Callable[[Sequence[str]], None]) -> None:
+        """Have ``gone`` told of the keys that are dropped for room, before they go."""
         self._watchers.append(gone)
 
     async def get(self, key: str) -> bytes | None:
@@ -59,8 +59,7 @@ class Records:
         while await self._store.volume() > most_bytes:
             keys = await self._store.oldest(RECORD) or await self._store.oldest(TILE)
             for gone in self._watchers:
-                for key in keys:
-                    gone(key)
+                gone(keys)
             # Nothing waits in between: who looks from here on looks after they are gone.
             if not (done := await self._store.delete_all(keys)):
                 break

@@ -460,7 +460,7 @@ class Store:
     def _barred(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
         barred = since is not None and self.keeper.fences.bars(since, module, version, size)
         if barred:
-            log.info("kept out by a purge", path=path)
+            log.info("file kept out by a purge", path=path)
         return barred
 
     def _enqueue(

@@ -31,6 +31,8 @@ from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.negative import Negatives
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.config.sumdb import SumdbSpec
@@ -284,9 +286,7 @@ class ChecksumDatabase:
             found = {self._key_of(path): data for path, data in batch.items()}
             if not await self._store.records.keep(found):
                 # They go with the next ones; not all of them, if the disk stays as it is.
-                self._dropped += 1
-                for path in list(self._unsaved)[:-TILES]:
-                    self._gone(self._key_of(path))
+                self._gone([self._key_of(path) for path in list(self._unsaved)[:-TILES]])
                 return
             for path, data in batch.items():
                 if self._unsaved.get(path) is data:
@@ -312,14 +312,15 @@ class ChecksumDatabase:
     def _key_of(self, path: str) -> str:
         return f"{self.name}/{path}"
 
-    def _gone(self, key: str) -> None:
+    def _gone(self, keys: Sequence[str]) -> None:
         """What is not on disk is not remembered as if it were, nor is the head that promises it."""
-        path = key.removeprefix(f"{self.name}/")
-        self._unsaved.pop(path, None)
-        if path != key and path.startswith("tile/"):
-            self._tiles.pop(Tile.parse(path).full, None)
-            self._persisted = None
-            self._dropped += 1
+        prefix = f"{self.name}/"
+        for path in (key.removeprefix(prefix) for key in keys if key.startswith(prefix)):
+            self._unsaved.pop(path, None)
+            if path.startswith("tile/"):
+                self._tiles.pop(Tile.parse(path).full, None)
+        self._persisted = None
+        self._dropped += 1
 
     async def _failed(self, kind: str, error: GoproxyError, path: str) -> None:
         """Count and log; keep the evidence of a fork (PROTOCOL case 96)."""

@@ -435,7 +435,7 @@ class Proxy:
             keep = max(self._settings.stale, self._settings.fresh)
             await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)
         else:
-            log.info("kept out by a purge", path=resource.path)
+            log.info("answer kept out by a purge", path=resource.path)
         return data
 
     # What every fetch has in common: a slot, a deadline, a memory for absence.

@@ -29,7 +29,7 @@ async def test_records_go_before_tiles_and_the_oldest_first(tmp_path: Path) -> N
     async with opened(tmp_path) as shop:
         records = shop.store.records
         gone: list[str] = []
-        records.watch(gone.append)
+        records.watch(gone.extend)
         for number in range(3):
             for first in range(0, 200, 50):
                 some = range(200 * number + first, 200 * number + first + 50)
