@@ -111,6 +111,7 @@ class Server:
             front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access)
             stack.push_async_callback(front.close)
             store.watch(front.forget)
+            store.records.watch(front.forget_records)
             proxy.watch(front.forget_documents)
         handler = Handler(
             settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front

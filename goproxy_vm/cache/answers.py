@@ -1,4 +1,4 @@
-"""Answers with a time to live: lists, ``@latest``, queries, checksum-database records and tiles.
+"""Answers with a time to live: lists, ``@latest``, queries.
 
 diskcache holds them; blobs never go in (it neither renames nor syncs its value files). Every value
 stays in its database row, so that an answer is there whole or not at all.
@@ -21,7 +21,7 @@ from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.health import Health
@@ -42,9 +42,13 @@ SETTINGS: dict[str, Any] = {
     # An I/O error under a memory map would be a SIGBUS.
     "sqlite_mmap_size": 0,
 }
+NORMAL, FULL = 1, 2
+"""SQLite's ``synchronous``: whether a commit is on disk when it is done only matters in a move."""
 RAW = 1
 """diskcache's mode for a value kept as it is in its row."""
 PLAIN = (str, bytes, int, float)
+SLICE = 100
+"""Rows that go or move at once: who else asks the database thread waits for that many."""
 STORED = struct.Struct(">d")
 """Each value begins with the time it was stored, epoch seconds."""
 
@@ -149,10 +153,12 @@ class Answers:
         if await self._attempt(False, functools.partial(self._cache.set, key, value, expire=keep, tag=tag)):
             self._health.succeeded()
 
-    async def set_all(self, answers: Mapping[str, bytes], *, tag: str) -> None:
-        """Store answers for ever, all or none of them."""
-        if await self._attempt(False, self._set_all, answers, tag):
+    async def set_all(self, answers: Mapping[str, bytes], *, tag: str) -> bool:
+        """Store answers for ever, all or none of them; whether they are."""
+        stored = await self._attempt(False, self._set_all, answers, tag)
+        if stored:
             self._health.succeeded()
+        return stored
 
     def _set_all(self, answers: Mapping[str, bytes], tag: str) -> bool:
         with self._cache.transact():
@@ -177,11 +183,34 @@ class Answers:
         return await self._attempt(frozenset[str](), self._modules, matches)
 
     async def trim(self, most_bytes: int) -> int:
-        """Forget what is too old to be of use, then the oldest until the rest fits; how many.
+        """Forget what is too old to be of use, then the oldest until the rest fits; how many."""
+        removed = await self._attempt(0, self._cache.expire)
+        while await self.volume() > most_bytes and (done := await self.delete_all(await self.oldest())):
+            removed += done
+        return int(removed)
 
-        Tiles of the checksum database go last: a record is of use only with the tiles that prove it.
+    async def volume(self) -> int:
+        """Bytes of their database."""
+        return await self._attempt(0, self._volume)
+
+    async def oldest(self, tag: str | None = None) -> list[str]:
+        """Keys of some answers that were stored first, of all or of those with a tag."""
+        return await self._attempt([], self._oldest, tag)
+
+    async def delete_all(self, keys: Sequence[str]) -> int:
+        """Forget answers, all or none of them; how many."""
+        return await self._attempt(0, self._delete_all, keys)
+
+    async def move(self, tag: str, other: Answers, place: Callable[[str], tuple[str, str]]) -> int:
+        """Move the answers with that tag to another store of the same thread; how many. ``place`` says under
+        which key and tag.
+
+        A few at a time, each on disk there before it goes here: whenever it ends, nothing is lost.
         """
-        return await self._attempt(0, self._trim, most_bytes)
+        moved = 0
+        while done := await self._attempt(0, self._move, tag, other, place):
+            moved += done
+        return moved
 
     async def bound(self, prefix: str, most: int) -> int:
         """Forget the oldest answers whose keys begin with ``prefix`` until ``most`` are left; how many."""
@@ -202,18 +231,37 @@ class Answers:
         tags = self._rows.execute("SELECT DISTINCT tag FROM Cache").fetchall()
         return frozenset(tag for (tag,) in tags if type(tag) is str and matches(tag, ""))
 
-    def _trim(self, most_bytes: int) -> int:
-        removed = int(self._cache.expire())
-        while self._volume() > most_bytes:
-            rows = self._rows.execute(
-                "SELECT key FROM Cache ORDER BY key GLOB 'sumdb/*/tile/*', store_time LIMIT 100"
-            ).fetchall()
-            if not rows:
-                break
-            for (key,) in rows:
-                self._cache.delete(key)
-            removed += len(rows)
-        return removed
+    def _oldest(self, tag: str | None) -> list[str]:
+        # An index has the order of the first storing within a tag.
+        query, values = (
+            ("SELECT key FROM Cache ORDER BY store_time LIMIT ?", (SLICE,))
+            if tag is None
+            else ("SELECT key FROM Cache WHERE tag = ? ORDER BY rowid LIMIT ?", (tag, SLICE))
+        )
+        return [key for (key,) in self._rows.execute(query, values)]
+
+    def _delete_all(self, keys: Sequence[str]) -> int:
+        with self._cache.transact():
+            return sum(map(self._cache.delete, keys))
+
+    def _move(self, tag: str, other: Answers, place: Callable[[str], tuple[str, str]]) -> int:
+        keys = self._oldest(tag)
+        other._cache.reset("sqlite_synchronous", FULL, update=False)
+        try:
+            with other._cache.transact():
+                for key in keys:
+                    found = self._get(key)
+                    if found is not None:
+                        other._take(found, *place(key))
+        finally:
+            other._cache.reset("sqlite_synchronous", NORMAL, update=False)
+        return self._delete_all(keys)
+
+    def _take(self, found: CachedAnswer, key: str, tag: str) -> None:
+        """Store what another store had, unless there is more of it here."""
+        here = self._get(key)
+        if here is None or len(here.data) < len(found.data):
+            self._cache.set(key, STORED.pack(found.stored) + found.data, tag=tag)
 
     def _bound(self, prefix: str, most: int) -> int:
         rows = self._rows.execute(

@@ -187,14 +187,21 @@ class Difference:
 
 @dataclass(slots=True)
 class Recovery:
-    """What the start has put right so far: temporary files deleted, evictions finished, rows without a
-    file, files without a row adopted or discarded."""
+    """What the start has put right so far: temporary files deleted, evictions finished, rows without a file.
+
+    Of files without a row: ``adopted`` were proven, ``first_seen`` count as first seen here, for nobody could
+    say what their hash has to be; ``refused`` failed their check and are in quarantine, ``withheld`` stay
+    unserved; ``discarded`` were no module files, and are deleted.
+    """
 
     done: bool = False
     temporary: int = 0
     dying: int = 0
     ghosts: int = 0
     adopted: int = 0
+    first_seen: int = 0
+    refused: int = 0
+    withheld: int = 0
     discarded: int = 0
     index_rebuilt: bool = False
 
@@ -220,6 +227,9 @@ class CacheStatus:
     answers: int
     answers_bytes: int
     answers_limit_bytes: int
+    sumdb: int
+    sumdb_bytes: int
+    sumdb_limit_bytes: int
     quarantine_bytes: int
     quarantine_entries: int
 

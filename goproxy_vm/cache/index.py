@@ -256,6 +256,10 @@ class Index:
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'files'").fetchone()
         return row[0] if row else 0
 
+    def note_first_seen(self) -> None:
+        """Something is on record that nobody could prove."""
+        self._database.set("first_seen", 1)
+
     def unproven(self, database: str, exempt: Callable[[str], bool]) -> int:
         """Make strays of the files that this checksum database has not proven, unless their module is exempt;
         how many. They are proven in place before they are served again."""
@@ -299,14 +303,38 @@ class Index:
             )
         return h1 if row is None else str(row[0])
 
-    def prove(self, module: str, version: str, hashes: dict[str, str], database: str, now: float) -> None:
-        """Keep what a checksum database has proven, by kind; another hash seen first stays on record."""
+    def prove(
+        self, module: str, version: str, hashes: dict[str, str], database: str, now: float
+    ) -> list[Victim]:
+        """Keep what a checksum database has proven, by kind: a hash that was only seen first gives way, one
+        that another database has proven stays. The rows of files with other hashes, which are strays now."""
+        doubted: list[Victim] = []
         with self._database.transaction():
-            self._connection.executemany(
-                "INSERT INTO known (module, version, kind, h1, seen, database) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET database = excluded.database WHERE h1 = excluded.h1",
-                [(module, version, kind, h1, now, database) for kind, h1 in hashes.items()],
-            )
+            for kind, h1 in hashes.items():
+                self._connection.execute(
+                    "INSERT INTO known (module, version, kind, h1, seen, database) VALUES (?, ?, ?, ?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET h1 = excluded.h1, database = excluded.database"
+                    " WHERE h1 = excluded.h1 OR database = ''",
+                    (module, version, kind, h1, now, database),
+                )
+                doubted += self._doubt(
+                    "module = ? AND version = ? AND kind = ? AND h1 <> ?", module, version, kind, h1
+                )
+        return doubted
+
+    def _doubt(self, condition: str, *values: object) -> list[Victim]:
+        """Make strays of the files for which ``condition`` (SQL of ours) is true; the rows they had."""
+        rows = self._connection.execute(
+            f"SELECT {VICTIM} FROM files WHERE state = 0 AND {condition}",  # noqa: S608
+            values,
+        ).fetchall()
+        doubted = [victim(row) for row in rows]
+        self._connection.executemany("DELETE FROM files WHERE id = ?", ((each.id,) for each in doubted))
+        self._connection.executemany(
+            "INSERT INTO strays VALUES (?, ?, ?)",
+            ((each.path, each.kind.value, each.bytes // BLOCK) for each in doubted),
+        )
+        return doubted
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop the hashes known of versions: the next ones seen count as the first."""

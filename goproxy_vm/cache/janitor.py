@@ -227,7 +227,8 @@ class Janitor:
         if need <= 0:
             return []
         chosen: list[Victim] = []
-        for stray in self._stock.index.strays("" if limit is None else f"LIMIT {limit}"):
+        bound = "" if limit is None else f" LIMIT {limit}"
+        for stray in self._stock.index.strays(f"WHERE kind = 'zip'{bound}"):
             if need <= 0:
                 return chosen
             chosen.append(stray)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Sort, VersionFacts
     from goproxy_vm.cache.index import Sum, Victim
     from goproxy_vm.cache.janitor import Janitor
+    from goproxy_vm.cache.recovery import Recoverer
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.snapshots import Snapshots
@@ -45,23 +46,26 @@ class Fences:
 
     def __init__(self) -> None:
         self._serial = 0
-        self._purges: deque[tuple[int, Matches]] = deque(maxlen=MOST_FENCES)
+        self._purges: deque[tuple[int, Matches, int]] = deque(maxlen=MOST_FENCES)
 
     @property
     def now(self) -> int:
         """What a fetch that begins now remembers."""
         return self._serial
 
-    def add(self, matches: Matches) -> None:
-        """A purge of the versions for which ``matches`` is true."""
+    def add(self, matches: Matches, *, larger_than: int = -1) -> None:
+        """A purge of versions for which ``matches`` is true, of what has more than ``larger_than`` bytes."""
         self._serial += 1
-        self._purges.append((self._serial, matches))
+        self._purges.append((self._serial, matches, larger_than))
 
-    def bars(self, since: int, module: str, version: str) -> bool:
-        """Whether a purge after ``since`` concerns that version."""
+    def bars(self, since: int, module: str, version: str, size: int | None = None) -> bool:
+        """Whether a purge after ``since`` concerns that version, or a file of it of ``size`` bytes."""
         if self._purges and since < self._purges[0][0] - 1:
             return True
-        return any(serial > since and matches(module, version) for serial, matches in self._purges)
+        return any(
+            serial > since and (size is None or size > larger_than) and matches(module, version)
+            for serial, matches, larger_than in self._purges
+        )
 
 
 class Keeper:
@@ -76,6 +80,7 @@ class Keeper:
         answers: Answers,
         janitor: Janitor,
         scrub: Scrub,
+        recoverer: Recoverer,
         pins: dict[str, str],
     ) -> None:
         self.fences = Fences()
@@ -86,6 +91,7 @@ class Keeper:
         self._answers = answers
         self._janitor = janitor
         self._scrub = scrub
+        self._recoverer = recoverer
         self._pins = pins
         self._pinned = Selector(pins)
         self._ordered: set[asyncio.Task[None]] = set()
@@ -129,13 +135,15 @@ class Keeper:
         """
         await self._stock.flush()
         matches: Matches = _every if selection.match is None else Selector(selection.match)
-        if not dry_run:
-            self.fences.add(matches)
-        await self._stock.queue.flushed()
-        victims = await self._reports.run(self._reader.selected, selection)
-        modules = {victim.module for victim in victims}
         # Conditions on what is stored select nothing that is not.
         stored_only = (selection.idle_for, selection.older_than, selection.larger_than) != (None,) * 3
+        if not dry_run:
+            self._fence_under_way(selection, matches)
+        await self._stock.queue.flushed()
+        victims = await self._reports.run(self._reader.selected, selection)
+        if stored_only and victims and not dry_run:
+            victims = await self._fence_selected(selection, victims)
+        modules = {victim.module for victim in victims}
         if stored_only:
             versions = {(victim.module, victim.version) for victim in victims}
         else:
@@ -145,6 +153,21 @@ class Keeper:
         if dry_run:
             return await removal(victims, await self._answers.count(modules), dry_run=True)
         return await self._purge(victims, modules, versions if forget_hash else set(), forget)
+
+    def _fence_under_way(self, selection: Selection, matches: Matches) -> None:
+        """Bar what is being fetched now as far as it would be selected: it was asked for and fetched just
+        now, so that it is neither idle nor old, and is as large as it turns out to be."""
+        if (selection.idle_for or 0) > 0 or (selection.older_than or 0) > 0:
+            return
+        self.fences.add(matches, larger_than=-1 if selection.larger_than is None else selection.larger_than)
+
+    async def _fence_selected(self, selection: Selection, victims: list[Victim]) -> list[Victim]:
+        """Bar what is being fetched of versions that were selected for what is stored of them; their files,
+        those included that came while they were being selected."""
+        versions = frozenset((victim.module, victim.version) for victim in victims)
+        self.fences.add(lambda module, version: (module, version) in versions)
+        await self._stock.queue.flushed()
+        return await self._reports.run(self._reader.files, sorted(versions), selection.kinds)
 
     async def purge_versions(
         self,
@@ -171,7 +194,8 @@ class Keeper:
         return await self._purge(victims, {module}, versions, forget)
 
     async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
-        """Files that wait to be proven: what is known of them would prove them after the purge too."""
+        """Files that wait to be looked at: they would be adopted after the purge too."""
+        await self._recoverer.looked.wait()
         return await self._reports.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
 
     async def _purge(

@@ -63,6 +63,11 @@ class Layout:
         return self.root / "sumdb"
 
     @property
+    def records(self) -> Path:
+        """Proven records and tiles of checksum databases. No database has a name with an underscore first."""
+        return self.sumdb / "_records"
+
+    @property
     def lock(self) -> Path:
         """Held by the one server that owns the directory."""
         return self.root / "lock"
@@ -72,7 +77,10 @@ class Layout:
         try:
             self.root.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
             self.refuse_foreign_content()
-            for directory in (self.root, self.modules, self.tmp, self.answers, self.quarantine):
+            for directory in (
+                *(self.root, self.modules, self.tmp, self.answers, self.quarantine),
+                *(self.sumdb, self.records),
+            ):
                 directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
                 self._own(directory)
         except FileExistsError as error:

@@ -24,6 +24,7 @@ from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.quarantine import Quarantine
 from goproxy_vm.cache.recency import Recency, begin_clock
+from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.recovery import Recoverer
 from goproxy_vm.cache.removal import Remover
 from goproxy_vm.cache.scrub import Scrub
@@ -79,6 +80,7 @@ class Parts:
     memory: Memory
     heads: Heads
     answers: Answers
+    records: Records
     quarantine: Quarantine
     janitor: Janitor
     scrub: Scrub
@@ -120,9 +122,12 @@ async def open_parts(
     threads = {name: _threads(stack, name, count) for name, count in names.items()}
     writer = threads["database"]
 
+    # Files copied here, or whose index is gone: nothing is on record of them either.
+    lost = not layout.index.exists() and any(layout.modules.iterdir())
     database = await writer.run(Database.open, layout.index)
     stack.push_async_callback(writer.run, database.close)
-    answers, snapshots = await _others(stack, layout, threads, health)
+    answers, records, snapshots = await _others(stack, layout, threads, health)
+    await records.take_over(answers)
     try:
         begun = await writer.run(_begin, database, settings, protected, boot)
     except sqlite3.Error as error:
@@ -170,14 +175,21 @@ async def open_parts(
         flush=recency.flush,
     )
     policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
-    janitor = Janitor(stock, policy, pressed, lambda: answers.trim(settings.answers_max_size))
+
+    async def trim() -> None:
+        await answers.trim(settings.answers_max_size)
+        await records.trim(settings.sumdb_max_size)
+
+    janitor = Janitor(stock, policy, pressed, trim)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
     reader = Shelf(snapshots.connection, clock)
-    keeper = Keeper(stock, reader, threads["reports"], snapshots, answers, janitor, scrub, begun.pins)
-    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt)
+    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
+    keeper = Keeper(
+        stock, reader, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
+    )
     stack.push_async_callback(keeper.close)
     for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
         stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
@@ -186,6 +198,7 @@ async def open_parts(
         memory=memory,
         heads=Heads(layout, threads["downloads"]),
         answers=answers,
+        records=records,
         quarantine=quarantine,
         janitor=janitor,
         scrub=scrub,
@@ -211,17 +224,20 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 
 async def _others(
     stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
-) -> tuple[Answers, Snapshots]:
+) -> tuple[Answers, Records, Snapshots]:
     path = layout.answers
     try:
         answers = await Answers.open(path, threads["database"], health)
         stack.push_async_callback(answers.close)
+        path = layout.records
+        records = await Answers.open(path, threads["database"], health)
+        stack.push_async_callback(records.close)
         path = layout.snapshots
         snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"{path}: {reason(error)}") from error
-    return answers, snapshots
+    return answers, Records(records), snapshots
 
 
 def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
@@ -259,13 +275,17 @@ def _begin(database: Database, settings: Settings, protected: int, boot: str) ->
 
 
 def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
-    """What was stored unproven, by other settings, has to be proven before it is served again."""
+    """What was stored unproven, by other settings or while nobody could be asked, has to be proven, if it can
+    be, before it is served again."""
     if settings.sumdb is None:
         database.set("proof", "")
         return
     name, patterns = settings.sumdb.name, settings.nosumdb
-    if database.get("proof", None) != f"{name} {patterns}":
+    changed = database.get("proof", None) != f"{name} {patterns}"
+    if changed or (database.get("first_seen", 0) and not settings.offline):
         count = index.unproven(name, lambda module: exempt(patterns, module))
         if count:
             log.info("stored files are proven before they are served again", count=count, sumdb=name)
         database.set("proof", f"{name} {patterns}")
+        if not settings.offline:
+            database.set("first_seen", 0)

@@ -1,7 +1,7 @@
 """Recovery: puts right what an earlier run left, in the background, while everything is served.
 
-Temporary files go, marked files too, rows without a file are struck off. Files without a row are proven
-in place by whoever can prove them (``prove``), never by a hash taken from the file alone.
+Temporary files go, marked files too, rows without a file are struck off. Files without a row are looked at
+in place by whoever knows what proves them (``prove``); no module file is removed because nobody can.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +37,8 @@ log = get_logger("cache")
 BATCH = 256
 """Files looked at in one go."""
 Prove = Callable[[str], Awaitable[bool | None]]
-"""Says of a file without a row, by its path, whether it was proven and adopted; None where that cannot be
-told now: it stays, unserved, until it is asked for."""
+"""Says of a file without a row, by its path, whether it was adopted; False for one that fails its check;
+None where it stays, unserved, until it is asked for."""
 
 
 class Recoverer:
@@ -45,6 +46,9 @@ class Recoverer:
 
     def __init__(self, stock: Stock, scrub: Scrub, temporary: list[Path], rebuilt: bool) -> None:
         self.facts = Recovery(index_rebuilt=rebuilt)
+        self.looked = asyncio.Event()
+        """Cleared while files may lie there that were not looked at yet."""
+        self.looked.set()
         self._stock = stock
         self._scrub = scrub
         self._temporary = temporary
@@ -58,6 +62,7 @@ class Recoverer:
 
     async def run(self, prove: Prove) -> None:
         """Put everything right, as far as the disk lets it."""
+        self.looked.clear()
         steps: tuple[Callable[[], Awaitable[None]], ...] = (
             self._clear_temporary,
             self._finish_dying,
@@ -75,7 +80,6 @@ class Recoverer:
             except Exception:
                 # A bug; the other steps are of use all the same.
                 log.exception("recovery incomplete")
-        self._stock.admission.counted.set()
         self.facts.done = True
         facts = self.facts
         log.info(
@@ -84,6 +88,9 @@ class Recoverer:
             dying=facts.dying,
             ghosts=facts.ghosts,
             adopted=facts.adopted,
+            first_seen=facts.first_seen,
+            refused=facts.refused,
+            withheld=facts.withheld,
             discarded=facts.discarded,
         )
 
@@ -93,6 +100,7 @@ class Recoverer:
         self._stock.admission.changed()
 
     async def _counted(self) -> None:
+        self.looked.set()
         self._stock.admission.counted.set()
 
     def _delete_temporary(self) -> None:
@@ -168,18 +176,19 @@ class Recoverer:
         return [path for path in paths if not path.isascii() or not self._stock.index.of_path(path)]
 
     def _sort(self, paths: list[str]) -> list[tuple[str, Kind, int]]:
-        """The files that may be proven; others go: what has no proof of its own is fetched again."""
+        """The files of modules; others go: nobody would ever ask for them."""
         strays: list[tuple[str, Kind, int]] = []
         for path in paths:
             file = self._stock.layout.modules / path
+            kind: Kind | None
             try:
                 self._stock.layout.unescaped(path)
                 _, kind = self._stock.layout.file(path)
             except MalformedPath:
-                kind = Kind.INFO
+                kind = None
             try:
                 facts = os.lstat(file)
-                if kind is not Kind.INFO and stat.S_ISREG(facts.st_mode):
+                if kind is not None and stat.S_ISREG(facts.st_mode):
                     strays.append((path, kind, facts.st_blocks))
                 else:
                     file.unlink()
@@ -199,10 +208,46 @@ class Recoverer:
             ghosts = await self._stock.disk.run(self._missing, strays)
             self.facts.ghosts += len(await self._stock.remover.remove(ghosts, "ghost"))
             strays = [stray for stray in strays if stray not in ghosts]
-            verdicts = await asyncio.gather(*(prove(stray.path) for stray in strays))
-            refused = [stray for stray, verdict in zip(strays, verdicts, strict=True) if verdict is False]
-            self.facts.adopted += verdicts.count(True)
-            self.facts.discarded += len(await self._stock.remover.remove(refused, "corrupt"))
+            await asyncio.gather(*(self._prove(prove, stray.path) for stray in strays))
+
+    async def _prove(self, prove: Prove, path: str) -> None:
+        """Have one of them looked at; whatever goes wrong concerns that one alone."""
+        try:
+            verdict = await prove(path)
+            if verdict is False:
+                await self.refuse(path)
+            elif verdict is None and await self.stray(path) is not None:
+                self.facts.withheld += 1
+        except (OSError, sqlite3.Error) as error:
+            log.error("file without a record not looked at", path=path, reason=phrase(error))
+            self._stock.health.failed(error)
+        except Exception:
+            # A bug; the file stays where it is.
+            log.exception("file without a record not looked at", path=path)
+
+    async def stray(self, path: str) -> Victim | None:
+        """The file of that path that is there without a row, also where this has not come to it yet."""
+        found = await self._stock.ask(self._stock.index.of_path, path)
+        if not found and not self.facts.done and await self._stock.disk.run(self._lies_there, path):
+            # What is being published right now is on record before the disk is free again.
+            async with self._stock.queue.disk:
+                strays = await self._stock.queue.threads.run(self._sort, [path])
+                await to_the_end(self._count(strays))
+            found = await self._stock.ask(self._stock.index.of_path, path)
+        return found[0] if found and found[0].id is None else None
+
+    def _lies_there(self, path: str) -> bool:
+        file, _ = self._stock.layout.file(path)
+        # As the walk, this goes by no link.
+        return file.exists() and file.resolve() == self._stock.layout.modules.resolve() / path
+
+    async def refuse(self, path: str) -> None:
+        """A file without a row failed its check: its bytes are kept in quarantine."""
+        victim = await self.stray(path)
+        if victim is not None:
+            module, version = self._stock.layout.unescaped(path)
+            if await self._scrub.condemn(replace(victim, module=module, version=version)):
+                self.facts.refused += 1
 
 
 def _allocated(path: Path) -> int:

@@ -110,8 +110,12 @@ class Shelf:
                 continue
             if selection.larger_than is not None and blocks * BLOCK <= selection.larger_than:
                 continue
-            chosen += [each for each in self.of_version(module, version) if each.kind in selection.kinds]
+            chosen += self.files([(module, version)], selection.kinds)
         return chosen
+
+    def files(self, versions: Iterable[tuple[str, str]], kinds: Sequence[str]) -> list[Victim]:
+        """The files of some kinds of versions."""
+        return [each for version in versions for each in self.of_version(*version) if each.kind in kinds]
 
     def of_version(self, module: str, version: str | None) -> list[Victim]:
         """The files of one version, or of all versions of a module."""

@@ -15,7 +15,7 @@ from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
 from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.index import Known, Row, Victim
+from goproxy_vm.cache.index import BLOCK, Known, Row, Victim, stray
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.scrub import Hasher
@@ -73,7 +73,9 @@ class Store:
         self.heads = parts.heads
         """The signed tree heads of checksum databases."""
         self.answers = parts.answers
-        """Lists, ``@latest``, queries, checksum-database records: answers with a time to live."""
+        """Lists, ``@latest``, queries: answers with a time to live."""
+        self.records = parts.records
+        """Proven records and tiles of checksum databases."""
         self.admission = parts.stock.admission
         """Room in the budget."""
         self.usage = parts.stock.usage
@@ -216,7 +218,7 @@ class Store:
             return content
         try:
             await reservation.hold(len(data))
-            if not self._barred(since, module, version):
+            if not self._barred(since, path, module, version, len(data)):
                 temporary = self._stock.layout.temporary()
                 self._enqueue(path, module, version, kind, h1, content, temporary, reservation)
                 return content.share()
@@ -249,7 +251,7 @@ class Store:
         except (OSError, Mismatch) as error:
             raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
-        if not self._barred(since, module, version):
+        if not self._barred(since, path, module, version, content.length):
             self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
             return answer
         content.close()
@@ -260,42 +262,80 @@ class Store:
         return answer
 
     async def stray(self, path: str) -> Path | None:
-        """The file of that path that is there without a record, to be proven before :meth:`claim`."""
-        victims = await self._ask(NOTHING, self._stock.index.of_path, path)
-        return self._stock.layout.file(path)[0] if victims and victims[0].id is None else None
+        """The file of that path that is there without a record, to be looked at before :meth:`claim`."""
+        try:
+            victim = await self._parts.recoverer.stray(path)
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            return None
+        return None if victim is None else self._stock.layout.file(path)[0]
 
-    async def read_stray(self, file: Path) -> bytes:
-        """The bytes of a small one. OSError: it cannot be read."""
-        return await self._parts.downloads.run(file.read_bytes)
+    async def read_stray(self, file: Path, most: int) -> bytes:
+        """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
+        data = await self._parts.downloads.run(_read, file, most + 1)
+        if len(data) > most:
+            raise ContentError(f"it has more than {most} bytes")
+        return data
 
-    async def claim(self, path: str, *, h1: str, module: str, version: str) -> StoredFile | None:
-        """Put a stray on record that was proven to have that h1; None where it is gone meanwhile.
+    async def claim(
+        self,
+        path: str,
+        *,
+        h1: str | None,
+        module: str,
+        version: str,
+        first_seen: bool = False,
+        since: int | None = None,
+    ) -> StoredFile | None:
+        """Put a stray on record that was found to have that h1; None where it is gone meanwhile.
 
-        ContentError: another h1 is on record. OSError: it cannot be read. NoRoom: the index failed.
+        ``first_seen``: nobody could say whether that is the right one; a start that can ask the checksum
+        database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
+        it cannot be read. NoRoom: the index failed.
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         file, _ = self._stock.layout.file(path)
         length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
         async with self._queue.disk:
             # Whatever is published meanwhile is on record, and this is no stray any more.
-            if await self.stray(path) is None:
+            standing = await self._ask(NOTHING, self._stock.index.of_path, path)
+            if [each.id for each in standing] != [None]:
+                return None
+            if self._barred(since, path, module, version, length):
                 return None
             pinned = self.keeper.pinned(module, version)
             await to_the_end(
-                self._record(Row(path, module, version, kind, length, blocks, sha256, h1, pinned))
+                self._record(
+                    Row(path, module, version, kind, length, blocks, sha256, h1, pinned),
+                    first_seen=first_seen,
+                )
             )
             return await self._parts.hits.open(open_stored, file, length, sha256)
 
-    async def _record(self, row: Row) -> None:
-        clock = self._stock.clock
+    async def refuse(self, path: str) -> None:
+        """A stray is not what it should be: it goes, its bytes to quarantine. NoRoom: the index failed."""
         try:
-            replaced = await self._stock.ask(self._stock.index.add, [row], clock.wall(), clock.now())
+            await self._parts.recoverer.refuse(path)
+        except sqlite3.Error as error:
+            self._unavailable(error)
+            raise NoRoom("this host cannot write its index") from error
+
+    async def _record(self, row: Row, *, first_seen: bool) -> None:
+        clock, index = self._stock.clock, self._stock.index
+        try:
+            if first_seen:
+                await self._stock.ask(index.note_first_seen)
+            replaced = await self._stock.ask(index.add, [row], clock.wall(), clock.now())
         except sqlite3.Error as error:
             self._unavailable(error)
             raise NoRoom("this host cannot write its index") from error
         for victim in replaced:
             self.usage.remove(victim)
         self.usage.add(row)
+        if first_seen:
+            self.recovery.first_seen += 1
+        else:
+            self.recovery.adopted += 1
 
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.
@@ -318,8 +358,16 @@ class Store:
         return await self._ask(h1, self._stock.index.remember, module, version, kind, h1, time.time())
 
     async def prove(self, module: str, version: str, hashes: dict[str, str], database: str) -> None:
-        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version."""
-        await self._ask(None, self._stock.index.prove, module, version, hashes, database, time.time())
+        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version. Stored
+        files that have others are not served any more before they were looked at."""
+        doubted = await self._ask(
+            NOTHING, self._stock.index.prove, module, version, hashes, database, time.time()
+        )
+        for victim in doubted:
+            log.error("stored file doubted", path=victim.path, database=database)
+            self._memory.forget(victim.path)
+            self.usage.remove(victim)
+            self.usage.add(stray(victim.path, victim.kind, victim.bytes // BLOCK))
 
     async def complete_versions(self, module: str) -> list[str]:
         """The versions of a module whose ``.mod`` and ``.zip`` are stored: all that a build needs."""
@@ -342,6 +390,7 @@ class Store:
         stock, settings = self._stock, self._settings
         quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
         answers, answers_bytes = await self.answers.size()
+        records, records_bytes = await self.records.size()
         return CacheStatus(
             dir=str(stock.layout.root),
             policy=settings.policy,
@@ -360,6 +409,9 @@ class Store:
             answers=answers,
             answers_bytes=answers_bytes,
             answers_limit_bytes=settings.answers_max_size,
+            sumdb=records,
+            sumdb_bytes=records_bytes,
+            sumdb_limit_bytes=settings.sumdb_max_size,
             quarantine_bytes=quarantine_bytes,
             quarantine_entries=quarantined,
         )
@@ -405,8 +457,11 @@ class Store:
                 raise ContentError(f"its {kind} has {h1} but was {recorded} when first seen; refused")
         return kind
 
-    def _barred(self, since: int | None, module: str, version: str) -> bool:
-        return since is not None and self.keeper.fences.bars(since, module, version)
+    def _barred(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
+        barred = since is not None and self.keeper.fences.bars(since, module, version, size)
+        if barred:
+            log.info("file kept out by a purge", path=path)
+        return barred
 
     def _enqueue(
         self,
@@ -443,6 +498,11 @@ class Store:
     def _unavailable(self, error: sqlite3.Error) -> None:
         log.warning("index unavailable", reason=reason(error))
         self._stock.health.failed(error)
+
+
+def _read(file: Path, most: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(most)
 
 
 def _facts(file: Path) -> tuple[int, int, str]:

@@ -174,7 +174,12 @@ class Settings:
     answers_max_size: int = _key(
         values.size(_MIB, 1 << 40, "1TiB"),
         "1GiB",
-        "how much disk lists, queries and checksum-database answers may use",
+        "how much disk lists and queries may use",
+    )
+    sumdb_max_size: int = _key(
+        values.size(_MIB, 1 << 40, "1TiB"),
+        "2GiB",
+        "how much disk the checksum database's records and tiles may use, which VMs verify with",
     )
     quarantine_max_size: int = _key(
         values.size(0, 1 << 40, "1TiB"),

@@ -73,7 +73,7 @@ def status(answer: Json) -> list[str]:
     cache, recovery = answer["cache"], answer["recovery"]
     limit = max(1, cache["limit_bytes"])
     idle = cache["max_idle_seconds"]
-    put_right = [f"{name} {recovery[name]:,}" for name in _RECOVERED if recovery[name]]
+    put_right = [f"{name.replace('_', ' ')} {recovery[name]:,}" for name in _RECOVERED if recovery[name]]
     last = answer["last_pass"]
     return facts(
         [
@@ -100,6 +100,7 @@ def status(answer: Json) -> list[str]:
             ),
             ("oldest idle", age(cache["oldest_idle_seconds"])),
             ("answers", f"{size(cache['answers_bytes'])} of {size(cache['answers_limit_bytes'])}"),
+            ("sumdb", f"{size(cache['sumdb_bytes'])} of {size(cache['sumdb_limit_bytes'])}"),
             (
                 "quarantine",
                 f"{plural(cache['quarantine_entries'], 'file')}, {size(cache['quarantine_bytes'])}",
@@ -111,7 +112,10 @@ def status(answer: Json) -> list[str]:
     )
 
 
-_RECOVERED = ("temporary", "dying", "ghosts", "adopted", "discarded")
+_RECOVERED = (
+    *("temporary", "dying", "ghosts"),
+    *("adopted", "first_seen", "refused", "withheld", "discarded"),
+)
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -32,6 +32,8 @@ from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.negative import Negatives
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.config.sumdb import SumdbSpec
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 
 TILES = 1024
 """Authenticated tiles kept in memory, of at most 8 KiB each."""
-TAG = "sumdb"
-"""The tag of everything of the database among the answers."""
 
 log = get_logger("sumdb")
 _V_co = TypeVar("_V_co", bound=Verdict, covariant=True)
@@ -81,8 +81,11 @@ class ChecksumDatabase:
         self._unsaved: dict[str, bytes] = {}
         self._saving: asyncio.Task[None] | None = None
         self._persisted: bytes | None = None
+        self._dropped = 0
+        """How often something that was remembered as stored was not, or not any more."""
         self._lookups: Flights[Lookup] = Flights(lambda found: found, lambda _: None)
         self._bytes: Flights[bytes] = Flights(lambda data: data, lambda _: None)
+        store.records.watch(self._gone)
 
     async def open(self) -> None:
         """Take up the head that was persisted last; StartError if it is not one of this database."""
@@ -141,7 +144,7 @@ class ChecksumDatabase:
                 return await self._recorded(Lookup(kept, verdict), module, version)
             except ContentError as error:
                 log.error("stored lookup is bad", path=path, reason=error.sentence)
-                await self._store.answers.delete(self._answer_key(path))
+                await self._store.records.delete(self._key_of(path))
 
         async def check(data: bytes) -> Lookup:
             return Lookup(data, await self._prove(self._verifier.lookup(module, version, data), "lookup"))
@@ -242,7 +245,10 @@ class ChecksumDatabase:
             head = self._verifier.head
             if head is None or head == self._persisted:
                 return
+            dropped = self._dropped
             await self._saved()
+            if self._dropped != dropped:
+                return  # some of its tiles may be missing: the next one to be proven brings them
             try:
                 await self._store.heads.write(self.name, head)
             except OSError as error:
@@ -258,8 +264,10 @@ class ChecksumDatabase:
         """As much of a tile as is stored; nothing else writes there, so that it is looked up once."""
         data = self._tiles.get(place)
         if data is None:
+            dropped = self._dropped
             data = await self._answer(place.path) or b""
-            self._remember(place, data)
+            if self._dropped == dropped:
+                self._remember(place, data)
         return data
 
     def _remember(self, place: Tile, data: bytes) -> None:
@@ -276,8 +284,11 @@ class ChecksumDatabase:
 
     async def _save_all(self) -> None:
         while batch := dict(self._unsaved):
-            answers = {self._answer_key(path): data for path, data in batch.items()}
-            await self._store.answers.set_all(answers, tag=TAG)
+            found = {self._key_of(path): data for path, data in batch.items()}
+            if not await self._store.records.keep(found):
+                # They go with the next ones; not all of them, if the disk stays as it is.
+                self._gone([self._key_of(path) for path in list(self._unsaved)[:-TILES]])
+                return
             for path, data in batch.items():
                 if self._unsaved.get(path) is data:
                     del self._unsaved[path]
@@ -292,16 +303,25 @@ class ChecksumDatabase:
             place = Tile.parse(path).full
             self._tiles.pop(place, None)
             self._unsaved.pop(place.path, None)
-            await self._store.answers.delete(self._answer_key(place.path))
+            await self._store.records.delete(self._key_of(place.path))
 
     async def _answer(self, path: str) -> bytes | None:
         if (unsaved := self._unsaved.get(path)) is not None:
             return unsaved
-        found = await self._store.answers.get(self._answer_key(path))
-        return None if found is None else found.data
+        return await self._store.records.get(self._key_of(path))
 
-    def _answer_key(self, path: str) -> str:
-        return f"sumdb/{self.name}/{path}"
+    def _key_of(self, path: str) -> str:
+        return f"{self.name}/{path}"
+
+    def _gone(self, keys: Sequence[str]) -> None:
+        """What is not on disk is not remembered as if it were, nor is the head that promises it."""
+        prefix = f"{self.name}/"
+        for path in (key.removeprefix(prefix) for key in keys if key.startswith(prefix)):
+            self._unsaved.pop(path, None)
+            if path.startswith("tile/"):
+                self._tiles.pop(Tile.parse(path).full, None)
+        self._persisted = None
+        self._dropped += 1
 
     async def _failed(self, kind: str, error: GoproxyError, path: str) -> None:
         """Count and log; keep the evidence of a fork (PROTOCOL case 96)."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import Absent, GoproxyError
+from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.slots import Claim
     from goproxy_vm.proxy.substitutes import Substitutes
     from goproxy_vm.upstream.chain import Upstreams
+
+log = get_logger("proxy")
 
 LIMIT = 16 << 20
 """Bytes allowed for a list, an ``.info`` or an ``@latest``."""
@@ -173,6 +176,8 @@ class Documents:
             fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
             keep = max(self._settings.stale, fresh + behind)
             await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)
+        else:
+            log.info("answer kept out by a purge", path=resource.path)
         return data
 
 

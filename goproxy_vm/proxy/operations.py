@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.cache.facts import Status
 from goproxy_vm.errors import NoRoom
-from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
@@ -91,9 +90,13 @@ class Operations:
 
         ValueError: a malformed glob.
         """
-        matches = Selector(selection.match) if selection.match is not None else _everything
+        fences = self._store.keeper.fences
+        before = fences.now
         return await self._store.keeper.purge(
-            selection, forget_hash=forget_hash, dry_run=dry_run, forget=lambda: self._proxy.forget(matches)
+            selection,
+            forget_hash=forget_hash,
+            dry_run=dry_run,
+            forget=lambda: self._proxy.forget(lambda m, v: fences.bars(before, m, v)),
         )
 
     @_index
@@ -172,7 +175,3 @@ class Operations:
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between snapshots; None: there is no such one."""
         return await self._store.keeper.difference(a, b)
-
-
-def _everything(_module: str, _version: str) -> bool:
-    return True

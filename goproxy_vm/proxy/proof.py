@@ -99,8 +99,9 @@ class Proof:
         held = known.mod if kind == "mod" else known.zip
         try:
             if record is not None:
+                # A hash that was only seen gives way to one that is in the signed log.
                 record.check(kind, h1)
-            if held is not None and held != h1:
+            elif held is not None and held != h1:
                 raise ChecksumMismatch(
                     f"its {kind} has {h1}, but had {held} when first seen; refused", recorded=held, got=h1
                 )

@@ -9,7 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.errors import Absent, ContentError, Denied, GoproxyError
+from goproxy_vm.errors import (
+    Absent,
+    ContentError,
+    Denied,
+    GoproxyError,
+    Unproven,
+)
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.content import check_info
 from goproxy_vm.protocol.dirhash import h1_mod
@@ -25,6 +31,8 @@ from goproxy_vm.proxy.substitutes import Substitutes
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.prover import ZipProver
@@ -124,7 +132,7 @@ class Proxy:
                 self._prefetch.hit(resource)
             return file_answer(resource, stored, Result.HIT)
         if not self._may_fetch(asker):
-            raise Absent(NOT_HERE)
+            return await self._without_record(resource)
         self._absences.recent.check(resource.path)
         if resource.endpoint is not Endpoint.MOD:
             self._start_mod(resource, asker)
@@ -160,6 +168,20 @@ class Proxy:
     def _complete(self, resource: ModuleResource) -> None:
         """What was asked for of a version brings its ``.info``."""
         self._prefetch.complete(resource.module, resource.version)
+
+    async def _without_record(self, resource: ModuleResource) -> Answer:
+        """Offline, the file that recovery has not come to yet, or had to leave; else Absent."""
+        if self._settings.offline and await self._store.stray(resource.path) is not None:
+
+            async def bring() -> StoredFile:
+                stored = await self._reclaim(resource)
+                if stored is None:
+                    raise Absent(NOT_HERE)
+                return stored
+
+            stored, _ = await self._files.join(resource.path, bring)
+            return file_answer(resource, stored, Result.HIT)
+        raise Absent(NOT_HERE)
 
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
@@ -215,6 +237,8 @@ class Proxy:
     async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
         sink = Memory()
         since = self._store.keeper.fences.now
+        if (reclaimed := await self._reclaim(resource)) is not None:
+            return reclaimed
 
         async def check() -> None:
             check_info(sink.data, resource.module, resource.version)
@@ -272,48 +296,66 @@ class Proxy:
             await download.discard()
 
     async def _reclaim(self, resource: ModuleResource) -> StoredFile | None:
-        """A file that is there without a record, if it proves to be the right one; it is not fetched then."""
+        """A file that is there without a record, unless it is known to be wrong; it is not fetched then.
+
+        What the checksum database has a record of is held to it. Where nobody can be asked, the file counts
+        as first seen here (docs/decisions/0008-what-is-stored-is-enough.md). NoRecord: it stays unserved.
+        """
+        since = self._store.keeper.fences.now
         file = await self._store.stray(resource.path)
-        if file is None or not await self._provable(resource):
+        if file is None:
             return None
-        proof = self._proofs.begin(resource.module, resource.version)
-        kind = resource.endpoint
+        module, version = resource.module, resource.version
         try:
-            with _cancelling(proof):
-                if kind is Endpoint.MOD:
-                    h1 = h1_mod(await self._store.read_stray(file))
-                else:
-                    h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
-                await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
+            h1, first_seen = await self._examine(resource, file)
             claimed = await self._store.claim(
-                resource.path, h1=h1, module=resource.module, version=resource.version
+                resource.path, h1=h1, module=module, version=version, first_seen=first_seen, since=since
             )
             # None: somebody else was first.
             return claimed if claimed is not None else await self._store.get(resource.path)
-        except (ContentError, OSError) as error:
-            log.warning("file without a record refused", path=resource.path, reason=str(error))
-            return None
+        except ContentError as error:
+            log.warning("file without a record refused", path=resource.path, reason=error.sentence)
+            await self._store.refuse(resource.path)
+        except OSError as error:
+            log.warning("file without a record not read", path=resource.path, reason=str(error))
+        return None
 
-    async def _provable(self, resource: ModuleResource) -> bool:
-        """Whether anything but the file itself can say what its hash has to be."""
-        if self._proofs.recorded(resource.module):
-            return True
+    async def _examine(self, resource: ModuleResource, file: Path) -> tuple[str | None, bool]:
+        """The h1 of a file that may be right, and whether nobody could say that it is. ContentError."""
+        kind = resource.endpoint
+        if kind is Endpoint.INFO:
+            info = await self._store.read_stray(file, LIMIT)
+            check_info(info, resource.module, resource.version)
+            return None, False
         known = await self._store.known(resource.module, resource.version)
-        return (known.mod if resource.endpoint is Endpoint.MOD else known.zip) is not None
+        proof = self._proofs.begin(resource.module, resource.version)
+        with _cancelling(proof):
+            if kind is Endpoint.MOD:
+                data = await self._store.read_stray(file, LIMIT)
+                if b"\0" in data:
+                    raise ContentError("it is no text")
+                h1 = h1_mod(data)
+            else:
+                h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
+            try:
+                await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
+            except Unproven:
+                return h1, True
+        held = known.mod if kind is Endpoint.MOD else known.zip
+        return h1, held is None and not self._proofs.recorded(resource.module)
 
     async def prove_stray(self, path: str) -> bool | None:
-        """Prove and adopt a stored file without a record; None where that cannot be told now."""
+        """Look at a stored file without a record, and adopt it if it may be served; None where it stays."""
         resource = parse(f"/{path}", None).resource
         if not isinstance(resource, ModuleResource):
             return False
-        if await self._store.stray(path) is None:
-            return None
         try:
             stored = await self._reclaim(resource)
-        except GoproxyError:
+        except GoproxyError as error:
+            log.warning("file without a record withheld", path=path, reason=error.sentence)
             return None
         if stored is None:
-            return False
+            return None
         stored.close()
         return True
 

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused
+from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, UpstreamError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
@@ -62,8 +62,9 @@ class _Upstream:
 class Upstreams:
     """Fetches files from the first upstream that has them, by the rules of PROTOCOL §2.
 
-    Between ``start`` and ``close`` only. ``database`` is set where they are the checksum database itself and
-    bring no modules. ``now``, ``sleep`` and ``jitter`` are for tests.
+    Where it was not started, as in offline mode, nothing can be asked: each fetch is an UpstreamError that
+    says so. ``database`` is set where they are the checksum database itself and bring no modules. ``now``,
+    ``sleep`` and ``jitter`` are for tests.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ class Upstreams:
         UpstreamError, UpstreamTimeout or ContentError. A failure outranks a refusal, and that
         outranks absence, save that a later upstream that cannot be reached does not outrank an earlier 404.
         """
+        if self._session is None:
+            raise _not_asked()
         verdicts = _Verdicts()
         passed_over: list[tuple[_Upstream, bool]] = []
         for index, upstream in enumerate(self._upstreams):
@@ -177,7 +180,7 @@ class Upstreams:
 
     def failing(self, index: int) -> bool:
         """Whether the upstream at ``index`` failed last in :meth:`fetch_from`, in a way that counts."""
-        return self._carriers[index].health.failing
+        return self._session is None or self._carriers[index].health.failing
 
     async def fetch_from(
         self, index: int, path: str, sink: Sink, *, limit: int, check: Callable[[], Awaitable[T]]
@@ -186,6 +189,8 @@ class Upstreams:
 
         Failures here do not count against the upstream in :meth:`fetch`, nor those there against it here.
         """
+        if self._session is None:
+            raise _not_asked()
         try:
             return await self._try(self._carriers[index], path, sink, limit, check)
         except Failure as failure:
@@ -299,6 +304,10 @@ class Upstreams:
                 await writer.wait_closed()
         except (OSError, TimeoutError) as error:
             log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
+
+
+def _not_asked() -> UpstreamError:
+    return UpstreamError("no upstream is asked (setting offline)")
 
 
 class _Verdicts:

@@ -168,6 +168,12 @@ class Front:
         for ready in [each for each in self._paths.values() if each.until is not None]:
             self._drop(ready)
 
+    def forget_records(self, _: Sequence[str]) -> None:
+        """Some of what the checksum database's answers are made of is gone: a memory of it would keep it from
+        being brought again."""
+        for ready in [each for path, each in self._paths.items() if path.startswith("sumdb/")]:
+            self._drop(ready)
+
     def date(self) -> bytes:
         """The last lines of a head, made once a second."""
         now = int(time.time())

@@ -19,9 +19,11 @@ def gauges(cache: CacheStatus, fetches_in_flight: int, *, reached: bool, writabl
     """``reached``: the janitor's last pass for room got there; ``writable``: so was the last write."""
     by = ("kind",)
     sizes: dict[Labels, float] = {(kind,): float(size) for kind, size in cache.sizes.items()}
-    sizes |= {("answers",): cache.answers_bytes, ("quarantine",): cache.quarantine_bytes}
+    sizes |= {("answers",): cache.answers_bytes, ("sumdb",): cache.sumdb_bytes}
+    sizes |= {("quarantine",): cache.quarantine_bytes}
     entries: dict[Labels, float] = {(kind,): float(count) for kind, count in cache.entries.items()}
-    entries |= {("answers",): cache.answers, ("quarantine",): cache.quarantine_entries}
+    entries |= {("answers",): cache.answers, ("sumdb",): cache.sumdb}
+    entries |= {("quarantine",): cache.quarantine_entries}
     yield gauge("cache_size_bytes", "Bytes allocated for what is stored.", by, sizes)
     yield gauge("cache_entries", "What is stored, in number.", by, entries)
     for name, help_, value in (

@@ -56,7 +56,7 @@ def status(facts: Status) -> Json:
 
 def _cache(facts: CacheStatus) -> Json:
     made = asdict(facts)
-    del made["answers"]  # their number is for the metrics
+    del made["answers"], made["sumdb"]  # their numbers are for the metrics
     return made
 
 

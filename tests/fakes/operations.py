@@ -113,6 +113,9 @@ class FakeOperations:
             answers=4,
             answers_bytes=0,
             answers_limit_bytes=1 << 28,
+            sumdb=5,
+            sumdb_bytes=0,
+            sumdb_limit_bytes=1 << 29,
             quarantine_bytes=0,
             quarantine_entries=0,
         )

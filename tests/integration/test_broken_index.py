@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount
 from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ("v0.9.0", "v1.0.0")
 FILES = [f"/example.com/m/@v/{version}.{kind}" for version in VERSIONS for kind in ("info", "mod", "zip")]
+MOD = "/example.com/m/@v/v1.0.0.mod"
 ZIPS = [file for file in FILES if file.endswith(".zip")]
 
 
@@ -103,14 +106,19 @@ async def test_files_are_proven_again_by_the_checksum_database(
     assert "index moved aside" in logged(caplog)
     assert (cache / "index.db.broken").exists()
     assert store.recovery.index_rebuilt
-    assert (store.recovery.adopted, store.recovery.discarded) == (4, 2), ".info proves nothing of itself"
+    facts = store.recovery
+    assert (facts.adopted, facts.first_seen, facts.refused, facts.withheld, facts.discarded) == (
+        6,
+        0,
+        0,
+        0,
+        0,
+    )
     assert store.usage.used == allocated(cache / "modules")
     for file in FILES:
         got = await host.get(file)
         assert (got.status, got.body) == (200, world.upstream.files[file])
-    assert sorted(path for path in world.upstream.requests if path in FILES) == sorted(
-        file for file in FILES if file.endswith(".info")
-    )
+    assert not set(FILES) & set(world.upstream.requests)
     await drained(store)
     assert store.usage.used == allocated(cache / "modules")
     assert (await store.known("example.com/m", "v1.0.0")).zip is not None
@@ -122,10 +130,10 @@ async def test_an_index_that_is_gone(serve: Serve, world: World, tmp_path: Path)
     world.upstream.requests.clear()
     host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
     await recovered(host)
-    assert host.server.store.recovery.adopted == 4
-    for file in ZIPS:
+    assert host.server.store.recovery.adopted == 6
+    for file in FILES:
         assert (await host.get(file)).body == world.upstream.files[file]
-    assert not set(ZIPS) & set(world.upstream.requests)
+    assert not set(FILES) & set(world.upstream.requests)
 
 
 async def test_the_budget_holds_while_the_disk_is_looked_at(tmp_path: Path) -> None:
@@ -188,63 +196,233 @@ async def test_wrong_bytes_are_not_adopted(serve: Serve, world: World, tmp_path:
     mod.write_bytes(bytes(len(mod.read_bytes())))
     host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
     await recovered(host)
-    assert host.server.store.recovery.adopted == 2
+    facts = host.server.store.recovery
+    assert (facts.adopted, facts.refused) == (4, 2)
     assert not file.exists()
     assert not mod.exists()
+    assert len(list((cache / "quarantine").iterdir())) == 2, "their bytes are kept"
     for each in FILES:
         assert (await host.get(each)).body == world.upstream.files[each]
 
 
-async def test_with_the_database_unreachable_files_wait(serve: Serve, world: World, tmp_path: Path) -> None:
+async def test_with_the_database_unreachable_files_are_first_seen_here(
+    serve: Serve, world: World, tmp_path: Path
+) -> None:
     cache = await filled(serve, world, tmp_path)
     flip_pages(cache / "index.db")
-    shutil.rmtree(cache / "answers")
-    shutil.rmtree(cache / "sumdb")
+    forget_the_database(cache)
     url = world.upstream.url
     await world.upstream.__aexit__()
     host = await serve(url, sumdb=world.spec, cache_dir=cache, connect_timeout=0.5)
     await recovered(host)
     store = host.server.store
-    assert (store.recovery.adopted, store.recovery.discarded) == (0, 2)
-    for file in ZIPS:
-        assert (await host.get(file)).status == 502
-        assert (cache / "modules" / file[1:]).exists()
+    assert (store.recovery.adopted, store.recovery.first_seen) == (2, 4)
+    for file in FILES:
+        assert (await host.get(file)).body == world.upstream.files[file]
     assert store.usage.used == allocated(cache / "modules")
     await host.server.stop()
-    # As soon as it can be asked again, whoever wants the file has it proven where it lies.
+    # A start that can ask it has them proven where they lie.
     back = World(await _again(world), tmp_path)
     try:
         host = await serve(back.upstream, sumdb=back.spec, cache_dir=cache)
         await recovered(host)
-        for file in ZIPS:
+        assert (host.server.store.recovery.adopted, host.server.store.recovery.first_seen) == (4, 0)
+        assert (await host.server.store.known("example.com/m", "v1.0.0")).zip_database == back.database.name
+        for file in FILES:
             assert (await host.get(file)).body == back.upstream.files[file]
-        assert not set(ZIPS) & set(back.upstream.requests)
+        assert not set(FILES) & set(back.upstream.requests)
         assert host.server.store.usage.used == allocated(cache / "modules")
+        await host.server.stop()
+        # Once is enough.
+        host = await serve(back.upstream, sumdb=back.spec, cache_dir=cache)
+        await recovered(host)
+        assert (host.server.store.recovery.adopted, host.server.store.recovery.first_seen) == (0, 0)
     finally:
         await back.upstream.__aexit__()
 
 
-async def test_a_file_is_proven_when_it_is_asked_for(serve: Serve, world: World, tmp_path: Path) -> None:
-    """The database comes back while the server runs."""
+async def test_what_was_first_seen_is_held_to_the_next_lookup(
+    serve: Serve, world: World, tmp_path: Path
+) -> None:
+    """The database comes back while the server runs: whoever looks the version up settles its files."""
     cache = await filled(serve, world, tmp_path)
     flip_pages(cache / "index.db")
-    shutil.rmtree(cache / "answers")
+    forget_the_database(cache)
+    mod = cache / "modules" / "example.com/m/@v/v1.0.0.mod"
+    mod.write_bytes(b"module example.com/m // damaged\n")
     down = world.upstream
-    prefix = f"{world.prefix}/*"
-    down.on(prefix, Reply(b"", 503, {"Retry-After": "3600"}))
+    down.on(f"{world.prefix}/*", Reply(b"", 503, {"Retry-After": "3600"}))
     host = await serve(down, sumdb=world.spec, cache_dir=cache)
     await recovered(host)
     store = host.server.store
-    assert store.recovery.adopted == 0
+    assert store.recovery.first_seen == 4
+    assert (await host.get(MOD)).body == mod.read_bytes()
     down.forget_rules()
     world.carry(down)
     down.requests.clear()
+    assert (await host.get(f"{world.prefix}/lookup/example.com/m@v1.0.0")).status == 200
+    assert (await store.known("example.com/m", "v1.0.0")).zip_database == world.database.name
+    assert (await host.get(MOD)).body == down.files[MOD], "fetched anew"
+    assert store.recovery.refused == 1
     for file in ZIPS:
-        got = await host.get(file)
-        assert (got.status, got.body) == (200, down.files[file])
+        assert (await host.get(file)).body == down.files[file]
     assert not set(ZIPS) & set(down.requests)
     await drained(store)
     assert store.usage.used == allocated(cache / "modules")
+
+
+async def test_a_damaged_file_first_seen_offline_is_refused_once_the_database_can_be_asked(
+    serve: Serve, world: World, tmp_path: Path
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    forget_the_database(cache)
+    mod = cache / "modules" / MOD[1:]
+    mod.write_bytes(b"module example.com/m // damaged\n")
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
+    await recovered(host)
+    assert host.server.store.recovery.first_seen == 4
+    await host.server.stop()
+    # Offline there is nothing that could be proven at the next start either.
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
+    await recovered(host)
+    assert host.server.store.recovery.first_seen == 0
+    assert (await host.get(MOD)).status == 200
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
+    await recovered(host)
+    assert (host.server.store.recovery.adopted, host.server.store.recovery.refused) == (3, 1)
+    assert (await host.get(MOD)).body == world.upstream.files[MOD], "its hash binds nobody"
+
+
+@pytest.mark.parametrize("index", ["gone", "broken"])
+@pytest.mark.parametrize("database", ["asked", "off", "exempt"])
+async def test_offline_without_an_index_everything_is_served(
+    serve: Serve, world: World, tmp_path: Path, index: str, database: str
+) -> None:
+    """An air-gapped host has nobody to ask, whatever it was that lost the index."""
+    cache = await filled(serve, world, tmp_path)
+    (gone if index == "gone" else flip_pages)(cache / "index.db")
+    forget_the_database(cache)
+    settings = {"sumdb": None if database == "off" else world.spec}
+    if database == "exempt":
+        settings["nosumdb"] = "example.com"
+    host = await serve(world.upstream, cache_dir=cache, offline=True, **settings)
+    await recovered(host)
+    facts = host.server.store.recovery
+    assert (facts.adopted, facts.first_seen, facts.refused, facts.withheld, facts.discarded) == (
+        2,
+        4,
+        0,
+        0,
+        0,
+    )
+    for file in FILES:
+        assert (await host.get(file)).body == world.upstream.files[file]
+    # Another file that turns up later is held to what was seen first.
+    await host.server.stop()
+    with closing(sqlite3.connect(cache / "index.db")) as rows, rows:
+        rows.execute("DELETE FROM files WHERE kind = 'mod'")
+    mod = cache / "modules" / MOD[1:]
+    mod.write_bytes(b"module example.com/m // other\n")
+    host = await serve(world.upstream, cache_dir=cache, offline=True, **settings)
+    await recovered(host)
+    assert (await host.get(MOD)).status == 404
+    assert host.server.store.recovery.refused == 1
+
+
+async def test_offline_a_stored_lookup_proves_and_condemns(
+    serve: Serve, world: World, tmp_path: Path
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    mod = cache / "modules" / MOD[1:]
+    mod.write_bytes(b"module example.com/m // other\n")
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
+    await recovered(host)
+    facts = host.server.store.recovery
+    assert (facts.adopted, facts.first_seen, facts.refused) == (5, 0, 1)
+
+
+async def test_offline_a_file_is_served_before_recovery_has_come_to_it(
+    serve: Serve, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    forget_the_database(cache)
+    held = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await held.wait()
+
+    monkeypatch.setattr("goproxy_vm.cache.recovery.Recoverer._look_at_files", wait)
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
+    answers = await asyncio.gather(*(host.get(file) for file in FILES for _ in range(3)))
+    assert [got.body for got in answers] == [world.upstream.files[file] for file in FILES for _ in range(3)]
+    assert not host.server.store.recovery.done
+    assert (await host.get("/example.com/m/@v/v2.0.0.mod")).status == 404
+    held.set()
+    await recovered(host)
+    assert host.server.store.usage.used == allocated(cache / "modules")
+
+
+async def test_what_the_database_has_no_record_of_is_withheld_and_kept(
+    serve: Serve, world: World, tmp_path: Path
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    forget_the_database(cache)
+    world.database.lose("lookup/example.com/m@v1.0.0")
+    spec = SumdbSpec(world.spec.name, world.spec.vkey, world.upstream.url + world.prefix)
+    host = await serve(world.upstream, sumdb=spec, cache_dir=cache)
+    await recovered(host)
+    facts = host.server.store.recovery
+    assert (facts.adopted, facts.refused, facts.withheld) == (4, 0, 2)
+    assert (await host.get(MOD)).status == 403
+    assert (cache / "modules" / MOD[1:]).exists()
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=spec, nosumdb="example.com", cache_dir=cache)
+    await recovered(host)
+    assert (await host.get(MOD)).body == world.upstream.files[MOD]
+
+
+async def test_a_file_that_cannot_be_read_now_stays(
+    serve: Serve, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("goproxy_vm.cache.store._read", fail)
+        host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
+        await recovered(host)
+        assert (host.server.store.recovery.refused, host.server.store.recovery.withheld) == (0, 4)
+    for file in FILES:
+        assert (await host.get(file)).body == world.upstream.files[file]
+
+
+@pytest.mark.parametrize("kind", ["info", "mod"])
+async def test_what_a_power_loss_left_empty_is_refused(
+    serve: Serve, world: World, tmp_path: Path, kind: str
+) -> None:
+    cache = await filled(serve, world, tmp_path)
+    gone(cache / "index.db")
+    forget_the_database(cache)
+    file = cache / "modules" / f"example.com/m/@v/v1.0.0.{kind}"
+    file.write_bytes(bytes(file.stat().st_size))
+    host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
+    await recovered(host)
+    assert host.server.store.recovery.refused == 1
+    assert (await host.get(f"/example.com/m/@v/v1.0.0.{kind}")).status == 404
+
+
+def forget_the_database(cache: Path) -> None:
+    """Neither a lookup, nor a tile, nor a head is stored."""
+    shutil.rmtree(cache / "answers")
+    shutil.rmtree(cache / "sumdb")
 
 
 async def _again(world: World) -> FakeUpstream:

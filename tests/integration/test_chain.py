@@ -697,3 +697,19 @@ async def test_file_upstream(world: World, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         await fetch(upstreams, path="a" * 5000)
     assert {outcome for _, outcome in world.counts.outcomes} == {"ok", "not_found", "refused", "content"}
+
+
+async def test_where_nothing_was_started_nothing_can_be_asked() -> None:
+    """As in offline mode: it is no absence, and no bug."""
+    upstreams = Upstreams(parse_upstreams("http://127.0.0.1:1|http://127.0.0.1:2"), Limits(1, 1, 1), Counts())
+
+    async def check() -> None:
+        raise AssertionError("nothing has come")
+
+    with pytest.raises(UpstreamError, match="no upstream is asked"):
+        await upstreams.fetch(PATH, Memory(), limit=1, check=check)
+    for index in range(len(upstreams.names)):
+        assert upstreams.failing(index)
+        with pytest.raises(UpstreamError, match="no upstream is asked"):
+            await upstreams.fetch_from(index, PATH, Memory(), limit=1, check=check)
+    await upstreams.close()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.modzip import check_zip
 from goproxy_vm.protocol.sumdb import Verifier
+from goproxy_vm.proxy.operations import Operations
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.sumdb import FakeSumdb, Signer
@@ -121,7 +124,7 @@ async def test_case_78_after_eviction_it_is_fetched_and_proven_again_without_a_l
     await host.server.stop()
     for file in (world.tmp_path / "cache" / "modules").rglob("v1.0.0.*"):
         file.unlink()
-    for file in (world.tmp_path / "cache" / "answers").iterdir():
+    for file in (world.tmp_path / "cache" / "sumdb" / "_records").iterdir():
         file.unlink()
     world.database.lose(LOOKUP)
     host = await serve(world.upstream, sumdb=world.spec)
@@ -335,14 +338,14 @@ async def test_no_vm_waits_for_records_to_be_stored(
     """What was proven is answered, again and to others, while the disk is slow; then it is all there."""
     host = await serve(world.upstream, sumdb=world.spec)
     assert (await host.get(f"{world.prefix}/{LOOKUP}")).status == 200  # the head is stored before its answer
-    store, free, stored = Answers.set_all, asyncio.Event(), []
+    store, free, stored = Records.keep, asyncio.Event(), []
 
-    async def slowly(self: Answers, answers: Mapping[str, bytes], *, tag: str) -> None:
-        stored.append(len(answers))
+    async def slowly(self: Records, found: Mapping[str, bytes]) -> bool:
+        stored.append(len(found))
         await free.wait()
-        await store(self, answers, tag=tag)
+        return await store(self, found)
 
-    monkeypatch.setattr(Answers, "set_all", slowly)
+    monkeypatch.setattr(Records, "keep", slowly)
     paths = [f"{world.prefix}/lookup/example.com/m{number}@v1.0.0" for number in (3, 4, 5)]
     first = [(await host.get(path)).body for path in paths]
     asked = world.lookups()
@@ -537,8 +540,7 @@ async def test_stored_lookup_that_rots_is_fetched_anew(serve: Serve, world: Worl
     assert (await host.get(f"{world.prefix}/{LOOKUP}")).status == 200
     await host.server.stop()
     opened = await Store.open(world.tmp_path / "cache")
-    await opened.answers.set(f"sumdb/{NAME}/{LOOKUP}", b"rotten", tag="sumdb", keep=None)
-    await opened.answers.set(f"sumdb/{NAME}/tile/8/0/000", b"x" * 8192, tag="sumdb", keep=None)
+    await opened.records.keep({f"{NAME}/{LOOKUP}": b"rotten", f"{NAME}/tile/8/0/000": b"x" * 8192})
     await opened.close()
     host = await serve(world.upstream, sumdb=world.spec)
     assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
@@ -576,6 +578,95 @@ async def test_fresh_clients_verify_offline_from_the_mirror_alone(
     assert len(world.upstream.requests) == seen
 
 
+async def looked_up(host: Host, world: World, *numbers: int) -> list[bytes]:
+    """Lookups and all tiles a fresh client asks for; what the lookups say."""
+    client, found = Verifier(world.database.key, None), []
+    for number in numbers:
+        data = (await host.get(f"{world.prefix}/lookup/example.com/m{number}@v1.0.0")).body
+        session = client.lookup(f"example.com/m{number}", "v1.0.0", data)
+        while wanted := session.wanted():
+            for tile in wanted:
+                got = await host.get(f"{world.prefix}/{tile.path}")
+                assert got.status == 200, tile.path
+                session.feed(tile, got.body)
+        session.finish()
+        found.append(data)
+    return found
+
+
+async def test_no_purge_means_the_database(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    found = await looked_up(host, world, 3, 290)
+    ops = Operations(host.server.store, host.server.proxy, "0", lambda: 0)
+    for selection in (Selection(match=("*",), kinds=("zip",)), Selection(match=("sumdb",)), Selection()):
+        await ops.purge(selection, forget_hash=False, dry_run=False)
+    await ops.purge_module("sumdb")
+    assert await ops.refresh("sumdb") == 0
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert await looked_up(host, world, 3, 290) == found
+
+
+async def test_the_answers_may_be_deleted_whole(serve: Serve, world: World) -> None:
+    host = await serve(world.upstream, sumdb=world.spec)
+    found = await looked_up(host, world, 3, 290)
+    await host.server.stop()
+    shutil.rmtree(world.tmp_path / "cache" / "answers")
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert await looked_up(host, world, 3, 290) == found
+
+
+async def test_what_was_trimmed_is_brought_again(serve: Serve, world: World) -> None:
+    """While the server runs and after a restart: no memory of what was there stands in the way."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    await looked_up(host, world, 3, 290)
+    records = host.server.store.records
+    await host.server.proxy._proofs._database._saved()  # type: ignore[union-attr]  # it is there
+    await records.trim(0)
+    assert (await records.size())[0] == 0
+    found = await looked_up(host, world, 3, 290)
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert await looked_up(host, world, 3, 290) == found
+
+
+async def test_a_head_is_kept_only_with_its_tiles(
+    serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that took the head and not the tiles would promise what is not there after a restart."""
+    host = await serve(world.upstream, sumdb=world.spec)
+    found = await looked_up(host, world, 3)
+    head = (world.tmp_path / "cache" / "sumdb" / NAME / "latest").read_bytes()
+    world.database.grow(700)
+
+    async def fail(*_: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "keep", fail)
+        found += await looked_up(host, world, 290)
+        assert (world.tmp_path / "cache" / "sumdb" / NAME / "latest").read_bytes() == head
+    found += await looked_up(host, world, 5)
+    assert (world.tmp_path / "cache" / "sumdb" / NAME / "latest").read_bytes() != head
+    await host.server.stop()
+    host = await serve(world.upstream, sumdb=world.spec, offline=True)
+    assert await looked_up(host, world, 3, 290, 5) == found
+
+
+async def test_a_disk_that_takes_no_records_fills_no_memory(
+    serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr("goproxy_vm.proxy.database.TILES", 8)
+    monkeypatch.setattr(Records, "keep", fail)
+    host = await serve(world.upstream, sumdb=world.spec)
+    for number in range(40):
+        await looked_up(host, world, number)
+    assert len(host.server.proxy._proofs._database._unsaved) <= 16  # type: ignore[union-attr]  # it is there
+
+
 @pytest.mark.parametrize("genuine", [True, False])
 async def test_stored_unproven_is_proven_when_the_database_is_turned_on(
     serve: Serve, world: World, *, genuine: bool
@@ -599,13 +690,19 @@ async def test_stored_unproven_is_proven_when_the_database_is_turned_on(
     assert (await offline.get(f"{M}/@v/v1.0.0.mod")).status == (200 if genuine else 404)
 
 
-async def test_stored_unproven_is_not_served_where_nothing_can_prove_it(serve: Serve, world: World) -> None:
+async def test_stored_unproven_is_served_as_first_seen_where_nobody_can_be_asked(
+    serve: Serve, world: World
+) -> None:
     before = await serve(world.upstream, sumdb=None)
     assert (await before.get(f"{M}/@v/v1.0.0.zip")).status == 200
     await before.server.stop()
     offline = await serve(world.upstream, sumdb=world.spec, offline=True)
-    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 404
-    exempt = {"nosumdb": "example.com"}
+    assert (await offline.get(f"{M}/@v/v1.0.0.zip")).status == 200
     await offline.server.stop()
-    again = await serve(world.upstream, sumdb=world.spec, **exempt)
+    assert world.lookups() == 0
+    online = await serve(world.upstream, sumdb=world.spec)
+    assert (await online.get(f"{M}/@v/v1.0.0.zip")).status == 200
+    assert world.lookups() == 1
+    await online.server.stop()
+    again = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com")
     assert (await again.get(f"{M}/@v/v1.0.0.zip")).status == 200

@@ -38,7 +38,7 @@ M = "/example.com/m"
 V = f"{M}/@v/v1.0.0"
 BIG = "/example.com/big/@v/v1.0.0.zip"
 BIG_BYTES = 3_000_000
-STORE_KINDS = ("info", "mod", "zip", "answers", "quarantine")
+STORE_KINDS = ("info", "mod", "zip", "answers", "sumdb", "quarantine")
 
 Series = dict[tuple[str, ...], float]
 
@@ -425,6 +425,7 @@ async def test_the_store_agrees_with_the_api(serve: Serve, upstream: FakeUpstrea
     page = await Page.of(host)
     sizes = {**cache.sizes, "answers": cache.answers_bytes, "quarantine": cache.quarantine_bytes}
     entries = {**cache.entries, "answers": cache.answers, "quarantine": cache.quarantine_entries}
+    sizes["sumdb"], entries["sumdb"] = cache.sumdb_bytes, cache.sumdb
     assert page.by("cache_size_bytes", "kind") == {(kind,): sizes[kind] for kind in STORE_KINDS}
     assert page.by("cache_entries", "kind") == {(kind,): entries[kind] for kind in STORE_KINDS}
     assert entries["zip"] == 2

@@ -20,6 +20,7 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.config.values import Amount
 from goproxy_vm.proxy.operations import Operations
 from tests.fakes.disk import allocated, under
+from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.integration.stores import drained, opened
 
@@ -133,6 +134,44 @@ async def test_a_purge_between_the_last_look_and_the_queue(
     assert await host.server.store.get(ZIP[1:]) is None
     assert host.server.store.admission.reserved == 0
     assert not list(host.server.store._stock.layout.tmp.iterdir())
+
+
+async def test_a_purge_of_idle_versions_leaves_downloads_alone(
+    serve: Serve, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody who waits for one has it fetched twice, and it is stored."""
+    caplog.set_level("INFO")
+    host = await serve(upstream)
+    ops = operations(host)
+    gate = upstream.hold(ZIP)
+    first = asyncio.create_task(host.get(ZIP))
+    await gate.arrived.wait()
+    removal = await ops.purge(Selection(idle_for=86_400.0), forget_hash=False, dry_run=False)
+    assert removal.versions == 0
+    second = asyncio.create_task(host.get(ZIP))
+    while host.server.proxy._files._flights[ZIP[1:]].waiters < 2:
+        await asyncio.sleep(0)
+    gate.open()
+    assert (await first).body == (await second).body == upstream.files[ZIP]
+    await drained(host.server.store)
+    assert (await host.get(ZIP)).headers["Cache-Status"] == "goproxy-vm; hit"
+    assert upstream.count(ZIP) == 1
+    assert "kept out by a purge" not in logged(caplog)
+
+
+@pytest.mark.parametrize("path", [INFO, ZIP, LIST])
+async def test_what_a_purge_keeps_out_is_in_the_log(
+    serve: Serve, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("INFO")
+    host = await serve(upstream)
+    gate = upstream.hold(path)
+    before = asyncio.create_task(host.get(path))
+    await gate.arrived.wait()
+    await operations(host).purge_module(M)
+    gate.open()
+    assert (await before).status == 200
+    assert f"kept out by a purge {{'path': '{path[1:]}'}}" in logged(caplog)
 
 
 async def test_purge_keeps_what_is_known(serve: Serve, upstream: FakeUpstream) -> None:
@@ -284,11 +323,11 @@ async def test_a_purge_takes_files_without_a_record_too(
         await asyncio.sleep(0)
     assert await store.stray(ZIP[1:]) is not None
     dry = await ops.purge_version(M, V, dry_run=True)
-    assert (dry.versions, dry.files) == (1, 2)
+    assert (dry.versions, dry.files) == (1, 3), "the .info that came along too"
     real = await ops.purge(Selection(match=(f"{M}@{V}",), kinds=("zip",)), forget_hash=False, dry_run=False)
     assert (real.versions, real.files) == (1, 1)
     assert await store.stray(ZIP[1:]) is None
-    assert (await ops.purge_module(M)).files == 1
+    assert (await ops.purge_module(M)).files == 2
     assert store.usage.used == 0
     assert under(tmp_path / "cache") == 0
 

@@ -13,12 +13,15 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.cache.index import Known
 from goproxy_vm.cache.keeper import Fences
 from goproxy_vm.protocol.selector import Selector
+from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
+    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.selection import Shelf
 
 
 def nothing() -> None:
@@ -74,6 +77,72 @@ def test_forgotten_fences_bar_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fences.bars(1, "b", "v1.0.0"), "nobody knows any more"
     assert not fences.bars(2, "b", "v1.0.0")
     assert fences.bars(2, "a", "v1.0.0")
+
+
+async def fetched(shop: Shop, name: str, since: int, size: int = 10) -> bool:
+    """Whether a zip whose fetch began at ``since`` is stored."""
+    module, _, version = name.partition("@")
+    path = shop.path(name)
+    await shop.store.put(
+        path, b"x" * size, h1="h1:x", module=module, version=version or "v1.0.0", since=since
+    )
+    await shop.settled()
+    return path in {f"{each.partition('@')[0]}/@v/{each.partition('@')[2]}" for each in shop.files()}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "kept_out"),
+    [
+        ({"idle_for": 50.0}, ["x.org/a"]),
+        ({"idle_for": 50.0, "match": ("y.org/*",)}, []),
+        ({"older_than": 1e9}, []),
+        ({"idle_for": 1e9}, []),
+        ({"larger_than": 2 * BLOCK}, ["x.org/a", "large.org/m"]),
+        ({"larger_than": 2 * BLOCK, "idle_for": 50.0}, ["x.org/a"]),
+        ({"larger_than": 0}, ["x.org/a", "x.org/b", "small.org/m", "large.org/m"]),
+        ({"match": ("x.org/*",)}, ["x.org/a", "x.org/b"]),
+    ],
+)
+async def test_what_a_purge_keeps_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, conditions: dict[str, object], kept_out: list[str]
+) -> None:
+    """Of what is being fetched meanwhile only what it selects: that was asked for just now, and is new."""
+    caplog.set_level("INFO")
+    async with opened(tmp_path) as shop:
+        for kind in ("info", "mod"):
+            await shop.put("x.org/a", kind=kind, blocks=2)
+        shop.later(100)
+        await shop.put("x.org/b", kind="mod")
+        since = shop.keeper.fences.now
+        await purge(shop, **conditions)
+        barred = [
+            name for name in ("x.org/a", "x.org/b", "small.org/m") if not await fetched(shop, name, since)
+        ]
+        barred += [name for name in ("large.org/m",) if not await fetched(shop, name, since, 3 * BLOCK)]
+        assert barred == kept_out
+        assert logged(caplog).count("kept out by a purge") == len(kept_out)
+        for name in kept_out:
+            assert await fetched(shop, name, shop.keeper.fences.now), "a later one is stored"
+
+
+async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", kind="mod")
+        shop.later(100)
+        selected = type(shop.keeper._reader).selected
+
+        def slowly(reader: Shelf, selection: Selection) -> list[Victim]:
+            found = selected(reader, selection)
+            put = shop.store.put(shop.path("x.org/a"), b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+            asyncio.run_coroutine_threadsafe(put, loop).result()
+            return found
+
+        loop = asyncio.get_running_loop()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(shop.keeper._reader), "selected", slowly)
+            removal = await purge(shop, idle_for=50.0)
+        assert (removal.versions, removal.files) == (1, 2)
+        assert shop.files() == []
 
 
 # Purges

@@ -46,6 +46,7 @@ async def test_nothing_to_put_right(tmp_path: Path) -> None:
         await recovered(shop)
         facts = shop.store.recovery
         assert (facts.temporary, facts.dying, facts.ghosts, facts.adopted, facts.discarded) == (0,) * 5
+        assert (facts.first_seen, facts.refused, facts.withheld) == (0,) * 3
         assert len(shop.files()) == 3
 
 
@@ -171,7 +172,8 @@ async def test_strays(tmp_path: Path) -> None:
 
         await recovered(shop, prove)
         assert sorted(asked) == sorted(names)
-        assert (shop.store.recovery.adopted, shop.store.recovery.discarded) == (2, 2)
+        facts = shop.store.recovery
+        assert (facts.adopted, facts.refused, facts.withheld, facts.discarded) == (2, 2, 2, 0)
         assert {name.split("@")[0] for name in shop.files()} == {"x.org/yes", "x.org/unsaid"}
         stored = await shop.store.get("x.org/yes/@v/v1.0.0.zip")
         assert stored is not None
@@ -189,9 +191,6 @@ async def test_strays_go_first_when_room_is_needed(tmp_path: Path) -> None:
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         plant(tmp_path, "x.org/c/@v/v1.0.0.zip")
 
-        async def unsaid(_: str) -> None:
-            return None
-
         await recovered(shop, unsaid)
         assert shop.stock.usage.entries["zip"] == 3
         await shop.keeper.evict(2 * BLOCK, dry_run=False)
@@ -201,10 +200,25 @@ async def test_strays_go_first_when_room_is_needed(tmp_path: Path) -> None:
         shop.consistent()
 
 
+async def test_no_metadata_goes_unread_for_room(tmp_path: Path) -> None:
+    """Like other metadata: it is little, and every build needs it."""
+    async with opened(tmp_path) as shop:
+        for kind in ("info", "mod", "zip"):
+            plant(tmp_path, f"x.org/a/@v/v1.0.0.{kind}")
+        await recovered(shop, unsaid)
+        await shop.keeper.evict(0, dry_run=False)
+        assert shop.files() == ["x.org/a@v1.0.0.info", "x.org/a@v1.0.0.mod"]
+        shop.consistent()
+
+
+async def unsaid(_: str) -> None:
+    return None
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "x.org/a/@v/v1.0.0.info",
+        "x.org/a/@v/v1.0.info",
         "x.org/a/@v/v1.0.0.ziphash",
         "x.org/a/@v/v1.0.zip",
         "x.org/a/@v/list",
@@ -221,7 +235,7 @@ async def test_strays_go_first_when_room_is_needed(tmp_path: Path) -> None:
         "x.org/a/@v/v1.0.0.zip\n",
     ],
 )
-async def test_what_cannot_be_proven_goes(tmp_path: Path, name: str) -> None:
+async def test_what_is_no_module_file_goes(tmp_path: Path, name: str) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("x.org/kept")
         file = plant(tmp_path, name)
@@ -255,19 +269,19 @@ async def test_a_stray_that_cannot_be_removed(
     unlink = Path.unlink
 
     def fail(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == ".info":
+        if path.suffix == ".lock":
             raise PermissionError(1, "Operation not permitted")
         unlink(path, missing_ok)
 
     async with opened(tmp_path) as shop:
-        file = plant(tmp_path, "x.org/a/@v/v1.0.0.info")
+        file = plant(tmp_path, "x.org/a/@v/v1.0.0.lock")
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", fail)
             shop.store.recover(refuse)
             while not shop.store.recovery.done:
                 await asyncio.sleep(0)
-        assert shop.files() == ["x.org/a@v1.0.0.info"]
+        assert shop.files() == ["x.org/a@v1.0.0.lock"]
         file.unlink()
     assert "stray file not removed" in logged(caplog)
 
@@ -306,7 +320,7 @@ async def test_a_stray_that_is_fetched_meanwhile(tmp_path: Path) -> None:
             return False
 
         await recovered(shop, prove)
-        assert shop.store.recovery.discarded == 0
+        assert shop.store.recovery.refused == 0
         await shop.touch("x.org/a")
 
 
@@ -343,8 +357,94 @@ async def test_an_error_stops_one_step_only(
         plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
         monkeypatch.setattr(type(shop.stock.shelf), "dying", fail)
         await recovered(shop)
-        assert shop.store.recovery.discarded == 1
+        assert shop.store.recovery.refused == 1
     assert "recovery incomplete" in logged(caplog)
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), IndexError("a bug")])
+async def test_what_goes_wrong_with_one_stray_concerns_that_one_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    async with opened(tmp_path) as shop:
+        for number in range(40):
+            plant(tmp_path, f"x.org/m{number:02}/@v/v1.0.0.zip")
+
+        async def prove(path: str) -> bool:
+            if "m07" in path:
+                raise error
+            module = path.partition("/@v/")[0]
+            claimed = await shop.store.claim(path, h1="h1:x", module=module, version="v1.0.0")
+            assert claimed is not None
+            claimed.close()
+            return True
+
+        await recovered(shop, prove)
+        assert shop.store.recovery.adopted == 39
+        assert shop.file("x.org/m07").exists()
+    assert "file without a record not looked at" in logged(caplog)
+    assert "recovery incomplete" not in logged(caplog)
+
+
+async def test_a_file_is_asked_for_before_recovery_has_come_to_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        file = plant(tmp_path, "x.org/a/@v/v1.0.0.info", b"{}")
+        outside = tmp_path / "outside"
+        (outside / "@v").mkdir(parents=True)
+        (outside / "@v" / "v1.0.0.info").write_bytes(b"{}")
+        (shop.modules / "x.org" / "link").symlink_to(outside)
+        assert await shop.store.stray("x.org/a/@v/v1.0.0.info") == file
+        assert await shop.store.stray("x.org/b/@v/v1.0.0.info") is None
+        assert await shop.store.stray("x.org/link/@v/v1.0.0.info") is None, "as the walk, by no link"
+        shop.consistent()
+        await recovered(shop, unsaid)
+        assert shop.store.recovery.withheld == 1
+        plant(tmp_path, "x.org/late/@v/v1.0.0.info")
+        assert await shop.store.stray("x.org/late/@v/v1.0.0.info") is None, "somebody is copying it"
+
+
+async def test_a_purge_waits_for_what_was_not_looked_at(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
+        async with shop.stock.queue.disk:
+            shop.store.recover(unsaid)
+            await asyncio.sleep(0)
+            purging = asyncio.create_task(
+                shop.keeper.purge_versions(
+                    "x.org/a", None, forget_hash=False, dry_run=False, forget=lambda: None
+                )
+            )
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert (await purging).files == 1
+        assert shop.files() == []
+
+
+async def test_a_stray_that_is_purged_while_it_is_looked_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with opened(tmp_path) as shop:
+        path = "x.org/a/@v/v1.0.0.zip"
+        plant(tmp_path, path)
+        since = shop.keeper.fences.now
+        assert await shop.store.stray(path) is not None
+        shop.keeper.fences.add(lambda module, _: module == "x.org/a")
+        claimed = await shop.store.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0", since=since)
+        assert claimed is None
+        assert await shop.store.get(path) is None
+    assert "kept out by a purge" in logged(caplog)
+
+
+async def test_an_index_that_is_gone_is_a_new_one_and_the_disk_is_counted_first(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a")
+    for name in ("index.db", "index.db-wal", "index.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    async with opened(tmp_path) as shop:
+        assert shop.store.recovery.index_rebuilt
+        assert not shop.store.admission.counted.is_set()
+        await recovered(shop, unsaid)
+        assert shop.store.admission.counted.is_set()
 
 
 async def test_closing_ends_it(tmp_path: Path) -> None:
@@ -371,12 +471,13 @@ async def test_a_new_index_proves_everything_again(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
 
         async def prove(path: str) -> bool:
-            claimed = await shop.store.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0")
+            h1 = None if path.endswith(".info") else "h1:x"
+            claimed = await shop.store.claim(path, h1=h1, module="x.org/a", version="v1.0.0")
             assert claimed is not None
             claimed.close()
             return True
 
         await recovered(shop, prove)
         assert shop.store.recovery.index_rebuilt
-        assert (shop.store.recovery.adopted, shop.store.recovery.discarded) == (2, 1)
+        assert (shop.store.recovery.adopted, shop.store.recovery.discarded) == (3, 0)
         await shop.touch("x.org/a")

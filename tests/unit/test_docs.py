@@ -68,7 +68,7 @@ def test_annotated_file_explains_the_key(name: str, key: Key) -> None:
 
 
 def test_every_metric_is_in_the_docs() -> None:
-    cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 5)
+    cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
     page = Metrics("1").render(gauges(cache, 0, reached=True, writable=True)).decode()
     names = {
         name.removesuffix("_created") for name in re.findall(r"^# TYPE (goproxy_vm_\w+)", page, re.MULTILINE)
