@@ -129,7 +129,7 @@ SCRIPT = (
     Command("download all", ("mod", "download", "-json", "all"), looks_up=True),
     Command("list", ("list", "-m", "-json", "all"), looks_up=True),
     Command("updates", ("list", "-m", "-u", "all"), looks_up=True),
-    Command("versions", ("list", "-m", "-versions", M)),
+    Command("versions", ("list", "-m", "-versions", M), looks_up=True),
     Command("upgrade", ("list", "-m", "example.com/snapshot@upgrade")),
 )
 

@@ -55,6 +55,10 @@ class Script:
         """The commands that a VM can verify with the project's own go.sum."""
         return replace(self, commands=tuple(each for each in self.commands if not each.looks_up))
 
+    def without(self, *names: str) -> Script:
+        """The commands with other names."""
+        return replace(self, commands=tuple(each for each in self.commands if each.name not in names))
+
     def only(self, *names: str) -> Script:
         """The commands with these names."""
         return replace(self, commands=tuple(each for each in self.commands if each.name in names))

@@ -426,9 +426,10 @@ async def test_an_answer_from_the_future_is_not_fresh(
 ) -> None:
     host = await serve(upstream, fresh=3600.0, fast_path=False)  # which goes by the monotonic clock
     assert (await host.get(LIST)).status == 200
-    wall = host.server.proxy._wall
+    documents = host.server.proxy._documents
+    wall = documents._wall
     for jump in (-10 * DAY, 10 * DAY):
-        host.server.proxy._wall = lambda jump=jump: wall() + jump
+        documents._wall = lambda jump=jump: wall() + jump
         asked = upstream.count(LIST)
         assert (await host.get(LIST)).status == 200
         assert upstream.count(LIST) == asked + 1

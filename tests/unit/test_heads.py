@@ -194,7 +194,7 @@ async def test_directory_in_the_place_of_the_head_is_an_error(heads: Heads, layo
 
 
 async def test_file_in_the_place_of_a_name_is_no_first_use(heads: Heads, layout: Layout) -> None:
-    layout.sumdb.mkdir()
+    layout.sumdb.mkdir(exist_ok=True)
     (layout.sumdb / "sumdb.example.com").write_bytes(b"")
     with pytest.raises(NotADirectoryError):
         await heads.read(NAME)

@@ -16,7 +16,7 @@ from goproxy_vm.observe.metrics import (
 )
 from goproxy_vm.web.gauges import gauges
 
-CACHE = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 5)
+CACHE = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
 LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation", "source", "reason"]
 
 
