@@ -166,11 +166,12 @@ class Store:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)
 
-    async def get(self, path: str) -> StoredFile | None:
+    async def get(self, path: str, *, asked: bool = True) -> StoredFile | None:
         """The stored file with that escaped path, to be closed by the caller; None where there is none.
 
         A proven file that awaits its commit is there already. A file that is not on record is not
-        served, one that is not what it was goes. NoRoom: the host cannot open it now.
+        served, one that is not what it was goes. ``asked``: whether that counts as a use of it. NoRoom: the
+        host cannot open it now.
         """
         try:
             try:
@@ -180,7 +181,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             log.warning("stored file not opened", path=path, reason=reason(error))
             raise NoRoom(f"this host cannot open the stored file: {reason(error)}") from error
-        if stored is not None:
+        if stored is not None and asked:
             self._memory.touch(path)
         return stored
 

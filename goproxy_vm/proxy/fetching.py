@@ -122,7 +122,9 @@ class Fetching:
                     return answer
                 value, _ = await join(asker.patience)
         except (UpstreamError, Refused, Overloaded) as error:
-            answer = await fallback.known() or await fallback.built()
+            answer = await fallback.known()
+            if answer is None and not isinstance(error, ContentError):  # a lie is told, and not made up for
+                answer = await fallback.built()
             if answer is None:
                 raise
             log.warning("serving stale", path=path, reason=error.sentence)

@@ -210,7 +210,7 @@ class Proxy:
 
         async def bring() -> StoredFile:
             nonlocal fetched
-            stored = await self._store.get(resource.path)
+            stored = await self._store.get(resource.path, asked=False)
             if stored is None:
                 stored = await self._fetch_file(resource, claim)
                 fetched = True

@@ -234,7 +234,8 @@ def test_get_latest_branch_and_versions(
 def test_update_is_seen_once_the_list_is_old(
     cache: Path, upstream: UpstreamThread, make_vm: Callable[[str, str], Vm]
 ) -> None:
-    with serving(cache, *NO_SUMDB, "--upstream", upstream.url, "--fresh", "0") as server:
+    fresh = ("--fresh", "0", "--stale-while-revalidate", "0")
+    with serving(cache, *NO_SUMDB, "--upstream", upstream.url, *fresh) as server:
         vm = resolved(make_vm("vm", server.url))
         vm.go("get", "example.com/Upper/lib@latest")
         add(upstream, "example.com/Upper/lib", "v1.2.0")
