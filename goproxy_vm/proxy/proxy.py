@@ -117,20 +117,22 @@ class Proxy:
         return file_answer(resource, stored, Result.HIT)
 
     async def _file(self, resource: ModuleResource, asker: Asker) -> Answer:
-        try:
-            return await self._stored_or_fetched(resource, asker)
-        except Absent:
-            # A version whose .mod is proven does exist, whatever became of its .info.
-            if (built := await self._built(resource)) is None:
-                raise
-            return built
-
-    async def _stored_or_fetched(self, resource: ModuleResource, asker: Asker) -> Answer:
         stored = await self._store.get(resource.path)
         if stored is not None:
             if self._may_fetch(asker):
                 self._prefetch.hit(resource)
             return file_answer(resource, stored, Result.HIT)
+        # Of what was stored before: a .mod that this very miss brings does not hide what became of the .info.
+        built = await self._built(resource)
+        try:
+            return await self._fetched(resource, asker, built)
+        except Absent:
+            # A version whose .mod is proven does exist, whatever became of its .info.
+            if built is None:
+                raise
+            return built
+
+    async def _fetched(self, resource: ModuleResource, asker: Asker, built: Answer | None) -> Answer:
         if not self._may_fetch(asker):
             return await self._without_record(resource)
         self._absences.recent.check(resource.path)
@@ -143,7 +145,7 @@ class Proxy:
             partial(self._bring_file, resource),
             Fallback(
                 known=partial(self._absent, resource.path),
-                built=partial(self._built, resource),
+                built=partial(_ready, built),
                 behind=partial(self._complete, resource),
             ),
         )
@@ -379,6 +381,11 @@ class Proxy:
 
         self._files.detach(concerned)
         self._prefetch.forget(matches)
+
+
+async def _ready(answer: Answer | None) -> Answer | None:
+    """An answer that is there already."""
+    return answer
 
 
 @contextlib.contextmanager
