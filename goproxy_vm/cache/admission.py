@@ -140,8 +140,8 @@ class Admission:
         return Reservation(self, need)
 
     def at_once(self, length: int) -> Reservation:
-        """As :meth:`reserve`, for a small file whose client must not wait behind large ones: past the queue and
-        from the headroom too, or not at all. NoRoom."""
+        """As :meth:`reserve`, for a small file whose client must not wait behind large ones: past the queue
+        and from the headroom too, or not at all. NoRoom."""
         need = self.limits.allocated(length)
         if need > self._unprotected:
             raise self._never(need)
