@@ -62,7 +62,7 @@ def check_directory(settings: Settings, holder: int | None) -> Finding:
     except StartError as error:
         return Finding("failed", error.sentence, "set cache_dir to an empty or a new directory")
     except OSError as error:
-        remedy = "make room on the disk; what is stored is served meanwhile" if is_full(error) else NEW_ELSEWHERE
+        remedy = "make room on the disk: nothing new can be stored" if is_full(error) else NEW_ELSEWHERE
         return Finding("failed", f"{there} cannot be written to: {error.strerror}", remedy)
     kind = file_system(there)
     on = f" on {kind}" if kind else ""
