@@ -13,10 +13,11 @@ import sqlite3
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import diskcache
 
+from goproxy_vm.cache.database import ALONE, damaged
 from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
@@ -49,6 +50,7 @@ RAW = 1
 PLAIN = (str, bytes, int, float)
 SLICE = 100
 """Rows that go or move at once: who else asks the database thread waits for that many."""
+NO_ROWS = "CREATE TABLE Cache (key, raw, store_time, expire_time, tag, size, mode, filename, value)"
 STORED = struct.Struct(">d")
 """Each value begins with the time it was stored, epoch seconds."""
 
@@ -106,6 +108,49 @@ class PlainCache(diskcache.Cache):  # type: ignore[misc]  # diskcache ships no t
             raise
 
 
+class ReadOnly:
+    """In the place of a cache that cannot be opened for writing: it answers what is there, and keeps nothing.
+
+    diskcache writes its settings before anything can be read from it.
+    """
+
+    def __init__(self, rows: sqlite3.Connection, error: Exception) -> None:
+        self.error = error
+        self._rows = rows
+
+    def get(self, key: str) -> object:
+        """As the cache would. UnsafeRow unless plain."""
+        row = self._rows.execute(
+            "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+            " AND (expire_time IS NULL OR expire_time > ?)",
+            (key, time.time()),
+        ).fetchone()
+        if row is None:
+            return None
+        mode, filename, value = row
+        if mode != RAW or filename is not None or type(value) not in PLAIN:
+            raise UnsafeRow(f"its mode is {mode!r}")
+        return value
+
+    def volume(self) -> int:
+        """Bytes of the database."""
+        (pages,) = self._rows.execute("PRAGMA page_count").fetchone()
+        (size,) = self._rows.execute("PRAGMA page_size").fetchone()
+        return int(pages * size)
+
+    def __len__(self) -> int:
+        return int(self._rows.execute("SELECT count(*) FROM Cache").fetchone()[0])
+
+    def close(self) -> None:
+        """Nothing: the connection is another's."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def refused(*_: object, **__: object) -> NoReturn:
+            raise self.error
+
+        return refused
+
+
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
     """An answer's bytes, and when they were stored (epoch seconds); whether that is fresh, others decide."""
@@ -119,8 +164,14 @@ class Answers:
     what cannot be written is not kept; both are logged."""
 
     def __init__(
-        self, cache: diskcache.Cache, rows: sqlite3.Connection, thread: Threads, health: Health
+        self,
+        directory: Path,
+        cache: diskcache.Cache | ReadOnly,
+        rows: sqlite3.Connection,
+        thread: Threads,
+        health: Health,
     ) -> None:
+        self._directory = directory
         self._cache = cache
         self._rows = rows
         """For what diskcache has no question: how many have a tag, which are the oldest."""
@@ -129,11 +180,26 @@ class Answers:
 
     @classmethod
     async def open(cls, directory: Path, thread: Threads, health: Health) -> Answers:
-        """Open the answers with the database thread; what is there is deleted if it cannot be opened.
+        """Open the answers with the database thread; what is there is deleted if it is damaged. Where they
+        can be read only, or not at all, that is what they do until :meth:`retry` succeeds."""
+        cache, rows = await thread.run(_open_cache, directory)
+        if isinstance(cache, ReadOnly):
+            health.failed(cache.error, directory.name)
+        return cls(directory, cache, rows, thread, health)
 
-        OSError, sqlite3.Error: the directory cannot be used at all.
-        """
-        return cls(*await thread.run(_open_cache, directory), thread, health)
+    async def retry(self) -> None:
+        """Try to write. sqlite3.Error, OSError: it fails."""
+        await self._thread.run(self._retry)
+
+    def _retry(self) -> None:
+        there = (self._directory / diskcache.core.DBNAME).exists()
+        if there and not isinstance(self._cache, ReadOnly):
+            self._cache.reset("cull_limit", 0)  # which it is
+            return
+        self._close()
+        self._cache, self._rows = _open_cache(self._directory)
+        if isinstance(self._cache, ReadOnly):
+            raise self._cache.error
 
     async def close(self) -> None:
         """Close the database, in the thread that opened it."""
@@ -151,13 +217,13 @@ class Answers:
         """Store an answer for ``keep`` seconds (None: for ever), with ``tag`` for :meth:`drop`."""
         value = STORED.pack(time.time()) + data
         if await self._attempt(False, functools.partial(self._cache.set, key, value, expire=keep, tag=tag)):
-            self._health.succeeded()
+            self._health.succeeded(self._directory.name)
 
     async def set_all(self, answers: Mapping[str, bytes], *, tag: str) -> bool:
         """Store answers for ever, all or none of them; whether they are."""
         stored = await self._attempt(False, self._set_all, answers, tag)
         if stored:
-            self._health.succeeded()
+            self._health.succeeded(self._directory.name)
         return stored
 
     def _set_all(self, answers: Mapping[str, bytes], tag: str) -> bool:
@@ -288,21 +354,68 @@ class Answers:
     async def _attempt(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
         try:
             return await self._thread.run(function, *args)
-        except (sqlite3.Error, diskcache.Timeout) as error:
+        except (sqlite3.Error, OSError, diskcache.Timeout) as error:
             # diskcache's Timeout says nothing.
             log.warning("cached answers unavailable", reason=str(error) or "the database is locked")
-            self._health.failed(error)
+            if not isinstance(error, diskcache.Timeout):
+                self._health.failed(error, self._directory.name)
             return otherwise
 
 
-def _open_cache(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
+def _open_cache(directory: Path) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
     try:
-        cache = PlainCache(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _open_both(directory)
     except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
         # diskcache obeys settings found in the database; nothing in it is precious.
+        if not _unsound(directory, error):
+            return _read_only(directory, error)
         log.warning("cached answers begun anew", directory=directory, reason=reason(error))
+    try:
         shutil.rmtree(directory)
         directory.mkdir(mode=0o700)
+        return _open_both(directory)
+    except (sqlite3.Error, OSError) as error:
+        return _read_only(directory, error)
+
+
+def _unsound(directory: Path, error: Exception) -> bool:
+    """Whether what is there is the fault, and not the disk it lies on."""
+    file = directory / diskcache.core.DBNAME
+    if isinstance(error, sqlite3.DatabaseError):
+        # SQLITE_ERROR: tables that are not diskcache's.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
+        return damaged(error) or code == sqlite3.SQLITE_ERROR or file.is_dir()
+    return not isinstance(error, OSError)
+
+
+def _open_both(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
+    rows = _rows(directory, "&mode=rwc")
+    try:
+        # As this connection is there first, diskcache's shares memory with it and not through a file: on a
+        # full disk mapped files are a SIGBUS.
+        rows.execute("PRAGMA journal_mode = WAL")
+        rows.execute("SELECT count(*) FROM sqlite_master")
         cache = PlainCache(directory)
-    rows = sqlite3.connect(f"{(directory / diskcache.core.DBNAME).as_uri()}?mode=ro", uri=True, timeout=1.0)
+    except BaseException:
+        rows.close()
+        raise
+    rows.execute("PRAGMA query_only = 1")
     return cache, rows
+
+
+def _rows(directory: Path, mode: str) -> sqlite3.Connection:
+    uri = (directory / diskcache.core.DBNAME).as_uri() + ALONE + mode
+    return sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
+
+
+def _read_only(directory: Path, error: Exception) -> tuple[ReadOnly, sqlite3.Connection]:
+    try:
+        rows = _rows(directory, "&mode=rw")
+        rows.execute("PRAGMA query_only = 1")
+        rows.execute("SELECT count(*) FROM Cache")
+    except sqlite3.Error:
+        rows = sqlite3.connect(":memory:", isolation_level=None)
+        rows.execute(NO_ROWS)
+    log.warning("cached answers cannot be written", directory=directory, reason=reason(error))
+    return ReadOnly(rows, error), rows

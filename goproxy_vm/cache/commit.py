@@ -110,7 +110,7 @@ class CommitQueue:
             if done:
                 for victim in await self._database.run(self._record, done):
                     self._replaced(victim)
-                self._health.succeeded()
+                self._health.succeeded("files", "index")
         except (OSError, sqlite3.Error) as error:
             await self._withdraw(batch, failed, error)
         except Exception as error:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+from goproxy_vm.cache.health import FULL, is_full
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
+from goproxy_vm.hostos import file_system
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -17,10 +21,29 @@ if TYPE_CHECKING:
 log = get_logger("cache")
 
 
+ALONE = "?vfs=unix-excl"
+"""Has the connections of one process share memory that is no file, and keeps other processes out."""
+COPYING = frozenset({"btrfs", "bcachefs", "zfs"})
+"""File systems on which writing again to the same place takes new room."""
+
+
+def mappable(path: Path) -> bool:
+    """Whether the file by which SQLite's connections share memory may be mapped (blocking).
+
+    SQLite sees to it that each page has a byte on the disk. Where a page is more than one block, or a block
+    is not written in place, a full disk makes of the first write to the page a SIGBUS.
+    """
+    try:
+        block = os.statvfs(path.parent).f_frsize
+    except OSError:
+        return False
+    return block >= mmap.PAGESIZE and file_system(path.parent) not in COPYING
+
+
 def damaged(error: sqlite3.DatabaseError) -> bool:
     """Whether the error says that what was opened is no sound database."""
     # The low byte of an extended code is the code itself.
-    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 
 
 class Database:
@@ -50,7 +73,7 @@ class Database:
             return cls._open(path)
         except sqlite3.DatabaseError as error:
             if not damaged(error):
-                raise StartError(f"{path}: {error}") from error
+                raise StartError(f"{path}: {FULL if is_full(error) else error}") from error
             broken = path.with_name(f"{path.name}.broken")
             log.warning("index moved aside and begun anew", path=path, to=broken, reason=str(error))
         try:
@@ -66,7 +89,17 @@ class Database:
 
     @classmethod
     def _open(cls, path: Path) -> Database:
-        connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        if mappable(path):
+            try:
+                return cls._open_with(path, "")
+            except sqlite3.OperationalError as error:
+                # No room for the shared memory, perhaps: then it is this process's own.
+                log.debug("index opened for this process alone", path=path, reason=str(error))
+        return cls._open_with(path, ALONE)
+
+    @classmethod
+    def _open_with(cls, path: Path, mode: str) -> Database:
+        connection = sqlite3.connect(path.as_uri() + mode, uri=True, timeout=1.0, isolation_level=None)
         try:
             # In WAL, NORMAL loses the last transactions in a power loss, never the database; a
             # file without a row is verified, or fetched again.
@@ -77,7 +110,8 @@ class Database:
             database.unclean = bool(database.get("running", 0))
             if database.unclean:
                 database._check()
-            database.set("running", 1)
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk: set with what is settled
+                database.set("running", 1)
         except BaseException:
             connection.close()
             raise

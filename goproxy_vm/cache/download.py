@@ -165,7 +165,7 @@ class Download:
             raise self._no_room(error) from error
         finally:
             self._admission.writing -= len(batch)
-        self._health.succeeded()
+        self._health.succeeded("files")
 
     async def _leave_free(self, more: int) -> None:
         if not await self._room.make_room(more):

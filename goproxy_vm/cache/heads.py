@@ -11,6 +11,7 @@ from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.threads import Threads
 
@@ -21,9 +22,11 @@ MOST_FORKS = 10
 class Heads:
     """Small files below ``sumdb/``. OSError from any method: the disk fails."""
 
-    def __init__(self, layout: Layout, threads: Threads) -> None:
+    def __init__(self, layout: Layout, threads: Threads, health: Health) -> None:
         self._layout = layout
         self._threads = threads
+        self._health = health
+        self._unwritten: dict[str, bytes] = {}
 
     def file(self, name: str) -> Path:
         """Where the head of the database ``name`` lies; a name may contain slashes."""
@@ -38,7 +41,20 @@ class Heads:
 
     async def write(self, name: str, note: bytes) -> None:
         """Replace the head: by rename, after it is on disk."""
-        await self._threads.run(self._publish, self.file(name), note)
+        try:
+            await self._threads.run(self._publish, self.file(name), note)
+        except OSError as error:
+            self._unwritten[name] = note
+            self._health.failed(error, "heads")
+            raise
+        self._unwritten.pop(name, None)
+        if not self._unwritten:
+            self._health.succeeded("heads")
+
+    async def retry(self) -> None:
+        """Write what could not be written. OSError: it still cannot."""
+        for name, note in list(self._unwritten.items()):
+            await self.write(name, note)
 
     async def keep_fork(self, name: str, report: str, older: bytes, newer: bytes) -> Path | None:
         """Keep both notes and the report of a fork, None if enough are kept already."""

@@ -106,13 +106,21 @@ class Index:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection = database.connection
+        self.suspected: int | None = None
+        """The last row of before a power loss that is known to be on disk, where :meth:`suspect` could not be
+        written: those after it are unsure."""
+        self.withheld: frozenset[int] = frozenset()
+        """Rows that :meth:`unproven` has to make strays of, where that could not be written."""
 
     def entry(self, path: str) -> Entry | None:
         """The stored file with that path."""
         row = self._connection.execute(
-            "SELECT length, sha256, h1, unsure FROM files WHERE path = ? AND state = 0", (path,)
+            "SELECT length, sha256, h1, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
         ).fetchone()
-        return row and Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]))
+        if row is None or row[4] in self.withheld:
+            return None
+        suspect = self.suspected is not None and row[4] > self.suspected
+        return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
 
     def add(self, rows: Sequence[Row], now: float, used: float) -> list[Victim]:
         """Put published files on record, all or none; the older rows of the same paths, which are gone.
@@ -263,17 +271,23 @@ class Index:
     def unproven(self, database: str, exempt: Callable[[str], bool]) -> int:
         """Make strays of the files that this checksum database has not proven, unless their module is exempt;
         how many. They are proven in place before they are served again."""
+        found = self.not_proven(database, exempt)
+        with self._database.transaction():
+            self._connection.executemany("DELETE FROM files WHERE id = ?", ((row[0],) for row in found))
+            self._connection.executemany("INSERT INTO strays VALUES (?, ?, ?)", (row[1:4] for row in found))
+        return len(found)
+
+    def not_proven(
+        self, database: str, exempt: Callable[[str], bool]
+    ) -> list[tuple[int, str, str, int, str]]:
+        """Id, path, kind, blocks and module of such files."""
         rows = self._connection.execute(
             "SELECT f.id, f.path, f.kind, f.blocks, f.module FROM files AS f LEFT JOIN known AS k"
             " ON k.module = f.module AND k.version = f.version AND k.kind = f.kind"
             " WHERE f.kind IN ('mod', 'zip') AND f.state = 0 AND (k.database IS NULL OR k.database <> ?)",
             (database,),
         ).fetchall()
-        found = [row for row in rows if not exempt(row[4])]
-        with self._database.transaction():
-            self._connection.executemany("DELETE FROM files WHERE id = ?", ((row[0],) for row in found))
-            self._connection.executemany("INSERT INTO strays VALUES (?, ?, ?)", (row[1:4] for row in found))
-        return len(found)
+        return [row for row in rows if not exempt(row[4])]
 
     def checked(self, paths: Iterable[str], now: float) -> None:
         """These files' bytes were compared with their hashes, and are sound."""

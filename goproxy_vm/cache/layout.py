@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goproxy_vm.cache.files import Kind
+from goproxy_vm.cache.health import is_full
 from goproxy_vm.errors import MalformedPath, StartError
 from goproxy_vm.protocol.request import ModuleResource, parse
 
@@ -81,8 +82,16 @@ class Layout:
                 *(self.root, self.modules, self.tmp, self.answers, self.quarantine),
                 *(self.sumdb, self.records),
             ):
-                directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
-                self._own(directory)
+                try:
+                    directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+                except FileNotFoundError:
+                    continue  # that below which it lies could not be made
+                except OSError as error:
+                    # What is stored is served from a full disk; who needs the directory makes it.
+                    if not is_full(error) or directory in (self.root, self.modules):
+                        raise
+                else:
+                    self._own(directory)
         except FileExistsError as error:
             raise StartError(f"cache directory {self.root}: {error.filename} is not a directory") from error
         except OSError as error:
@@ -143,5 +152,11 @@ class Layout:
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For ``open(..., opener=…)``: a new file that only this user may read."""
-    return os.open(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
+    """For ``open(..., opener=…)``: a new file that only this user may read. A directory of ours that somebody
+    has removed meanwhile is made again; not the cache directory, whose lock would be gone with it."""
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, flags, PRIVATE_FILE)
+    except FileNotFoundError:
+        Path(path).parent.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+        return os.open(path, flags, PRIVATE_FILE)

@@ -39,8 +39,8 @@ class DirectoryLock:
             raise StartError(f"cache directory {layout.root}: {layout.lock}: {error.strerror}") from error
         try:
             await cls._wait_for(fd, layout, wait)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            # In place: a full disk may not give back the block that an emptied file had.
+            os.ftruncate(fd, os.pwrite(fd, b"%d\n" % os.getpid(), 0))
         except OSError as error:
             os.close(fd)
             raise StartError(f"cache directory {layout.root}: {layout.lock}: {error.strerror}") from error

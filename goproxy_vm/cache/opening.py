@@ -32,6 +32,7 @@ from goproxy_vm.cache.selection import Shelf
 from goproxy_vm.cache.snapshots import Snapshots
 from goproxy_vm.cache.stock import Stock
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.trial import Trial
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
@@ -86,6 +87,7 @@ class Parts:
     scrub: Scrub
     keeper: Keeper
     recoverer: Recoverer
+    trial: Trial
     hits: Threads
     downloads: Threads
     min_free: int
@@ -99,6 +101,8 @@ class _Begun:
     clock: LogicalClock
     sums: list[Sum]
     pins: dict[str, str]
+    unsettled: sqlite3.Error | None
+    """Why what a start writes down could not be: it is kept in memory, and tried again."""
 
 
 async def open_parts(
@@ -115,7 +119,7 @@ async def open_parts(
     layout, health, usage = Layout.at(root), Health(), Usage()
     layout.prepare()
     stack.callback((await DirectoryLock.acquire(layout, lock_wait)).release)
-    temporary = list(layout.tmp.iterdir())
+    temporary = list(layout.tmp.iterdir()) if layout.tmp.exists() else []
     limits, min_free = _limits(layout, settings)
     protected = limits.total * PROTECTED // 100 if settings.policy == "slru" else 0
     names = {"database": 1, "hits": 4, "downloads": 4, "reports": 1, "background": 1}
@@ -134,6 +138,8 @@ async def open_parts(
         raise StartError(f"{layout.index}: {error}") from error
     index, clock = begun.index, begun.clock
     usage.reset(begun.sums)
+    if begun.unsettled:
+        health.failed(begun.unsettled)
     memory = Memory(clock)
 
     def stored(item: Item) -> None:
@@ -191,12 +197,33 @@ async def open_parts(
         stock, reader, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
     )
     stack.push_async_callback(keeper.close)
-    for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush)):
+    heads = Heads(layout, threads["downloads"], health)
+    settled = begun.unsettled is None
+
+    async def settle() -> None:
+        nonlocal settled
+        if settled:
+            await writer.run(database.set, "running", 1)
+            return
+        async with queue.disk:
+            await writer.run(_settle, database, index, clock, settings, protected, boot)
+            usage.reset(await writer.run(index.sums))
+        settled = True
+
+    attempts = {
+        "index": settle,
+        layout.answers.name: answers.retry,
+        layout.records.name: records.retry,
+        "heads": heads.retry,
+    }
+    trial = Trial(stock, min_free, settings.janitor_interval, attempts)
+    await trial.once()
+    for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush), trial.run()):
         stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
     return Parts(
         stock=stock,
         memory=memory,
-        heads=Heads(layout, threads["downloads"]),
+        heads=heads,
         answers=answers,
         records=records,
         quarantine=quarantine,
@@ -204,6 +231,7 @@ async def open_parts(
         scrub=scrub,
         keeper=keeper,
         recoverer=recoverer,
+        trial=trial,
         hits=threads["hits"],
         downloads=threads["downloads"],
         min_free=min_free,
@@ -257,9 +285,39 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
 
 def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
     index, clock = Index(database), begin_clock(database)
+    unsettled = None
+    try:
+        marked = _settle(database, index, clock, settings, protected, boot)
+    except sqlite3.OperationalError as error:
+        unsettled = error
+        marked = _hold_back(database, index, clock, settings, boot)
+    return _Begun(index, clock, index.sums(), marked, unsettled)
+
+
+def _hold_back(
+    database: Database, index: Index, clock: LogicalClock, settings: Settings, boot: str
+) -> dict[str, str]:
+    """On a full disk: what must not be served as it is, as :func:`_settle` would write it, and the pins."""
+    if _lost_power(database, boot):
+        index.suspected = database.get("clean", 0)
+    name, patterns = _proof(settings)
+    if name and _must_prove(database, settings):
+        index.withheld = frozenset(row[0] for row in index.not_proven(name, lambda m: exempt(patterns, m)))
+    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
+
+
+def _lost_power(database: Database, boot: str) -> bool:
+    return database.unclean and database.get("boot", boot) != boot
+
+
+def _settle(
+    database: Database, index: Index, clock: LogicalClock, settings: Settings, protected: int, boot: str
+) -> dict[str, str]:
+    """Write down that this run has begun, and what its settings change; the pins."""
     ledger = Ledger(database, clock)
     with database.transaction():
-        if database.unclean and database.get("boot", boot) != boot:
+        database.set("running", 1)
+        if _lost_power(database, boot):
             count = index.suspect(database.get("clean", 0))
             log.warning("power loss: files committed last are checked before their first use", count=count)
         database.set("boot", boot)
@@ -271,18 +329,29 @@ def _begin(database: Database, settings: Settings, protected: int, boot: str) ->
         if marked.keys() != before.keys() or database.unclean:
             index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
     database.unclean = False
-    return _Begun(index, clock, index.sums(), marked)
+    index.suspected, index.withheld = None, frozenset()
+    return marked
+
+
+def _proof(settings: Settings) -> tuple[str, str]:
+    """The checksum database that files must be proven by, and the modules that need not be."""
+    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.nosumdb)
+
+
+def _must_prove(database: Database, settings: Settings) -> bool:
+    """Whether files may be stored that were not proven by what the settings name."""
+    changed = database.get("proof", None) != " ".join(_proof(settings))
+    return changed or bool(database.get("first_seen", 0) and not settings.offline)
 
 
 def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
     """What was stored unproven, by other settings or while nobody could be asked, has to be proven, if it can
     be, before it is served again."""
-    if settings.sumdb is None:
+    name, patterns = _proof(settings)
+    if not name:
         database.set("proof", "")
         return
-    name, patterns = settings.sumdb.name, settings.nosumdb
-    changed = database.get("proof", None) != f"{name} {patterns}"
-    if changed or (database.get("first_seen", 0) and not settings.offline):
+    if _must_prove(database, settings):
         count = index.unproven(name, lambda module: exempt(patterns, module))
         if count:
             log.info("stored files are proven before they are served again", count=count, sumdb=name)

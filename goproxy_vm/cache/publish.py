@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from goproxy_vm.cache.health import OF_THE_NAME, NameRefused
 from goproxy_vm.cache.index import Row
 from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
 
@@ -123,8 +124,14 @@ def _sync_file(fd: int, item: Item, checkpoint: Checkpoint) -> int:
 
 def _rename(item: Item, checkpoint: Checkpoint) -> None:
     checkpoint("rename", item.path)
-    item.directories = _make_directory(item.target.parent)
-    item.temporary.replace(item.target)
+    try:
+        item.directories = _make_directory(item.target.parent)
+        item.temporary.replace(item.target)
+    except OSError as error:
+        # A name below tmp/ is ours, this one is the module's: only here may an error be of one file alone.
+        if error.errno in OF_THE_NAME:
+            raise NameRefused(error.errno, error.strerror) from error
+        raise
     item.renamed = True
 
 

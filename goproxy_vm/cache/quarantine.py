@@ -9,6 +9,8 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,6 +38,7 @@ class Quarantine:
             if facts.st_blocks * 512 > self._most_bytes or not stat.S_ISREG(facts.st_mode):
                 _remove(file)
                 return True
+            self._directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
             file.replace(self._directory / kept)
         except (FileNotFoundError, NotADirectoryError):
             return False

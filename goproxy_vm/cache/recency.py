@@ -47,6 +47,7 @@ class Recency:
         """Write down the hits since the last time; a disk that fails loses their order, nothing else."""
         try:
             await self.thread.run(self._write, self.memory.drain())
+            self.health.succeeded("index")
         except sqlite3.Error as error:
             log.warning("index unavailable", reason=reason(error))
             self.health.failed(error)

@@ -66,6 +66,10 @@ class Records:
             dropped += done
         return dropped
 
+    async def retry(self) -> None:
+        """Try to write. sqlite3.Error, OSError: it fails."""
+        await self._store.retry()
+
     async def size(self) -> tuple[int, int]:
         """Records and tiles stored, and bytes of their database."""
         return await self._store.size()

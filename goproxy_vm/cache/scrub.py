@@ -136,7 +136,11 @@ class Scrub:
         host cannot look at it now."""
         if not await self._compare(victim, sha256, rate):
             return False
-        await self._note([victim])
+        try:
+            await self._note([victim])
+        except sqlite3.Error as error:
+            # It is sound all the same; on a full disk it is read again after a restart.
+            self._stock.health.failed(error)
         return True
 
     async def _compare(self, victim: Victim, sha256: str, rate: int | None) -> bool | None:
@@ -149,7 +153,8 @@ class Scrub:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return None  # evicted meanwhile, or a ghost: the next hit or start sees to it
             log.error("stored file unreadable", path=victim.path, reason=phrase(error))
-            self._stock.health.failed(error)
+            if error.errno == errno.EIO:
+                self._stock.health.failed(error)
             sound = False
         return sound or (False if await self.condemn(victim) else None)
 

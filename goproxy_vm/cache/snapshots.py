@@ -8,28 +8,36 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from goproxy_vm.cache.database import damaged
+from goproxy_vm.cache.database import ALONE, damaged
 from goproxy_vm.cache.facts import Difference, RemovedVersion, Snapshot, Went
+from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.index import BLOCK
 from goproxy_vm.cache.report import MOST_ITEMS
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+log = get_logger("cache")
+
 MOST = 20
 """Snapshots kept, the newest."""
 NOW = "now"
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS snapshots (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+TABLES = (
+    """
+CREATE TABLE IF NOT EXISTS kept.snapshots (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
     created REAL NOT NULL, versions INTEGER NOT NULL, bytes INTEGER NOT NULL,
     removal INTEGER NOT NULL -- the newest removal then: by number, since clocks jump
-    ) STRICT;
-CREATE TABLE IF NOT EXISTS contents (snapshot INTEGER NOT NULL, module TEXT NOT NULL, version TEXT NOT NULL,
-    kind TEXT NOT NULL, blocks INTEGER NOT NULL, PRIMARY KEY (snapshot, module, version, kind))
-    STRICT, WITHOUT ROWID;
-"""
+    ) STRICT
+""",
+    """
+CREATE TABLE IF NOT EXISTS kept.contents (snapshot INTEGER NOT NULL, module TEXT NOT NULL,
+    version TEXT NOT NULL, kind TEXT NOT NULL, blocks INTEGER NOT NULL,
+    PRIMARY KEY (snapshot, module, version, kind)) STRICT, WITHOUT ROWID
+""",
+)
 CONTENTS = "SELECT module, version, kind, blocks FROM contents WHERE snapshot = ?"
 PRESENT = "SELECT module, version, kind, blocks FROM live.files WHERE state = 0 AND ? IS NOT NULL"
 
@@ -44,32 +52,55 @@ class _File(NamedTuple):
 class Snapshots:
     """The open snapshots.db, with index.db beside it to read from."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.connection = connection
+        self._path = path
+        self._attached = False
 
     @classmethod
     def open(cls, path: Path, index: Path) -> Snapshots:
-        """Open or create; what is no database is begun anew. sqlite3.Error, OSError: it cannot be."""
-        try:
-            return cls._open(path, index)
-        except sqlite3.DatabaseError as error:
-            if not damaged(error):
-                raise
-        for suffix in ("", "-wal", "-shm"):  # an old log would be played into the new database
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return cls._open(path, index)
+        """Open or create; what is no database is begun anew. sqlite3.Error, OSError: it cannot be.
 
-    @classmethod
-    def _open(cls, path: Path, index: Path) -> Snapshots:
-        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, uri=True)
+        On a full disk the index can be read without snapshots: the first of them opens their database.
+        """
+        connection = sqlite3.connect(":memory:", timeout=5.0, isolation_level=None, uri=True)
+        snapshots = cls(connection, path)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(TABLES)
             connection.execute("ATTACH ? AS live", (f"{index.as_uri()}?mode=ro",))
+            try:
+                snapshots._begin()
+            except sqlite3.DatabaseError as error:
+                if not is_full(error):
+                    raise
+                log.warning("snapshots unavailable", reason=reason(error))
         except BaseException:
             connection.close()
             raise
-        return cls(connection)
+        return snapshots
+
+    def _begin(self) -> None:
+        if self._attached:
+            return
+        try:
+            self._attach()
+        except sqlite3.DatabaseError as error:
+            if not damaged(error):
+                raise
+            for suffix in ("", "-wal", "-shm"):  # an old log would be played into the new database
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._attach()
+        self._attached = True
+
+    def _attach(self) -> None:
+        # No other process reads it, and none need share its memory.
+        self.connection.execute("ATTACH ? AS kept", (self._path.as_uri() + ALONE,))
+        try:
+            self.connection.execute("PRAGMA kept.journal_mode = WAL")
+            for table in TABLES:
+                self.connection.execute(table)
+        except BaseException:
+            self.connection.execute("DETACH kept")
+            raise
 
     def close(self) -> None:
         """Close the database."""
@@ -77,6 +108,7 @@ class Snapshots:
 
     def take(self, name: str) -> Snapshot | None:
         """Keep what is stored now under a name; None: the name is taken. The oldest ones go."""
+        self._begin()
         execute = self.connection.execute
         if name == NOW or execute("SELECT 1 FROM snapshots WHERE name = ?", (name,)).fetchone():
             return None
@@ -110,11 +142,13 @@ class Snapshots:
 
     def all(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
+        self._begin()
         rows = self.connection.execute("SELECT id, name, created, versions, bytes FROM snapshots ORDER BY id")
         return [Snapshot(*row) for row in rows]
 
     def difference(self, a: str, b: str) -> Difference | None:
         """What came and went from snapshot ``a`` to ``b``, or to now; None: there is no such snapshot."""
+        self._begin()
         from_, to = self._find(a), self._find(b)
         if from_ is None or (to is None and b != NOW):
             return None

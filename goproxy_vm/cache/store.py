@@ -153,8 +153,13 @@ class Store:
 
     @property
     def writable(self) -> bool:
-        """False while the last write failed because the disk is full, failing or read-only."""
+        """False while the last write to any part of the cache directory failed."""
         return self._stock.health.writable
+
+    @property
+    def trouble(self) -> str:
+        """Why, as a phrase."""
+        return self._stock.health.trouble
 
     @property
     def roomy(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.health import is_full
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.console.tables import size
 from goproxy_vm.doctor.check import Finding
@@ -61,7 +62,8 @@ def check_directory(settings: Settings, holder: int | None) -> Finding:
     except StartError as error:
         return Finding("failed", error.sentence, "set cache_dir to an empty or a new directory")
     except OSError as error:
-        return Finding("failed", f"{there} cannot be written to: {error.strerror}", NEW_ELSEWHERE)
+        remedy = "make room on the disk: nothing new can be stored" if is_full(error) else NEW_ELSEWHERE
+        return Finding("failed", f"{there} cannot be written to: {error.strerror}", remedy)
     kind = file_system(there)
     on = f" on {kind}" if kind else ""
     if kind in SHARED or kind.startswith("fuse."):

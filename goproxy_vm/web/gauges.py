@@ -38,6 +38,6 @@ def gauges(cache: CacheStatus, fetches_in_flight: int, *, reached: bool, writabl
             cache.oldest_idle_seconds,
         ),
         ("pass_target_reached", "1 if the last eviction freed what it had to.", reached),
-        ("cache_writable", "0 while the last write to the cache directory failed.", writable),
+        ("cache_writable", "0 while the last write to any part of the cache directory failed.", writable),
     ):
         yield gauge(name, help_, (), {(): float(value)})

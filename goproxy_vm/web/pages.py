@@ -45,7 +45,9 @@ def valid_host(host: str | None, fallback: str) -> str:
 
 def readiness(store: Store) -> str:
     """``ready``, or ``degraded`` with the reason; both mean that hits are served (status 200)."""
-    return "ready" if store.writable else "degraded: the store cannot be written; stored files are served"
+    if store.writable:
+        return "ready"
+    return f"degraded: the store cannot be written ({store.trouble}); stored files are served"
 
 
 async def landing(store: Store, settings: Settings, upstreams: list[str], url: str) -> bytes:

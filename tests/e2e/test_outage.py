@@ -163,7 +163,7 @@ exec "$@"
 """
 
 
-@pytest.mark.parametrize("when", ["later"])
+@pytest.mark.parametrize("when", ["before the start", "later"])
 def test_on_a_full_disk(tmp_path: Path, yesterday: Yesterday, fresh: Fresh, when: str) -> None:
     """Its upstream is dead too."""
     if why := outage.impossible(*MOUNTED, "mount -t tmpfs none /mnt"):

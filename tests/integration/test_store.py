@@ -461,18 +461,6 @@ async def test_what_cannot_be_opened_is_one_line_and_leaves_nothing(root: Path, 
     assert caught.value.exit_status == 1
 
 
-async def test_answers_that_cannot_be_begun_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise sqlite3.OperationalError("unable to open database file")
-
-    monkeypatch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
-    with pytest.raises(StartError, match="answers: unable to open database file"):
-        await Store.open(root)
-    monkeypatch.undo()
-    async with opened(root):
-        pass
-
-
 async def test_leftovers_go_at_the_start(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(root):
         pass

@@ -17,7 +17,7 @@ import pytest
 from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
 from goproxy_vm.cache.files import Mismatch, StoredFile, open_stored
-from goproxy_vm.cache.health import Health, reason
+from goproxy_vm.cache.health import FULL, Health, NameRefused, reason
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
@@ -163,13 +163,27 @@ async def test_hand_over(download: Download, admission: Admission) -> None:
 async def test_no_file_can_be_made(
     tmp_path: Path, admission: Admission, threads: Threads, health: Health, caplog: pytest.LogCaptureFixture
 ) -> None:
-    download = Download(tmp_path / "missing" / "d", admission, threads, health, Room())
+    tmp = tmp_path / "tmp"
+    tmp.touch()
+    download = Download(tmp / "d", admission, threads, health, Room())
     with pytest.raises(NoRoom):
         await download.begin(1)
     await download.discard()
-    assert "No such file" in logged(caplog)
+    assert "Not a directory" in logged(caplog)
     assert admission.reserved == 0
-    assert health.writable, "no fault of the disk"
+    assert not health.writable, "whatever is wrong with tmp/, nothing can be stored"
+
+
+async def test_a_directory_that_was_removed_is_made_again(
+    tmp_path: Path, admission: Admission, threads: Threads, health: Health
+) -> None:
+    download = Download(tmp_path / "tmp" / "d", admission, threads, health, Room())
+    await download.begin(1)
+    await download.write(b"x")
+    await download.finish()
+    assert download.path.read_bytes() == b"x"
+    assert download.path.parent.stat().st_mode & 0o777 == 0o700
+    await download.discard()
 
 
 @pytest.mark.parametrize("step", ["write", "finish"])
@@ -235,17 +249,25 @@ async def test_cancelled_while_writing(download: Download, threads: Threads) -> 
 
 def test_health() -> None:
     health = Health()
-    health.failed(OSError(errno.ENAMETOOLONG, "File name too long"))
+    health.failed(NameRefused(errno.ENAMETOOLONG, "File name too long"))
     assert health.writable
-    for error in (
-        OSError(errno.ENOSPC, ""),
-        OSError(errno.EIO, ""),
-        sqlite3.OperationalError("disk I/O error"),
+    for error, place in (
+        (OSError(errno.ENOSPC, ""), "files"),
+        (OSError(errno.EACCES, ""), "files"),
+        (RuntimeError("a bug"), "files"),
+        (sqlite3.OperationalError("disk I/O error"), "index"),
     ):
         health.failed(error)
         assert not health.writable
-        health.succeeded()
+        assert health.degraded.is_set()
+        health.succeeded("answers")
+        assert health.failing(place), "a success elsewhere says nothing of it"
+        health.succeeded(place)
         assert health.writable
+        assert not health.degraded.is_set()
+    health.failed(OSError(errno.EDQUOT, ""))
+    health.failed(OSError(errno.ENOSPC, ""), "heads")
+    assert health.trouble == FULL, "once"
 
 
 def test_reason() -> None:

@@ -213,7 +213,7 @@ def test_names_are_taken_once_and_twenty_are_kept(rig: Rig) -> None:
 
 def test_a_snapshot_that_fails_is_none(rig: Rig) -> None:
     execute = rig.snapshots.connection.execute
-    execute("CREATE TRIGGER full BEFORE INSERT ON contents BEGIN SELECT raise(ABORT, 'full'); END")
+    execute("CREATE TRIGGER kept.full BEFORE INSERT ON contents BEGIN SELECT raise(ABORT, 'full'); END")
     rig.add("a")
     with pytest.raises(sqlite3.Error, match="full"):
         rig.snapshots.take("first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -48,17 +49,22 @@ def test_dangling_link(tmp_path: Path) -> None:
     assert directory(tmp_path / "cache").status == "failed"
 
 
-def test_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EROFS, "set cache_dir"), (errno.ENOSPC, "make room on the disk")]
+)
+def test_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
     def fail(_: Path) -> None:
-        raise OSError(30, "Read-only file system")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(storage, "_write", fail)
     found = directory(tmp_path / "new")
     assert (found.status, found.found) == (
         "failed",
-        f"{tmp_path} cannot be written to: Read-only file system",
+        f"{tmp_path} cannot be written to: {os.strerror(number)}",
     )
-    assert "cache_dir" in found.remedy
+    assert remedy in found.remedy
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "virtiofs", "vboxsf", "fuse.sshfs"])

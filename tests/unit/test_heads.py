@@ -12,6 +12,7 @@ import pytest
 
 from goproxy_vm.cache import heads as heads_module
 from goproxy_vm.cache.heads import MOST_FORKS, Heads
+from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.threads import Threads
 
@@ -29,7 +30,7 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.fixture
 def heads(layout: Layout) -> Iterator[Heads]:
     threads = Threads("test", 4)
-    yield Heads(layout, threads)
+    yield Heads(layout, threads, Health())
     threads.close()
 
 
@@ -55,7 +56,7 @@ async def test_head_outlives_the_process(heads: Heads, layout: Layout) -> None:
     await heads.write(NAME, OLD)
     threads = Threads("later", 1)
     try:
-        assert await Heads(Layout.at(layout.root), threads).read(NAME) == OLD
+        assert await Heads(Layout.at(layout.root), threads, Health()).read(NAME) == OLD
     finally:
         threads.close()
 

@@ -1,0 +1,84 @@
+"""Trying again what could not be written: readiness ends by itself, and an unwritable directory shows, though
+no VM asks for anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sqlite3
+import tempfile
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from goproxy_vm.cache.stock import Stock
+
+RETRY = 5.0
+"""Seconds between two attempts while something cannot be written."""
+ROOM = 256 << 10
+"""Bytes that a disk must take: with less, a file or a few pages of a database fill it."""
+
+
+class Trial:
+    """Writes to every place each ``interval`` seconds, while any has failed each RETRY.
+
+    ``attempts``: by place of :class:`Health`, how a write there is tried. OSError, sqlite3.Error: it fails.
+    """
+
+    def __init__(
+        self,
+        stock: Stock,
+        min_free: int,
+        interval: float,
+        attempts: Mapping[str, Callable[[], Awaitable[object]]],
+    ) -> None:
+        self._stock = stock
+        self._min_free = min_free
+        self._interval = interval
+        self._attempts = {"files": self._files, **attempts}
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        health = self._stock.health
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await health.degraded.wait()
+            if health.degraded.is_set():
+                await asyncio.sleep(RETRY)
+            await self.once()
+
+    async def once(self) -> None:
+        """Try every place."""
+        health = self._stock.health
+        for place, attempt in self._attempts.items():
+            try:
+                await attempt()
+            except (OSError, sqlite3.Error) as error:
+                health.failed(error, place)
+            else:
+                health.succeeded(place)
+
+    async def _files(self) -> None:
+        stock = self._stock
+        if stock.health.failing("files") and await stock.disk.run(stock.free) < self._min_free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for directory in (stock.layout.tmp, stock.layout.modules):
+            await stock.disk.run(_write, directory)
+
+
+def _write(directory: Path) -> None:
+    """A file without a name, so that it counts for nobody."""
+    if not directory.exists():
+        directory.mkdir(mode=PRIVATE_DIRECTORY)
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        done = 0
+        while done < ROOM:
+            done += os.pwrite(file.fileno(), bytes(ROOM - done), done)
+        os.fsync(file.fileno())

@@ -1,0 +1,167 @@
+"""A cache directory that takes nothing for a while: stored files are served, and it shows until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.cache import opening
+from goproxy_vm.cache.health import FULL
+from goproxy_vm.config.sumdb import parse_sumdb
+from goproxy_vm.errors import NoRoom
+from tests.integration.stores import V, adopt, content, module, opened, path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk's trouble is no reason to begin them anew."""
+    async with opened(root) as s:
+        await s.answers.set("k", b"kept", tag="t", keep=None)
+        await s.answers.set("old", b"x", tag="t", keep=-1.0)
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        async with opened(root) as s:
+            assert s.trouble == "disk I/O error"
+            answer = await s.answers.get("k")
+            assert answer is not None
+            assert answer.data == b"kept"
+            assert await s.answers.get("old") is None
+            assert await s.answers.get("none") is None
+            assert (await s.answers.size())[0] == 2
+            await s.answers.set("k", b"new", tag="t", keep=None)
+            assert await s.answers.drop("t") == 0
+            await s._parts.trial.once()
+            assert not s.writable
+            patch.undo()
+            await s._parts.trial.once()
+            assert s.writable
+            await s.answers.set("k", b"new", tag="t", keep=None)
+            answer = await s.answers.get("k")
+            assert answer is not None
+            assert answer.data == b"new"
+
+
+async def test_no_answers_and_no_room_for_new_ones(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(root):
+        pass
+    shutil.rmtree(root / "answers")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        async with opened(root) as s:
+            assert s.trouble == FULL
+            assert await s.answers.get("k") is None
+            await s.answers.set("k", b"x", tag="t", keep=None)
+            assert (await s.answers.size())[0] == 0
+            patch.undo()
+            await s._parts.trial.once()
+            await s.answers.set("k", b"x", tag="t", keep=None)
+            assert (await s.answers.size())[0] == 1
+
+
+async def test_an_index_that_cannot_be_written_at_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a start has to write down holds all the same: after a power loss files are hashed first, and what
+    another setting wants proven is not served."""
+    async with opened(root, sumdb=None) as s:
+        for i in (1, 2):
+            (await s.put(path(i, "mod"), b"x", h1="h1:x", module=module(i), version=V)).close()
+            await s._queue.flushed()
+        await s._parts.stock.ask(s._parts.stock.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
+    with closing(sqlite3.connect(root / "index.db")) as database:
+        database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
+        database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+        database.commit()
+    (root / "modules" / path(1, "mod")).write_bytes(b"y")
+    settle = opening._settle
+
+    def full(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    key = parse_sumdb("sum.golang.org")
+    assert key is not None
+    key = replace(key, name="db")
+    monkeypatch.setattr(opening, "_settle", full)
+    async with opened(root, boot="after", sumdb=key, pins=("a.example/*",)) as s:
+        assert s.trouble == FULL
+        assert await s.get(path(1, "mod")) is None, "it was hashed"
+        assert await s.get(path(2, "mod")) is None, "it is not proven"
+        assert s.keeper.pinned("a.example/m", V)
+        await s._parts.trial.once()
+        assert not s.writable
+        monkeypatch.setattr(opening, "_settle", settle)
+        await s._parts.trial.once()
+        assert s.writable
+        assert await s.stray(path(2, "mod")) is not None
+        assert s.usage.entries["mod"] == 1
+        assert s._stock.index.withheld == frozenset()
+
+
+@pytest.mark.parametrize("name", ["tmp", "modules", "quarantine", "answers"])
+async def test_a_directory_that_was_removed_is_made_again(root: Path, name: str) -> None:
+    async with opened(root) as s:
+        (await adopt(s, 1, b"x")).close()
+        await s._queue.flushed()
+        shutil.rmtree(root / name)
+        (await adopt(s, 2, b"y" * 10)).close()
+        await s.put(path(3, "info"), b"{}", h1=None, module=module(3), version=V)
+        await s._queue.flushed()
+        assert await content(s, 2) == b"y" * 10
+        assert await content(s, 3, "info") == b"{}"
+        (root / "modules" / path(2)).write_bytes(b"z")
+        assert await content(s, 2) is None
+        assert len(list((root / "quarantine").iterdir())) >= 1
+        await s.answers.set("k", b"x", tag="t", keep=None)
+        assert s.writable
+        await s._parts.trial.once()
+        await s.answers.set("k", b"x", tag="t", keep=None)
+    async with opened(root) as s:
+        assert await s.answers.get("k") is not None
+
+
+async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
+    async with opened(root, janitor_interval=0.001) as s:
+        (root / "tmp").rmdir()
+        (root / "tmp").touch()
+        await asyncio.wait_for(s._stock.health.degraded.wait(), 30)
+        assert "Not a directory" in s.trouble
+        with pytest.raises(NoRoom):
+            await adopt(s, 1, b"x")
+        await s.answers.set("k", b"x", tag="t", keep=None)
+        assert not s.writable, "an answer that was stored says nothing of tmp/"
+        (root / "tmp").unlink()
+        await s._parts.trial.once()
+        assert s.writable
+
+
+async def test_what_concerns_one_file_alone_is_no_trouble(root: Path) -> None:
+    async with opened(root) as s:
+        name = "m" * 300
+        (await s.put(f"{name}/@v/{V}.info", b"{}", h1=None, module=name, version=V)).close()
+        await s._queue.flushed()
+        assert s.writable
+        (root / "modules" / "example.com").touch()
+        await s.put(path(1, "info"), b"{}", h1=None, module=module(1), version=V)
+        await s._queue.flushed()
+        assert s.writable
