@@ -394,6 +394,7 @@ def _open_both(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
     try:
         # As this connection is there first, diskcache's shares memory with it and not through a file: on a
         # full disk mapped files are a SIGBUS.
+        rows.execute("PRAGMA auto_vacuum = FULL")  # as diskcache would: a trim waits for the file to shrink
         rows.execute("PRAGMA journal_mode = WAL")
         rows.execute("SELECT count(*) FROM sqlite_master")
         cache = PlainCache(directory)
