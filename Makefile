@@ -1,5 +1,6 @@
 # make serve [ARGS="--offline"]   set up and serve in the foreground
 # make test  [ARGS="-k name"]     set up, then every check and every test, with coverage
+# make soak                       set up, then the tests that take many minutes
 # make check                      set up, then the static checks alone
 # make clean                      remove whatever make has made
 #
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help serve test check clean
+.PHONY: help serve test soak check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +28,9 @@ test: check
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
+
+soak: $(INSTALLED_TEST)
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 check: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The outage day and the air gap on a real module graph, whose upstream is a relay that can die.
 
-Marked ``live``: the relay needs the Go module proxy that ``go env GOPROXY`` names, and skips without it.
+Marked ``live`` and ``soak``: it takes many minutes, and the relay needs the Go module proxy that
+``go env GOPROXY`` names; it skips without it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.e2e.outage import Command, Script, Yesterday, assert_same, copied, ho
 from tests.e2e.upstream_thread import UpstreamThread
 from tests.fakes.upstream import Reply
 
-pytestmark = [pytest.mark.live, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.soak, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 GRAPH = Path(__file__).parent / "live_small"
 FILES = {file.name.removesuffix(".txt"): file.read_text() for file in GRAPH.iterdir()}
