@@ -133,3 +133,38 @@ def test_nothing_but_malformed_path_is_raised(text: str) -> None:
     for check in (names.check_path, names.check_version, names.check_file_path, names.unescape_path):
         with contextlib.suppress(MalformedPath):
             check(text)
+
+
+ATOMS = st.sampled_from(["a", "b", "*", "?", "[ab]", "/", "\\*", "."])
+
+
+@given(st.lists(ATOMS, max_size=8), st.text("ab*/.", max_size=8))
+def test_globs_match_what_trying_everything_matches(atoms: list[str], text: str) -> None:
+    def tries(left: list[str], rest: str) -> bool:
+        if not left:
+            return not rest
+        atom, *others = left
+        if atom == "*":
+            ends = range((rest + "/").index("/") + 1)
+            return any(tries(others, rest[end:]) for end in ends)
+        if not rest:
+            return False
+        char = rest[0]
+        one = {"?": char != "/", "[ab]": char in "ab", "\\*": char == "*"}
+        return one.get(atom, char == atom) and tries(others, rest[1:])
+
+    compiled = names._compile_glob("".join(atoms))
+    assert compiled is not None
+    assert (compiled.fullmatch(text) is not None) is tries(atoms, text)
+
+
+def test_many_stars_cost_no_more_than_their_number() -> None:
+    """Trying every way to cut 150 characters with 30 stars would not end."""
+    assert not names.match_prefix_patterns("*a" * 30 + "b", "a" * 150)
+    assert not names.match_prefix_patterns("*?" * 60 + "b", "a" * 200)
+
+
+def test_like_go_a_star_stops_where_the_rest_fits_first() -> None:
+    """``[^a]`` may match a slash, a star may not: Go does not go back to try that."""
+    assert not names.match_prefix_patterns("*[^a]*c", "b/c")
+    assert names.match_prefix_patterns("*/[^a]*c", "b/bc")
