@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import diskcache
 
-from goproxy_vm.cache.database import ALONE, damaged
+from goproxy_vm.cache.database import ALONE, damaged, mappable
 from goproxy_vm.cache.health import reason
 from goproxy_vm.observe.logs import get_logger
 
@@ -170,8 +170,11 @@ class Answers:
         rows: sqlite3.Connection,
         thread: Threads,
         health: Health,
+        *,
+        shared: bool,
     ) -> None:
         self._directory = directory
+        self._shared = shared
         self._cache = cache
         self._rows = rows
         """For what diskcache has no question: how many have a tag, which are the oldest."""
@@ -179,13 +182,17 @@ class Answers:
         self._health = health
 
     @classmethod
-    async def open(cls, directory: Path, thread: Threads, health: Health) -> Answers:
+    async def open(cls, directory: Path, thread: Threads, health: Health, *, shared: bool = False) -> Answers:
         """Open the answers with the database thread; what is there is deleted if it is damaged. Where they
-        can be read only, or not at all, that is what they do until :meth:`retry` succeeds."""
-        cache, rows = await thread.run(_open_cache, directory)
+        can be read only, or not at all, that is what they do until :meth:`retry` succeeds.
+
+        ``shared``: other processes, such as a backup, may read them, if that cannot kill this one on a full
+        disk.
+        """
+        cache, rows = await thread.run(_open_cache, directory, shared=shared)
         if isinstance(cache, ReadOnly):
             health.failed(cache.error, directory.name)
-        return cls(directory, cache, rows, thread, health)
+        return cls(directory, cache, rows, thread, health, shared=shared)
 
     async def retry(self) -> None:
         """Try to write. sqlite3.Error, OSError: it fails."""
@@ -197,7 +204,7 @@ class Answers:
             self._cache.reset("cull_limit", 0)  # which it is
             return
         self._close()
-        self._cache, self._rows = _open_cache(self._directory)
+        self._cache, self._rows = _open_cache(self._directory, shared=self._shared)
         if isinstance(self._cache, ReadOnly):
             raise self._cache.error
 
@@ -362,10 +369,13 @@ class Answers:
             return otherwise
 
 
-def _open_cache(directory: Path) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
+def _open_cache(directory: Path, *, shared: bool) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _open_both(directory)
+        if shared and mappable(directory / diskcache.core.DBNAME):
+            with contextlib.suppress(sqlite3.OperationalError):  # no room for shared memory, perhaps
+                return _open_both(directory, "?")
+        return _open_both(directory, ALONE + "&")
     except (sqlite3.Error, OSError, TypeError, ValueError, AttributeError) as error:
         # diskcache obeys settings found in the database; nothing in it is precious.
         if not _unsound(directory, error):
@@ -374,7 +384,7 @@ def _open_cache(directory: Path) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Co
     try:
         shutil.rmtree(directory)
         directory.mkdir(mode=0o700)
-        return _open_both(directory)
+        return _open_both(directory, ALONE + "&")
     except (sqlite3.Error, OSError) as error:
         return _read_only(directory, error)
 
@@ -389,11 +399,11 @@ def _unsound(directory: Path, error: Exception) -> bool:
     return not isinstance(error, OSError)
 
 
-def _open_both(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
-    rows = _rows(directory, "&mode=rwc")
+def _open_both(directory: Path, way: str) -> tuple[diskcache.Cache, sqlite3.Connection]:
+    rows = _rows(directory, f"{way}mode=rwc")
     try:
-        # As this connection is there first, diskcache's shares memory with it and not through a file: on a
-        # full disk mapped files are a SIGBUS.
+        # As this connection is there first, diskcache's shares memory with it in the same way, where it is
+        # ALONE not through a file: on a full disk mapped files are a SIGBUS.
         rows.execute("PRAGMA auto_vacuum = FULL")  # as diskcache would: a trim waits for the file to shrink
         rows.execute("PRAGMA journal_mode = WAL")
         rows.execute("SELECT count(*) FROM sqlite_master")
@@ -406,13 +416,13 @@ def _open_both(directory: Path) -> tuple[diskcache.Cache, sqlite3.Connection]:
 
 
 def _rows(directory: Path, mode: str) -> sqlite3.Connection:
-    uri = (directory / diskcache.core.DBNAME).as_uri() + ALONE + mode
+    uri = (directory / diskcache.core.DBNAME).as_uri() + mode
     return sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
 
 
 def _read_only(directory: Path, error: Exception) -> tuple[ReadOnly, sqlite3.Connection]:
     try:
-        rows = _rows(directory, "&mode=rw")
+        rows = _rows(directory, f"{ALONE}&mode=rw")
         rows.execute("PRAGMA query_only = 1")
         rows.execute("SELECT count(*) FROM Cache")
     except sqlite3.Error:
