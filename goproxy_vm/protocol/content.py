@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)(?:[.,]\d+)?(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))",
     re.ASCII,
 )
+_DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*")
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
 
@@ -64,6 +65,35 @@ def minimal_info(version: str) -> bytes:
     if commit is not None and _is_time(commit.timestamp):
         info["Time"] = commit.timestamp
     return json.dumps(info).encode()
+
+
+def check_mod(data: bytes) -> None:
+    """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
+    ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
+    which path ``module`` names is not looked at: a fork that a replace directive puts in names another's."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ContentError("the go.mod is no UTF-8 text") from None
+    named = False
+    for directive in _directives(text):
+        if not _DIRECTIVE.fullmatch(directive):
+            raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
+        named = named or directive == "module"
+    if not named:
+        raise ContentError("the go.mod names no module")
+
+
+def _directives(text: str) -> Iterator[str]:
+    """The first word of each line that is not within parentheses."""
+    within = False
+    for line in text.splitlines():
+        code = line.partition("//")[0].strip()
+        if within:
+            within = code != ")"
+        elif code:
+            yield re.split(r"[\s(]", code, maxsplit=1)[0]
+            within = code.endswith("(")
 
 
 class _Object(list[tuple[str, Any]]):
@@ -125,12 +155,13 @@ def parse_list(data: bytes, module: str) -> list[str]:
     Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). Pseudo-
     versions stay: clients pass over them unless their ``@latest`` finds nothing, and then take the newest
     (PROTOCOL §1 "latest"); many a proxy has no ``@latest``, and then the choice must be the same as directly.
+    ContentError where there are lines, and none begins with a version: a page, not a list.
     """
-    versions: set[str] = set()
-    for line in data.decode("utf-8", "replace").split("\n"):
-        fields = line.split()
-        if fields and semver.is_canonical(fields[0]) and semver.agrees(module, fields[0]):
-            versions.add(fields[0])
+    lines = [line.split() for line in data.decode("utf-8", "replace").split("\n")]
+    first = {fields[0] for fields in lines if fields}
+    if first and not any(map(semver.is_valid, first)):
+        raise ContentError("the list has no line that begins with a version")
+    versions = [each for each in first if semver.is_canonical(each) and semver.agrees(module, each)]
     return sorted(versions, key=semver.Key)
 
 

@@ -17,7 +17,7 @@ from goproxy_vm.errors import (
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.content import check_info
+from goproxy_vm.protocol.content import check_info, check_mod
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
@@ -258,6 +258,8 @@ class Proxy:
         proof = self._proofs.begin(resource.module, resource.version)
 
         async def check() -> str:
+            if not self._proofs.recorded(resource.module):
+                check_mod(sink.data)  # else a login page would be the file first seen, for ever
             h1 = h1_mod(sink.data)
             await proof.verdict("mod", h1)
             return h1

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
-from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+from goproxy_vm.protocol.content import check_info, check_latest, check_mod, parse_list, render_list
 
 M = "example.com/m"
 
@@ -116,7 +116,10 @@ def test_case_2_empty_list() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_list_renders_to_what_it_parses_to(data: bytes) -> None:
-    versions = parse_list(data, M)
+    try:
+        versions = parse_list(data, M)
+    except ContentError:
+        return
     assert parse_list(render_list(versions), M) == versions
 
 
@@ -130,3 +133,48 @@ DOCUMENTS = st.recursive(
 def test_any_info_is_a_version_or_a_content_error(data: bytes) -> None:
     with contextlib.suppress(ContentError):
         assert check_info(data, M, "master").startswith("v")
+
+
+@pytest.mark.parametrize("data", [b"<html>\n<body>sign in</body>\n", b"not a version\n", b'{"error": 1}'])
+def test_a_page_is_no_list(data: bytes) -> None:
+    with pytest.raises(ContentError):
+        parse_list(data, M)
+
+
+def test_a_list_of_another_major_is_one() -> None:
+    assert parse_list(b"v2.0.0\n", M) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "module example.com/m\n",
+        'module "example.com/m" // a comment\n',
+        "// Deprecated: use v2\nmodule example.com/m\r\n\r\ngo 1.24\r\n",
+        "go 1.21\nrequire (\n\tx.org/a v1.0.0\n)\nmodule (\n\texample.com/other\n)\n",
+        "module x.org/a\ntool x.org/a/c\nretract [v1.0.0, v1.1.0]\nrequire(\n x.org/b v1 // x\n)\nnew 1\n",
+    ],
+)
+def test_go_mod(text: str) -> None:
+    check_mod(text.encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n\n",
+        b"// module example.com/m\n",
+        b"go 1.24\n",
+        b"<!doctype html>\nmodule example.com/m\n",
+        b"<html>sign in</html>",
+        b'{"module": "example.com/m"}',
+        b"\x00" * 100,
+        b"\xff\xfemodule x",
+        b"PK\x03\x04",
+    ],
+)
+def test_no_go_mod(data: bytes) -> None:
+    with pytest.raises(ContentError) as refused:
+        check_mod(data)
+    assert len(refused.value.sentence) < 200
