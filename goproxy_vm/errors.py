@@ -72,9 +72,13 @@ class MalformedSumdb(RequestError):
 
 
 class Absent(RequestError):
-    """Definite absence: every source that could know says 404 or 410."""
+    """Definite absence: every source that could know says 404 or 410.
+
+    ``remembered``: that is what they said when they could be asked last, here or on a server before us.
+    """
 
     result = "negative"
+    remembered = False
 
 
 class Refused(RequestError):

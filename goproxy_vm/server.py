@@ -116,7 +116,7 @@ class Server:
         handler = Handler(
             settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
         )
-        server = web.Server(handler)
+        server = web.Server(handler, handler_cancellation=True)
         connections = Connections(
             lambda: HttpProtocol(server, handler, access_log=None, keepalive_timeout=NEVER),
             front,

@@ -146,7 +146,7 @@ class ReadOnly:
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def refused(*_: object, **__: object) -> NoReturn:
-            raise self.error
+            raise self.error.with_traceback(None)  # else each time makes its traceback longer
 
         return refused
 
@@ -171,10 +171,10 @@ class Answers:
         thread: Threads,
         health: Health,
         *,
-        shared: bool,
+        precious: bool,
     ) -> None:
         self._directory = directory
-        self._shared = shared
+        self._precious = precious
         self._cache = cache
         self._rows = rows
         """For what diskcache has no question: how many have a tag, which are the oldest."""
@@ -182,17 +182,19 @@ class Answers:
         self._health = health
 
     @classmethod
-    async def open(cls, directory: Path, thread: Threads, health: Health, *, shared: bool = False) -> Answers:
+    async def open(
+        cls, directory: Path, thread: Threads, health: Health, *, precious: bool = False
+    ) -> Answers:
         """Open the answers with the database thread; what is there is deleted if it is damaged. Where they
         can be read only, or not at all, that is what they do until :meth:`retry` succeeds.
 
-        ``shared``: other processes, such as a backup, may read them, if that cannot kill this one on a full
-        disk.
+        ``precious``: other processes, such as a backup, may read them, if that cannot kill this one on a full
+        disk; and what is damaged is put aside, beside the directory, and not deleted.
         """
-        cache, rows = await thread.run(_open_cache, directory, shared=shared)
+        cache, rows = await thread.run(_open_cache, directory, precious=precious)
         if isinstance(cache, ReadOnly):
             health.failed(cache.error, directory.name)
-        return cls(directory, cache, rows, thread, health, shared=shared)
+        return cls(directory, cache, rows, thread, health, precious=precious)
 
     async def retry(self) -> None:
         """Try to write. sqlite3.Error, OSError: it fails."""
@@ -204,9 +206,9 @@ class Answers:
             self._cache.reset("cull_limit", 0)  # which it is
             return
         self._close()
-        self._cache, self._rows = _open_cache(self._directory, shared=self._shared)
+        self._cache, self._rows = _open_cache(self._directory, precious=self._precious)
         if isinstance(self._cache, ReadOnly):
-            raise self._cache.error
+            raise self._cache.error.with_traceback(None)
 
     async def close(self) -> None:
         """Close the database, in the thread that opened it."""
@@ -285,6 +287,10 @@ class Answers:
             moved += done
         return moved
 
+    async def keys(self, prefix: str) -> list[str]:
+        """The keys that begin with ``prefix``."""
+        return await self._attempt([], self._keys, prefix)
+
     async def bound(self, prefix: str, most: int) -> int:
         """Forget the oldest answers whose keys begin with ``prefix`` until ``most`` are left; how many."""
         return await self._attempt(0, self._bound, prefix, most)
@@ -302,7 +308,8 @@ class Answers:
 
     def _modules(self, matches: Callable[[str, str], bool]) -> frozenset[str]:
         tags = self._rows.execute("SELECT DISTINCT tag FROM Cache").fetchall()
-        return frozenset(tag for (tag,) in tags if type(tag) is str and matches(tag, ""))
+        # Without a dot it is no module: records that an earlier version kept here.
+        return frozenset(tag for (tag,) in tags if type(tag) is str and "." in tag and matches(tag, ""))
 
     def _oldest(self, tag: str | None) -> list[str]:
         # An index has the order of the first storing within a tag.
@@ -336,14 +343,18 @@ class Answers:
         if here is None or len(here.data) < len(found.data):
             self._cache.set(key, STORED.pack(found.stored) + found.data, tag=tag)
 
+    def _keys(self, prefix: str) -> list[str]:
+        rows = self._rows.execute(
+            "SELECT key FROM Cache WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
+        )
+        return [key for (key,) in rows]
+
     def _bound(self, prefix: str, most: int) -> int:
         rows = self._rows.execute(
             "SELECT key FROM Cache WHERE key >= ? AND key < ? ORDER BY store_time DESC LIMIT -1 OFFSET ?",
             (prefix, prefix + "\U0010ffff", most),
         ).fetchall()
-        for (key,) in rows:
-            self._cache.delete(key)
-        return len(rows)
+        return self._delete_all([key for (key,) in rows])
 
     def _get(self, key: str) -> CachedAnswer | None:
         try:
@@ -353,7 +364,15 @@ class Answers:
             if type(value) is not bytes:
                 raise UnsafeRow("its value is not bytes")
             return CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
-        except (UnsafeRow, struct.error, sqlite3.Error) as error:
+        except (UnsafeRow, struct.error, sqlite3.DatabaseError) as error:
+            if (
+                isinstance(error, sqlite3.DatabaseError)
+                and hasattr(
+                    error, "sqlite_errorcode"
+                )  # text that is none has no code, and is the row's fault
+                and not damaged(error)
+            ):
+                raise
             log.warning("cached answer refused and deleted", key=key, reason=reason(error))
             self._cache.delete(key)
             return None
@@ -369,10 +388,10 @@ class Answers:
             return otherwise
 
 
-def _open_cache(directory: Path, *, shared: bool) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
+def _open_cache(directory: Path, *, precious: bool) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if shared and mappable(directory / diskcache.core.DBNAME):
+        if precious and mappable(directory / diskcache.core.DBNAME):
             with contextlib.suppress(sqlite3.OperationalError):  # no room for shared memory, perhaps
                 return _open_both(directory, "?")
         return _open_both(directory, ALONE + "&")
@@ -382,11 +401,21 @@ def _open_cache(directory: Path, *, shared: bool) -> tuple[diskcache.Cache | Rea
             return _read_only(directory, error)
         log.warning("cached answers begun anew", directory=directory, reason=reason(error))
     try:
-        shutil.rmtree(directory)
+        _put_aside(directory, keep=precious)
         directory.mkdir(mode=0o700)
         return _open_both(directory, ALONE + "&")
     except (sqlite3.Error, OSError) as error:
         return _read_only(directory, error)
+
+
+def _put_aside(directory: Path, *, keep: bool) -> None:
+    """Delete what is there, or, where it is of worth, what was put aside before."""
+    if keep:
+        broken = directory.with_name(f"{directory.name}.broken")
+        shutil.rmtree(broken, ignore_errors=True)
+        directory.rename(broken)
+    else:
+        shutil.rmtree(directory)
 
 
 def _unsound(directory: Path, error: Exception) -> bool:

@@ -107,6 +107,9 @@ class Download:
         if self._batched >= BATCH:
             await self._flush()
 
+    def stand_in(self) -> None:
+        """Nothing: a zip is proven, wherever it comes from."""
+
     async def finish(self) -> None:
         """Write what is still held back: now a reader of :attr:`path` sees every byte. NoRoom as write."""
         await self._flush()

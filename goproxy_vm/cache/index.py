@@ -357,6 +357,7 @@ class Index:
 
     def kinds(self, module: str) -> list[tuple[str, str]]:
         """Version and kind of every stored file of a module."""
-        return self._connection.execute(
-            "SELECT version, kind FROM files WHERE module = ? AND state = 0", (module,)
-        ).fetchall()
+        rows = self._connection.execute(
+            "SELECT id, version, kind FROM files WHERE module = ? AND state = 0", (module,)
+        )
+        return [(version, kind) for id_, version, kind in rows if id_ not in self.withheld]

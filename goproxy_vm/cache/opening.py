@@ -258,7 +258,7 @@ async def _others(
         answers = await Answers.open(path, threads["database"], health)
         stack.push_async_callback(answers.close)
         path = layout.records
-        records = await Answers.open(path, threads["database"], health, shared=True)
+        records = await Answers.open(path, threads["database"], health, precious=True)
         stack.push_async_callback(records.close)
         path = layout.snapshots
         snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)

@@ -12,6 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,8 @@ RETRY = 5.0
 """Seconds between two attempts while something cannot be written."""
 ROOM = 256 << 10
 """Bytes that a disk must take: with less, a file or a few pages of a database fill it."""
+
+log = get_logger("cache")
 
 
 class Trial:
@@ -62,6 +65,8 @@ class Trial:
                 await attempt()
             except (OSError, sqlite3.Error) as error:
                 health.failed(error, place)
+            except Exception:
+                log.exception("trial failed", place=place)  # a bug; the other places are tried all the same
             else:
                 health.succeeded(place)
 

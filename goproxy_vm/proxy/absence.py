@@ -23,7 +23,7 @@ MOST = 20_000
 PREFIX = "absent/"
 """What their keys among the answers begin with; no module path does, for want of a dot."""
 TURN = 256
-"""Absences stored between two looks at how many there are."""
+"""Absences by which their number may pass that."""
 
 
 class Absences:
@@ -42,22 +42,42 @@ class Absences:
         self._keep = keep
         self._answers = answers
         self._wall = wall
-        self._stored = 0
+        self._loaded = False
+        self._paths: set[str] = set()
+        """Paths whose absence may be kept, and perhaps some more."""
 
     async def add(self, resource: ModuleResource, sentence: str) -> None:
         """An upstream's word that a file is absent; it replaces what was kept before."""
         self.recent.add(resource.path, sentence)
         if not self._keep:
             return
+        paths = await self._kept()
+        paths.add(resource.path)
         key = PREFIX + resource.path
         await self._answers.set(key, sentence.encode(), tag=resource.module, keep=self._keep)
-        if self._stored % TURN == 0:
+        if len(paths) > MOST + TURN:
             await self._answers.bound(PREFIX, MOST)
-        self._stored += 1
+            self._loaded, self._paths = False, set()
 
-    async def kept(self, path: str) -> Absent | None:
-        """What was said of a path when upstreams could be asked last, if that was absence."""
+    async def remove(self, path: str) -> None:
+        """It is there now."""
+        paths = await self._kept()
+        if path in paths:
+            paths.discard(path)
+            await self._answers.delete(PREFIX + path)
+
+    async def check(self, path: str) -> None:
+        """Raise Absent if that was said of a path when upstreams could be asked last."""
+        if path not in await self._kept():
+            return
         found = await self._answers.get(PREFIX + path)
-        if found is None or self._wall() - found.stored >= self._keep:
-            return None
-        return Absent(f"{found.data.decode()} (as of when it could be asked last)")
+        if found is not None and self._wall() - found.stored < self._keep:
+            absent = Absent(f"{found.data.decode()} (as of when it could be asked last)")
+            absent.remembered = True
+            raise absent
+
+    async def _kept(self) -> set[str]:
+        if not self._loaded:
+            self._paths.update(key.removeprefix(PREFIX) for key in await self._answers.keys(PREFIX))
+            self._loaded = True
+        return self._paths

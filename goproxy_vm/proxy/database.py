@@ -247,7 +247,7 @@ class ChecksumDatabase:
                 return
             dropped = self._dropped
             await self._saved()
-            if self._dropped != dropped:
+            if self._dropped != dropped or any(path.startswith("tile/") for path in self._unsaved):
                 return  # some of its tiles may be missing: the next one to be proven brings them
             try:
                 await self._store.heads.write(self.name, head)

@@ -88,7 +88,7 @@ class Documents:
                 return _answer(resource, cached.data, Result.HIT, self._settings.fresh - age)
             behind = resource.endpoint is not Endpoint.INFO
             if behind and age < self._settings.fresh + self._settings.stale_while_revalidate:
-                self._behind.announce(resource)
+                self._fetching.look(partial(self._behind.announce, resource))
                 return _answer(resource, cached.data, Result.STALE, 0)
         self._fetching.absences.recent.check(resource.path)
 
@@ -98,7 +98,8 @@ class Documents:
             asker,
             partial(self._bring, resource),
             Fallback(
-                known=partial(self._known, resource, cached),
+                copy=self._copy(resource, cached),
+                absent=partial(self._fetching.absences.check, resource.path),
                 built=partial(self._built, resource),
                 behind=partial(self._behind.announce, resource),
             ),
@@ -109,13 +110,11 @@ class Documents:
         result = Result.COLLAPSED if collapsed else Result.MISS
         return _answer(resource, data, result, self._settings.fresh)
 
-    async def _known(self, resource: ModuleResource, cached: CachedAnswer | None) -> Answer | None:
-        """The last word of an upstream: the copy, if it is not too old. Raises Absent where it was that."""
-        if cached is not None and self._wall() - cached.stored < self._settings.stale:
-            return _answer(resource, cached.data, Result.STALE, 0)
-        if (absent := await self._fetching.absences.kept(resource.path)) is not None:
-            raise absent
-        return None
+    def _copy(self, resource: ModuleResource, cached: CachedAnswer | None) -> Answer | None:
+        """What an upstream said last, if it is not too old."""
+        if cached is None or self._wall() - cached.stored >= self._settings.stale:
+            return None
+        return _answer(resource, cached.data, Result.STALE, 0)
 
     async def _built(self, resource: ModuleResource) -> Answer | None:
         """What follows from the versions that are stored."""
@@ -133,8 +132,9 @@ class Documents:
                 named = check_latest(cached.data, resource.module)
                 if named in await self._substitutes.versions(resource.module):
                     return _answer(resource, cached.data, Result.STALE, 0)
-            elif (absent := await self._fetching.absences.kept(resource.path)) is not None:
-                raise absent  # go finds the newest in the list, as it did before
+            else:
+                # Where it was absent go finds the newest in the list, as it did before.
+                await self._fetching.absences.check(resource.path)
         built = await self._built(resource)
         if built is None:
             raise Absent(NOT_HERE)
@@ -172,6 +172,8 @@ class Documents:
         except Absent:
             await self._store.answers.delete(resource.path)
             raise
+        if sink.substitute:
+            return data
         if self._store.keeper.fences.now == since:
             fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
             keep = max(self._settings.stale, fresh + behind)

@@ -33,12 +33,13 @@ _T = TypeVar("_T")
 class Fallback:
     """What there is to answer without upstreams.
 
-    ``known``: what they said last; raises Absent where it was that. ``built``: what follows from the files
-    that are stored. Each None where there is no such thing. ``behind`` has the same fetched without anybody
-    waiting; it is called where nobody else fetches it, and there is hope.
+    ``copy``: what they said last, as it was given to others: it may stand in for one that is slow. Where they
+    fail, ``absent`` raises Absent if that was what they said last, and ``built`` makes an answer of the files
+    that are stored, if they tell. ``behind`` has the same fetched without anybody waiting.
     """
 
-    known: Callable[[], Awaitable[Answer | None]]
+    copy: Answer | None
+    absent: Callable[[], Awaitable[None]]
     built: Callable[[], Awaitable[Answer | None]]
     behind: Callable[[], None]
 
@@ -73,17 +74,22 @@ class Fetching:
         since = self._fences.now
         try:
             async with claim.hold(self._limit):
-                return await fetch()
+                value = await fetch()
+            await self.absences.remove(resource.path)
         except Absent as error:
-            if since == self._fences.now:
+            if since == self._fences.now and not error.remembered:
                 await self.absences.add(resource, error.sentence)
             raise
         except (UpstreamError, Refused) as error:
             event = "content refused" if isinstance(error, ContentError) else "fetch failed"
             log.warning(event, path=resource.path, client=claim.client, reason=error.sentence)
             raise
+        except Overloaded as error:
+            log.info("fetch not begun", path=resource.path, client=claim.client, reason=error.sentence)
+            raise
         finally:
             self._unanswered = False  # one that failed for its silence counts as failing from here on
+        return value
 
     async def bring(
         self,
@@ -96,41 +102,48 @@ class Fetching:
         """What the flight brings, by a slot of ``asker``, and whether it was another's; or an answer in its
         place.
 
-        Where upstreams are slow, that is what they said last; where they fail, also what follows from what
-        is stored. Raises as the flight does, and Absent where that is what they said last.
+        Where upstreams are slow, that is a copy; where they fail, also what else they said last, and what
+        follows from what is stored. Raises as the flight does, and Absent where that is what they said last.
         """
-        if self._unanswered or self._upstreams.resting:
+        resting = self._upstreams.resting
+        if fallback.copy is not None and (resting or self._unanswered):
+            self.look(fallback.behind)
+            return fallback.copy
+        if resting:
             try:
-                answer = await fallback.known()
-                if answer is None and self._upstreams.down:
-                    answer = await fallback.built()
+                await fallback.absent()
+                answer = await fallback.built() if self._upstreams.down else None
             except Absent:
-                self._look(fallback)
+                self.look(fallback.behind)
                 raise
             if answer is not None:
-                self._look(fallback)
+                self.look(fallback.behind)
                 return answer
         joined = path in flights
         claim = self.slots.claim(asker.client)
-        join = partial(flights.join, path, partial(flight, claim), claim)
+        patience = asker.patience
+        if fallback.copy is not None:
+            patience = min(PATIENCE, asker.patience or PATIENCE)
         try:
-            try:
-                value, _ = await join(min(PATIENCE, asker.patience or PATIENCE))
-            except UnderWay:
-                self._unanswered = True
-                if (answer := await fallback.known()) is not None:
-                    return answer
-                value, _ = await join(asker.patience)
+            value, _ = await flights.join(path, partial(flight, claim), claim, patience)
+        except UnderWay:
+            if fallback.copy is None:
+                raise
+            self._unanswered = True
+            return fallback.copy
         except (UpstreamError, Refused, Overloaded) as error:
-            answer = await fallback.known()
-            if answer is None and not isinstance(error, ContentError):  # a lie is told, and not made up for
-                answer = await fallback.built()
+            answer = fallback.copy
+            if answer is None and not isinstance(error, Overloaded):  # we are slow, and not they
+                await fallback.absent()
+                if not isinstance(error, ContentError):  # a lie is told, and not made up for
+                    answer = await fallback.built()
             if answer is None:
                 raise
             log.warning("serving stale", path=path, reason=error.sentence)
             return answer
         return value, joined
 
-    def _look(self, fallback: Fallback) -> None:
+    def look(self, behind: Callable[[], None]) -> None:
+        """Have something fetched behind an answer, if there is hope."""
         if self._upstreams.due():
-            fallback.behind()
+            behind()

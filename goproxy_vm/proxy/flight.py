@@ -14,6 +14,9 @@ from goproxy_vm.errors import UnderWay
 
 T = TypeVar("T")
 
+RETURN = 30.0
+"""Seconds in which somebody who was told to ask again does, or the flight is given up that has no slot."""
+
 
 @dataclass(slots=True)
 class _Flight(Generic[T]):
@@ -86,13 +89,14 @@ class Flights(Generic[T]):
                 await asyncio.wait((flight.task,), timeout=patience)
                 if not flight.task.done():
                     flight.wanted, flight.told = False, flight.wanted
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(patience + RETURN, self._end_if_unwanted, key, flight)
                     raise UnderWay("it is being fetched; ask again")
             return self._share(await asyncio.shield(flight.task)), collapsed
         finally:
             flight.waiters -= 1
-            if flight.wanted and not flight.waiters and flight.grounded:
-                flight.task.cancel()
-                self._leave(key, flight)  # nobody may join what is being cancelled
+            if flight.wanted:
+                self._end_if_unwanted(key, flight)
             self._settle(flight)
 
     def _start(
@@ -105,6 +109,17 @@ class Flights(Generic[T]):
         self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return True
+
+    def abandon(self, key: str) -> None:
+        """End the flight if it waits for its slot still, and nobody for it."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            self._end_if_unwanted(key, flight)
+
+    def _end_if_unwanted(self, key: str, flight: _Flight[T]) -> None:
+        if not flight.waiters and flight.grounded:
+            flight.task.cancel()
+            self._leave(key, flight)  # nobody may join what is being cancelled
 
     async def close(self) -> None:
         """Cancel what is still under way and wait for its clean-up."""

@@ -1,7 +1,7 @@
 """Definite absence, remembered for a short while in memory.
 
-Prefix probes make 404s normal traffic (PROTOCOL §1 "latest"), and VMs must not be able to cause disk
-writes at will: so the memory is a bounded dict, and a failure of an upstream never enters it.
+Prefix probes make 404s normal traffic (PROTOCOL §1 "latest"): so the memory is a bounded dict, and a failure
+of an upstream never enters it. What is kept longer, for when none can be asked, is in ``absence``.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
@@ -136,15 +138,24 @@ class Proxy:
         if not self._may_fetch(asker):
             return await self._without_record(resource)
         self._absences.recent.check(resource.path)
-        if resource.endpoint is not Endpoint.MOD:
+        if resource.endpoint is not Endpoint.MOD and not self._upstreams.resting:
             self._start_mod(resource, asker)
+        try:
+            return await self._brought(resource, asker, built)
+        except asyncio.CancelledError:
+            # The client is gone: its .mod need not wait for a slot either.
+            self._files.abandon(ModuleResource(resource.module, Endpoint.MOD, resource.version).path)
+            raise
+
+    async def _brought(self, resource: ModuleResource, asker: Asker, built: Answer | None) -> Answer:
         brought = await self._fetching.bring(
             self._files,
             resource.path,
             asker,
             partial(self._bring_file, resource),
             Fallback(
-                known=partial(self._absent, resource.path),
+                copy=None,
+                absent=partial(self._absences.check, resource.path),
                 built=partial(_ready, built),
                 behind=partial(self._complete, resource),
             ),
@@ -155,11 +166,6 @@ class Proxy:
         if not collapsed:
             self._complete(resource)
         return file_answer(resource, stored, Result.COLLAPSED if collapsed else Result.MISS)
-
-    async def _absent(self, path: str) -> None:
-        """Raise Absent if that was the upstreams' last word."""
-        if (absent := await self._absences.kept(path)) is not None:
-            raise absent
 
     async def _built(self, resource: ModuleResource) -> Answer | None:
         """An ``.info`` that follows from the ``.mod``; other files follow from nothing."""
@@ -206,7 +212,7 @@ class Proxy:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if resource.path in self._files or self._absences.recent.has(resource.path):
             return False
-        if resource.endpoint is Endpoint.ZIP and not self._store.roomy:
+        if resource.endpoint is Endpoint.ZIP and (not self._store.roomy or self._upstreams.resting):
             return False
         claim, fetched = self._fetching.slots.claim("prefetch"), False
 
@@ -246,6 +252,8 @@ class Proxy:
             check_info(sink.data, resource.module, resource.version)
 
         await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
+        if sink.substitute:
+            return StoredFile(sink.data, len(sink.data), sha256(sink.data).hexdigest())
         return await self._store.put(
             resource.path, sink.data, h1=None, module=resource.module, version=resource.version, since=since
         )

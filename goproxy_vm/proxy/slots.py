@@ -153,6 +153,8 @@ class Claim:
         ``limit``: seconds for the waiting and the body together (setting total_timeout). Overloaded: no slot
         came free in time, or too many wait; UpstreamTimeout: the body was cancelled.
         """
+        if self._turn is not None or self.held:
+            raise RuntimeError("one claim is to one slot")
         worked = False
         deadline = asyncio.timeout(limit)
         try:

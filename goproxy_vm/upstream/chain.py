@@ -101,8 +101,8 @@ class Upstreams:
     @property
     def resting(self) -> bool:
         """Whether a fetch may have to wait for an upstream that failed the last time it was asked."""
-        *earlier, last = self._upstreams
-        waits = [each for each in earlier if not each.spec.falls_through] + [last]
+        last = self._upstreams[-1:]
+        waits = [each for each in self._upstreams[:-1] if not each.spec.falls_through] + last
         return any(each.health.failing for each in waits)
 
     @property
@@ -113,12 +113,17 @@ class Upstreams:
                 return False
             if not each.spec.falls_through:
                 break
-        return True
+        return bool(self._upstreams)
 
     def due(self) -> bool:
         """Whether a fetch is worth its while now: one upstream is up, or may be asked again after its
         back-off, by the one who is told so."""
-        return any(not each.health.failing or each.health.admit() for each in self._upstreams)
+        for each in self._upstreams:
+            if not each.health.failing or each.health.admit():
+                return True
+            if not each.spec.falls_through:
+                break  # a fetch ends there
+        return False
 
     async def start(self, *, probe: bool = True) -> None:
         """Open the session; ``probe``: try in the background whether each upstream takes a connection."""

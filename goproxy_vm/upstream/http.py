@@ -186,6 +186,8 @@ class HttpUpstream:
         if (response.content_length or 0) > limit:
             raise self._too_large(limit)
         await sink.begin(length)
+        if _stands_in(response):
+            sink.stand_in()
         received = 0
         chunks = self._counted(response.content.iter_any())
         async for chunk in _gunzip(chunks) if encoding == "gzip" else chunks:
@@ -209,7 +211,9 @@ class HttpUpstream:
         reason = _shown(response.reason or "", REASON)
         sentence = f"{self._name}: {response.status} {reason}".rstrip() + (said and f": {said}")
         if response.status in ABSENCE:
-            return Failure(Absent(sentence), "not_found")
+            absent = Absent(sentence)
+            absent.remembered = _stands_in(response)
+            return Failure(absent, "not_found")
         if response.status in REFUSALS:
             return Failure(Refused(sentence), "refused")
         counts = response.status in TROUBLE
@@ -227,6 +231,12 @@ class HttpUpstream:
             return ""
         self.received += len(head)
         return _shown(head.decode("utf-8", "replace").strip().partition("\n")[0], SENTENCE)
+
+
+def _stands_in(response: aiohttp.ClientResponse) -> bool:
+    """Whether a server like this one says that it answers in place of upstreams that fail it."""
+    status = response.headers.get("Cache-Status", "")
+    return "goproxy-vm; " in status and ("detail=built-from-" in status or "detail=stale" in status)
 
 
 async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -16,9 +16,16 @@ class Sink(Protocol):
         """The next bytes. May raise NoRoom."""
         ...
 
+    def stand_in(self) -> None:
+        """What comes is what the upstream, a server like this one, answers in place of its own upstreams."""
+        ...
+
 
 class Memory:
     """A sink for small documents: the whole content in ``data``."""
+
+    substitute = False
+    """Whether the latest attempt brought a substitute, which is not to be stored as an upstream's word."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
@@ -31,6 +38,11 @@ class Memory:
     async def begin(self, _length: int | None) -> None:
         """Forget earlier bytes."""
         self._chunks.clear()
+        self.substitute = False
+
+    def stand_in(self) -> None:
+        """Note it."""
+        self.substitute = True
 
     async def write(self, chunk: bytes) -> None:
         """Keep the next bytes."""

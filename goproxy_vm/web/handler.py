@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -107,10 +108,15 @@ class Handler:
         request_id = secrets.token_hex(6)
         started = time.monotonic()
         asked = _Asked()
+        result: str = Result.MISS  # until an answer says otherwise: hits do not wait
         try:
             answer = await self._answer(request, client, asked)
+            result = answer.result
             response, sent = await send(request, answer, {}, self._reader)
-            result: str = Result.REFUSED if response.status == 416 else answer.result
+            result = Result.REFUSED if response.status == 416 else answer.result
+        except asyncio.CancelledError:  # the client has gone; what it got is not known
+            self._metrics.request(asked.endpoint, result, time.monotonic() - started, 0)
+            raise
         except GoproxyError as error:
             result = error.result
             level = log.warning if error.status >= 500 else log.debug

@@ -6,7 +6,7 @@ import math
 
 from aiohttp import web
 
-from goproxy_vm.errors import GoproxyError
+from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.proxy.answer import CACHE_STATUS, UNCACHEABLE, Result
 from goproxy_vm.web.send import CACHE_NAME, SERVER
 
@@ -40,6 +40,9 @@ def error_response(
     if error.result == Result.NEGATIVE:
         headers["Cache-Control"] = f"public, max-age={int(negative)}"
         headers["Cache-Status"] = f"{CACHE_NAME}; {CACHE_STATUS[Result.NEGATIVE]}"
+    if isinstance(error, Absent) and error.remembered:
+        headers["Cache-Control"] = UNCACHEABLE
+        headers["Cache-Status"] += "; detail=stale"
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     return web.Response(

@@ -168,7 +168,9 @@ def test_killed_at_random_points(tmp_path: Path) -> None:
             recovered(server)
             for path in paths:
                 status, body = get(server, path)
-                assert status == 404 or body == upstream.fake.files[path], path
+                # The .info of a version whose .mod alone was stored is made of that.
+                made_up = path.endswith(".info") and body == b'{"Version": "v1.0.0"}'
+                assert status == 404 or made_up or body == upstream.fake.files[path], path
         finally:
             assert server.stop() == 0
     assert statuses[200] > ROUNDS

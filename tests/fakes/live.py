@@ -205,7 +205,12 @@ SCRIPTS: dict[str, Script] = {
             f"{M}/v2.0.0+incompatible.mod": text(GOMOD),
         }
     ),
-    "list html": Script({**LISTED, LIST: text("<html>hello</html>\n"), LATEST: info(VERSION)}),
+    "list html": Script(
+        {**LISTED, LIST: text("<html>hello</html>\n"), LATEST: info(VERSION)},
+        ours={LIST: 502},
+        differs="a page is no list: it would replace a good one",
+        differing=RELEASES,
+    ),
     "query v1": Script(LISTED),
     "query v1.0": Script(LISTED),
     "query branch Upper": Script({**TAGLESS, f"{M}/!my!branch.info": info(PSEUDO)}),
@@ -253,7 +258,12 @@ SCRIPTS: dict[str, Script] = {
     "zip prefix of subpath": _zip(elsewhere(f"{MODULE}x@v1.0.0")),
     "zip nested go.mod": _zip(go_zip({"s/go.mod": b"module s\n"})),
     "zip 206": _zip(Reply(go_zip().body, 206, reason="Partial Content")),
-    "mod html": Script({**version_files(), MOD: text("<html></html>", 200, "text/html")}),
+    "mod html": Script(
+        {**version_files(), MOD: text("<html></html>", 200, "text/html")},
+        ours={MOD: 502},
+        differs="a page is no .mod: it would be the one first seen",
+        differing=RELEASES,
+    ),
     "mod differs from zip": Script({**version_files(), MOD: text(GOMOD + b"// other\n")}),
     **{
         f"redirect {code} zip": Script({**version_files(), ZIP: moved(code, "/blob"), "/blob": go_zip()})

@@ -101,3 +101,20 @@ async def test_modules_and_the_mirror_share_the_slots(serve: Serve, world: World
     gate.open()
     await asyncio.gather(*asking, return_exceptions=True)
     assert world.upstream.count("/sumdb/*") > 0
+
+
+async def test_who_hangs_up_leaves_nothing(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8)
+    gate = upstream.hold("*")
+    asking = [
+        asyncio.create_task(host.get(f"/example.com/m{n}/@v/{file}"))
+        for n in range(20)
+        for file in ("list", "v1.0.0.zip")
+    ]
+    await until(lambda: host.server.proxy.fetches_in_flight == 60)  # each zip with its .mod
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await until(lambda: host.server.proxy.fetches_in_flight == 2)
+    assert upstream.count("*") == 2
+    gate.open()

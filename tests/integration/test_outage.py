@@ -6,16 +6,17 @@ import asyncio
 import functools
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goproxy_vm import server as server_module
+from goproxy_vm.cache.facts import Selection
 from goproxy_vm.proxy import absence, fetching
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.upstream.chain import Upstreams
 from tests.fakes.upstream import FakeUpstream, Reply
-from tests.fakes.wire import until
 from tests.integration.conftest import Got, Host, Serve
 
 M, OTHER = "/example.com/m", "/example.com/other"
@@ -285,13 +286,12 @@ async def test_patience_with_a_silent_upstream(
 ) -> None:
     monkeypatch.setattr(fetching, "PATIENCE", 0.05)
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
-    for path in (LIST, LATEST, ABSENT, ZIP):
+    for path in (LIST, LATEST, ZIP):
         await host.get(path)
     await quiet(host)
     gate = upstream.hold("*")
     assert status(await host.get(LIST)) == STALE
     assert status(await host.get(LATEST)) == STALE
-    assert (await host.get(ABSENT)).status == 404
     built = asyncio.create_task(host.get(f"{M}/@v/v0.9.0.info"))  # never asked for: there is nothing else
     await host.get(LIST)
     gate.open()
@@ -312,9 +312,69 @@ async def test_slow_is_no_reason_to_make_up_a_list(
     gate = upstream.hold(LIST)
     asking = asyncio.create_task(host.get(LIST))
     await gate.arrived.wait()
-    await until(lambda: host.server.proxy._fetching._unanswered)
+    assert (await host.get("/healthz")).status == 200
     gate.open()
     assert (await asking).body == upstream.files[LIST]
+
+
+async def test_slow_is_no_reason_to_believe_an_old_absence(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "PATIENCE", 0.01)
+    host = await serve(upstream, stall_timeout=60.0)
+    new = f"{M}/@v/v1.1.0.mod"
+    assert (await host.get(new)).status == 404
+    await host.get(LIST)
+    upstream.add_module("example.com/m", "v1.1.0")
+    gates = [upstream.hold(path) for path in (LIST, new)]
+    assert status(await host.get(LIST)) == STALE  # and patience has run out
+    asking = asyncio.create_task(host.get(new))
+    await gates[1].arrived.wait()
+    for gate in gates:
+        gate.open()
+    assert (await asking).status == 200
+
+
+async def test_what_was_there_since_is_not_absent(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream)
+    new = f"{M}/@v/v1.1.0.zip"
+    assert (await host.get(new)).status == 404
+    upstream.add_module("example.com/m", "v1.1.0")
+    assert (await host.get(new)).status == 200
+    await quiet(host)
+    await host.server.operations.evict(0, dry_run=False)
+    upstream.on("*", Reply(b"", 500))
+    assert (await host.get(new)).status == 502
+
+
+async def test_without_any_upstream_nothing_is_there(serve: Serve) -> None:
+    host = await serve("off")
+    for path in (LIST, LATEST, ZIP):
+        got = await host.get(path)
+        assert (got.status, "no upstream is configured" in got.text) == (404, True)
+
+
+async def test_an_edge_does_not_keep_what_its_central_server_made_up(
+    serve: Serve, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    central = await serve(upstream)
+    await central.get(MOD)
+    await central.get(ABSENT)
+    await quiet(central)
+    await central.server.operations.purge(
+        Selection(match=("example.com/m@v1.0.0",), kinds=("info",)), forget_hash=False, dry_run=False
+    )
+    edge = await serve(central.server.url, cache_dir=tmp_path / "edge")
+    upstream.on("*", Reply(b"", 500))
+    got = await edge.get(INFO)
+    assert json.loads(got.body) == {"Version": "v1.0.0"}
+    assert (await edge.get(ABSENT)).status == 404
+    await quiet(edge)
+    upstream.forget_rules()
+    assert (await edge.get(INFO)).body == upstream.files[INFO]
+    upstream.on("*", Reply(b"", 500))
+    await central.server.operations.refresh("example.com/m/cmd/tool")
+    assert (await edge.get(ABSENT)).status == 502
 
 
 @pytest.mark.parametrize("path", [LIST, LATEST])
