@@ -66,6 +66,10 @@ class Absences:
             paths.discard(path)
             await self._answers.delete(PREFIX + path)
 
+    async def keeps(self, path: str) -> bool:
+        """Whether :meth:`check` may raise."""
+        return path in await self._kept()
+
     async def check(self, path: str) -> None:
         """Raise Absent if that was said of a path when upstreams could be asked last."""
         if path not in await self._kept():

@@ -295,6 +295,8 @@ class ChecksumDatabase:
 
     async def _saved(self) -> None:
         """Wait until what was to be stored is."""
+        if self._unsaved and (self._saving is None or self._saving.done()):
+            self._saving = asyncio.create_task(self._save_all())  # what failed before
         if self._saving is not None:
             await asyncio.shield(self._saving)
 

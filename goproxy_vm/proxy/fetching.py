@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PATIENCE = 2.0
 """Seconds for which a client waits for an upstream where there is something to answer without it."""
 
+SILENCE = 5.0
+"""Seconds after which upstreams of which nobody has heard anything count as silent: then absence that is kept
+is their last word. Longer, for what was absent may have been published since."""
+
 log = get_logger("proxy")
 _T = TypeVar("_T")
 
@@ -65,6 +69,8 @@ class Fetching:
         self._upstreams = upstreams
         self._fences = fences
         self._unanswered = False
+        self._silent_at: int | None = None
+        """The signs of life of the upstreams when they were found silent."""
 
     async def hold(self, resource: ModuleResource, claim: Claim, fetch: Callable[[], Awaitable[_T]]) -> _T:
         """The body of a flight: ``fetch`` within a slot and the deadline of one file.
@@ -109,7 +115,8 @@ class Fetching:
         if fallback.copy is not None and (resting or self._unanswered):
             self.look(fallback.behind)
             return fallback.copy
-        if resting:
+        signs = self._upstreams.signs
+        if resting or signs == self._silent_at:
             try:
                 await fallback.absent()
                 answer = await fallback.built() if self._upstreams.down else None
@@ -120,17 +127,24 @@ class Fetching:
                 self.look(fallback.behind)
                 return answer
         joined = path in flights
-        claim = self.slots.claim(asker.client)
         patience = asker.patience
         if fallback.copy is not None:
             patience = min(PATIENCE, asker.patience or PATIENCE)
+        elif await self.absences.keeps(path):
+            patience = min(SILENCE, asker.patience or SILENCE)
         try:
-            value, _ = await flights.join(path, partial(flight, claim), claim, patience)
-        except UnderWay:
-            if fallback.copy is None:
-                raise
-            self._unanswered = True
-            return fallback.copy
+            try:
+                value = await self._join(flights, path, asker, flight, patience)
+            except UnderWay:
+                if fallback.copy is not None:
+                    self._unanswered = True
+                    return fallback.copy
+                if patience == asker.patience:
+                    raise
+                if signs == self._upstreams.signs:
+                    self._silent_at = signs
+                    await fallback.absent()
+                value = await self._join(flights, path, asker, flight, asker.patience)
         except (UpstreamError, Refused, Overloaded) as error:
             answer = fallback.copy
             if answer is None and not isinstance(error, Overloaded):  # we are slow, and not they
@@ -142,6 +156,18 @@ class Fetching:
             log.warning("serving stale", path=path, reason=error.sentence)
             return answer
         return value, joined
+
+    async def _join(
+        self,
+        flights: Flights[_T],
+        path: str,
+        asker: Asker,
+        flight: Callable[[Claim], Coroutine[Any, Any, _T]],
+        patience: float | None,
+    ) -> _T:
+        claim = self.slots.claim(asker.client)
+        value, _ = await flights.join(path, partial(flight, claim), claim, patience)
+        return value
 
     def look(self, behind: Callable[[], None]) -> None:
         """Have something fetched behind an answer, if there is hope."""

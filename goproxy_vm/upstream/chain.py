@@ -115,6 +115,11 @@ class Upstreams:
                 break
         return bool(self._upstreams)
 
+    @property
+    def signs(self) -> int:
+        """Grows with everything that comes from any of them: while it does not, they are silent."""
+        return sum(each.source.received + each.source.answered for each in self._upstreams)
+
     def due(self) -> bool:
         """Whether a fetch is worth its while now: one upstream is up, or may be asked again after its
         back-off, by the one who is told so."""

@@ -23,6 +23,8 @@ class FileUpstream:
 
     received = 0
     """Bytes read."""
+    answered = 0
+    """Nothing answers."""
 
     def __init__(self, spec: UpstreamSpec) -> None:
         self._root = Path(spec.url)

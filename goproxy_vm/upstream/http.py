@@ -56,6 +56,8 @@ class HttpUpstream:
 
     received = 0
     """Bytes of bodies that came from it, as they were sent."""
+    answered = 0
+    """Heads of answers that came from it."""
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class HttpUpstream:
         for left in reversed(range(MOST_REQUESTS)):
             started = time.monotonic()
             async with await self._ask(url) as response:
+                self.answered += 1
                 if response.status not in REDIRECTS:
                     await self._receive(response, sink, limit)
                     return
