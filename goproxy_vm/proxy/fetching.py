@@ -126,12 +126,12 @@ class Fetching:
             if answer is not None:
                 self.look(fallback.behind)
                 return answer
-        joined = path in flights
         patience = asker.patience
         if fallback.copy is not None:
             patience = min(PATIENCE, asker.patience or PATIENCE)
         elif await self.absences.keeps(path):
             patience = min(SILENCE, asker.patience or SILENCE)
+        joined = path in flights  # nothing waits from here to the join
         try:
             try:
                 value = await self._join(flights, path, asker, flight, patience)

@@ -9,6 +9,7 @@ import pytest
 
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.asker import Asker
+from goproxy_vm.web import connection
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import until
 from tests.integration.conftest import Host, Serve
@@ -103,7 +104,11 @@ async def test_modules_and_the_mirror_share_the_slots(serve: Serve, world: World
     assert world.upstream.count("/sumdb/*") > 0
 
 
-async def test_who_hangs_up_leaves_nothing(serve: Serve, upstream: FakeUpstream) -> None:
+async def test_who_hangs_up_leaves_nothing(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PARTING", 0.0)
+    monkeypatch.setattr(connection, "SWEEP", 0.01)
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8)
     gate = upstream.hold("*")
     asking = [
