@@ -4,8 +4,8 @@ A part says ``log = get_logger("web")`` once, then ``log.info("serving", url=url
 phrase that can be searched for; all that varies is a field. Lines are written by a thread of their own,
 for a pipe that nobody reads must not stop the server: when the queue is full, lines are dropped, counted,
 and the count is logged. Paths and other text from clients cannot forge lines: control characters and all
-that is not ASCII are escaped, and each field is bounded. Where stderr is systemd's journal, each line
-begins with its priority.
+that is not ASCII are escaped. Each field is bounded, and so are the lines that one client causes. Where
+stderr is systemd's journal, each line begins with its priority.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from goproxy_vm.hostos import leads_to_journal
+from goproxy_vm.observe.allowance import REFUSALS, WARNINGS, Allowance
 
 STDERR = 2
 """The descriptor that lines go to."""
 QUEUED_MOST = 10_000
 """Lines that wait to be written before more are dropped."""
-LONGEST = 2048
+LONGEST = 512
 """Characters of a field's text that are kept."""
+BAD_REQUEST = 400
+"""The lowest status of a request that failed."""
 LONGEST_TRACE = 16 << 10
 """Characters of a traceback that are kept, counted from its end, where the cause is."""
 DRAIN_SECONDS = 2.0
@@ -171,12 +174,29 @@ class _Handler(logging.Handler):
     def __init__(self, writer: Writer) -> None:
         super().__init__()
         self._writer = writer
+        self._allowance = Allowance()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.put(self._line(record))
+            for client, lines in self._allowance.left_out():
+                fields = {"client": client, "lines": lines}
+                self._writer.put(_line(record.created, "warning", "logs", "lines left out", fields))
+            if self._allowed(record):
+                self._writer.put(self._line(record))
         except Exception:  # noqa: BLE001 (a log line is never worth a failed request)
             self.handleError(record)
+
+    def _allowed(self, record: logging.LogRecord) -> bool:
+        """Whether the client that the line is about, if any, has not caused too many."""
+        fields: Mapping[str, object] = getattr(record, _FIELDS, {})
+        client = fields.get("client")
+        if client is None:
+            return True
+        if record.levelno >= logging.WARNING:
+            return self._allowance.take(str(client), WARNINGS)
+        status = fields.get("status")
+        failed = record.levelno == logging.INFO and isinstance(status, int) and status >= BAD_REQUEST
+        return not failed or self._allowance.take(str(client), REFUSALS)
 
     def _line(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: Mapping[str, object] | None = getattr(record, _FIELDS, None)
@@ -220,7 +240,11 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    text = str(value)
+    return cut(str(value))
+
+
+def cut(text: str) -> str:
+    """The text as far as it is logged."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

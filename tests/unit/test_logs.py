@@ -13,7 +13,8 @@ from datetime import datetime
 
 import pytest
 
-from goproxy_vm.observe import logs
+from goproxy_vm.observe import allowance, logs
+from goproxy_vm.observe.allowance import Allowance
 from goproxy_vm.observe.logs import get_logger, setup
 
 
@@ -124,6 +125,42 @@ def test_fields_are_bounded_and_plain(pipe: Pipe) -> None:
     assert line["long"] == "x" * logs.LONGEST + "..."
     assert (line["error"], line["nan"], line["raw"]) == ("why", "nan", "b'\\n'")
     assert line["level"] == "info"
+
+
+def test_one_client_does_not_fill_the_log(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(logs, "Allowance", lambda: Allowance(lambda: clock[0]))
+    monkeypatch.setattr(logs, "WARNINGS", 5)
+    monkeypatch.setattr(logs, "REFUSALS", 10)
+    with setup("json", "info", fd=pipe.writing):
+        log = get_logger("web")
+        for _ in range(50):
+            log.warning("request failed", client="192.0.2.1", path="/x")
+            log.info("request", client="192.0.2.1", status=404)
+            log.info("request", client="192.0.2.1", status=200)
+        log.warning("request failed", client="192.0.2.2", path="/x")
+        log.warning("no client")
+        clock[0] = 61.0
+        log.warning("request failed", client="192.0.2.1", path="/y")
+    lines = [json.loads(line) for line in pipe.lines()]
+    assert sum(line["level"] == "warning" for line in lines) == 5 + 4
+    assert sum(line.get("status") == 404 for line in lines) == 10
+    assert sum(line.get("status") == 200 for line in lines) == 50
+    told, last = lines[-2:]
+    assert (told["event"], told["client"]) == ("lines left out", "192.0.2.1")
+    assert told["lines"] == (50 - 5) + (50 - 10)
+    assert last["path"] == "/y"
+
+
+def test_many_clients_share_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "MOST_CLIENTS", 5)
+    clock = [0.0]
+    lines = Allowance(lambda: clock[0])
+    taken = [lines.take(f"2001:db8::{number}", 3) for number in range(1000)]
+    assert sum(taken) == 10 + 3
+    clock[0] = 60.0
+    assert lines.left_out() == [("others", 1000 - 13)]
+    assert lines.left_out() == []
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
