@@ -5,29 +5,43 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import fcntl
 import os
 import re
+import resource
 import socket
+import struct
 import sys
+import termios
 from pathlib import Path
 
 FIRST_HANDED_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
+_BYTES_ACKED = 120
+"""Where tcpi_bytes_acked, 64 bits of it, begins in Linux's struct tcp_info (linux/tcp.h; since 4.1)."""
 
 
 def unsent_bytes(sock: socket.socket) -> int:
     """Bytes that the kernel holds for ``sock`` and the peer has not acknowledged; 0 where it cannot say."""
     if sys.platform != "linux":
         return 0
-    import fcntl
-    import termios
-
     left = array.array("i", [0])
     try:
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, left)
     except (OSError, ValueError):
         return 0
     return left[0]
+
+
+def acknowledged_bytes(sock: socket.socket) -> int | None:
+    """Bytes that the peer of a TCP connection has acknowledged so far; None where nobody can say."""
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return None
+    try:
+        facts = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+        return int(struct.unpack_from("=Q", facts, _BYTES_ACKED)[0])
+    except (OSError, struct.error):
+        return None
 
 
 def peer_user(sock: socket.socket) -> int | None:
@@ -52,8 +66,6 @@ def lower_priority() -> None:
 
 def limit_memory(limit: int) -> None:
     """Bound this process's address space to ``limit`` bytes, where the system can; more is a MemoryError."""
-    import resource
-
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
@@ -193,10 +205,22 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
+def raise_open_files_limit() -> None:
+    """Let this process open as many files as its hard limit allows: the usual soft one is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def open_files_hard_limit() -> int:
+    """How many descriptors this process may open once it has raised its soft limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
 def open_files_limit(process: int) -> int | None:
     """How many descriptors a process may open; 0 stands for this one. None where the system cannot say."""
-    import resource
-
     if process in (0, os.getpid()):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -15,7 +16,13 @@ from aiohttp import web
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import StartError
-from goproxy_vm.hostos import listen_fds, notify, watchdog_seconds
+from goproxy_vm.hostos import (
+    listen_fds,
+    notify,
+    open_files_limit,
+    raise_open_files_limit,
+    watchdog_seconds,
+)
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
@@ -34,10 +41,13 @@ from goproxy_vm.web.admin import admin_app
 from goproxy_vm.web.api import Api
 from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, most_connections, most_of_one
+from goproxy_vm.web.details import not_http
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, url_of
+from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +56,10 @@ if TYPE_CHECKING:
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
+ADMIN_SHUTDOWN = 2.0
+"""Seconds that answers of the admin listener may take to finish at a stop."""
+LINGERING = 2.0
+"""Seconds for which the rest of an API request's body is still taken after the answer, and thrown away."""
 READERS = 4
 """Threads that read stored files for answers."""
 
@@ -117,33 +131,53 @@ class Server:
             settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
         )
         server = web.Server(handler, handler_cancellation=True)
+        in_all = most_connections(open_files_limit(0) or sys.maxsize, settings.max_misses)
         connections = Connections(
-            lambda: HttpProtocol(server, handler, access_log=None, keepalive_timeout=NEVER),
+            lambda: HttpProtocol(
+                server, handler.malformed, access_log=None, keepalive_timeout=NEVER, lingering_time=0
+            ),
             front,
-            most=settings.max_client_connections,
+            most=most_of_one(in_all, settings.max_client_connections),
+            in_all=in_all,
             send_timeout=settings.send_timeout,
-            refused=lambda sent: self.metrics.request("other", "error", 0.0, sent),
+            refused=handler.refused,
         )
         listener = Listener(server, connections, main)
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
         api = Api(Actions(operations).routes, Guard(token))
-        runner = web.AppRunner(
-            admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api),
-            access_log=None,
-            shutdown_timeout=2,
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        for bound in admin:
-            await web.SockSite(runner, bound.sock).start()
-            stack.callback(bound.unlink)
-        await listener.start()
+        app = admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api)
+        await self._administer(stack, app, admin)
+        listener.start()
         stack.push_async_callback(listener.stop, settings.shutdown_timeout)
         self.urls = listener.urls
         self.url = listener.urls[0]
         self.admin_url = url_of(admin[0].sock)
+
+    async def _administer(
+        self, stack: AsyncExitStack, app: web.Application, sockets: Sequence[Bound]
+    ) -> None:
+        """Serve the admin listener; its connections have bounds and timers as those of the main one."""
+        runner = web.AppRunner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        server = runner.server
+        if server is None:
+            raise StartError("admin_listen: it cannot be served")
+        connections = Connections(
+            lambda: HttpProtocol(
+                server, not_http, access_log=None, keepalive_timeout=NEVER, lingering_time=LINGERING
+            ),
+            most=most_of_one(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
+            in_all=ADMIN_CONNECTIONS,
+            send_timeout=self._settings.send_timeout,
+            bodies=True,
+            refusal=problem,
+        )
+        listener = Listener(server, connections, sockets)
+        listener.start()
+        stack.push_async_callback(listener.stop, ADMIN_SHUTDOWN)
 
     async def _upstreams(
         self, stack: AsyncExitStack, text: str, *, database: bool = False, probe: bool = True
@@ -237,6 +271,7 @@ async def _pet_watchdog() -> None:
 
 def run(settings: Settings, warnings: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start."""
+    raise_open_files_limit()
     with logs.setup(settings.log_format, settings.log_level):
         asyncio.run(_serve(settings, warnings))
     return 0

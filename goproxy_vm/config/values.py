@@ -270,6 +270,8 @@ def _file(text: str) -> Path | None:
 
 
 _TOKEN = re.compile(r"[!-~]{1,1024}", re.ASCII)
+SHORTEST_TOKEN = 16
+"""Characters of the shortest token: one that is short can be found by trying."""
 
 
 def token(text: str) -> str:
@@ -278,6 +280,10 @@ def token(text: str) -> str:
         raise ValueError("it is what config show prints instead of it")
     if text and not _TOKEN.fullmatch(text):
         raise ValueError("it holds a space or another character that no header carries, or is too long")
+    if 0 < len(text) < SHORTEST_TOKEN:
+        raise ValueError(
+            f"it is shorter than {SHORTEST_TOKEN} characters: openssl rand -hex 32 makes a good one"
+        )
     return text
 
 
@@ -419,7 +425,7 @@ DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
 CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
 URL: Kind[str] = Kind(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
 FILE: Kind[Path | None] = Kind(_file, "a file's path, or nothing", "FILE")
-TOKEN: Kind[str] = Kind(token, "up to 1024 visible ASCII characters, or nothing", "TOKEN")
+TOKEN: Kind[str] = Kind(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")
 SUMDB: Kind[SumdbSpec | None] = Kind(
     parse_sumdb,
     'GOSUMDB\'s forms: sum.golang.org, sum.golang.google.cn, VKEY, "VKEY URL", "NAME URL" or off',

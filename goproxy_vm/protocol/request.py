@@ -114,7 +114,7 @@ def _decode(raw_path: str) -> str:
             raise MalformedPath("a percent sign without two hexadecimal digits in the path")
         try:
             path = unquote_to_bytes(raw_path).decode("ascii")
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise MalformedPath("a byte outside ASCII in the path") from None
     if not path.isascii() or not path.isprintable():
         raise MalformedPath("a control or non-ASCII character in the path")

@@ -167,7 +167,7 @@ class Actions:
     async def _unpin(self, call: Call) -> web.Response:
         pattern = pattern_of(call)
         bodies.nothing(call.query)
-        await no_body(call)
+        no_body(call)
         pin = await self._found_pin(pattern)
         if pin.source == "config":
             raise Problem(409, f"{pattern} is pinned by the setting pins, and cannot be unpinned here")

@@ -38,7 +38,7 @@ class Api:
     @staticmethod
     def owns(request: web.Request) -> bool:
         """Whether the request is for the API, however its path is encoded."""
-        path = unquote_to_bytes(request.rel_url.raw_path)
+        path = _octets(request.rel_url.raw_path)
         return path == ROOT.encode() or path.startswith(f"{ROOT}/".encode())
 
     async def __call__(self, request: web.Request) -> web.Response:
@@ -107,9 +107,14 @@ def _decoded(raw_path: str) -> str | None:
     if _BROKEN_ESCAPE.search(raw_path):
         return None
     try:
-        return unquote_to_bytes(raw_path).decode()
+        return _octets(raw_path).decode()
     except UnicodeError:
         return None
+
+
+def _octets(raw_path: str) -> bytes:
+    """A raw path percent-decoded once. One of aiohttp's two parsers takes bytes outside ASCII as well."""
+    return unquote_to_bytes(raw_path.encode("utf-8", "surrogateescape"))
 
 
 def _who(request: web.Request) -> str:

@@ -95,31 +95,32 @@ def pattern_of(call: Call) -> str:
 async def removal_flags(call: Call) -> bool:
     """The query of a DELETE: notes a dry run, returns ``forget_hash``."""
     forget_hash, call.dry_run = bodies.removal_flags(call.query)
-    await no_body(call)
+    no_body(call)
     return forget_hash
 
 
 async def body_of(call: Call, *, optional: bool = False) -> bodies.Members:
     """The JSON object that was sent; an empty one for no bytes at all where the body is optional."""
     bodies.nothing(call.query)
-    if not optional:
-        _check_type(call.request)
-    data = await _read(call.request)
-    if optional and not data:
+    if optional and not call.request.body_exists:
         return bodies.body(b"{}")
     _check_type(call.request)
-    return bodies.body(data)
+    return bodies.body(await _read(call.request))
 
 
 def _check_type(request: web.Request) -> None:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(
+            415, "a body is taken as it is, without Content-Encoding", headers={"Accept-Encoding": "identity"}
+        )
     charset = (request.charset or "utf-8").lower()
     if "Content-Type" not in request.headers or request.content_type != JSON or charset != "utf-8":
         raise Problem(415, f"a body with Content-Type: {JSON} is needed", headers={"Accept-Post": JSON})
 
 
-async def no_body(call: Call) -> None:
+def no_body(call: Call) -> None:
     """Refuse a body that would be ignored: someone may have put ``dry_run`` there."""
-    if await _read(call.request):
+    if call.request.body_exists:
         raise Problem(400, "DELETE takes no body; dry_run and forget_hash belong into the query")
 
 

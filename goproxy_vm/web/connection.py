@@ -1,8 +1,9 @@
 """Who owns a connection: one small protocol in front of aiohttp's.
 
-``Connection`` accepts the transport and keeps it for its whole life; it forwards everything to the
-protocol that speaks HTTP on it. So limits per address, idle timers and send timers hold whatever
-writes the answer (docs/decisions/0001-one-process-proves-and-serves.md).
+``Connection`` accepts the transport and keeps it for its whole life: it takes the requests off the wire one
+by one, and gives the next to whoever answers it only when the last is answered and the client has taken the
+answer. So order, limits per address, bounds on memory, idle timers and send timers hold whatever writes the
+answer (docs/decisions/0001-one-process-proves-and-serves.md).
 """
 
 from __future__ import annotations
@@ -13,36 +14,46 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, cast
 
-from goproxy_vm.hostos import unsent_bytes
+from goproxy_vm.hostos import acknowledged_bytes, unsent_bytes
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.web.refusal import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from goproxy_vm.web.front import Front
+    from goproxy_vm.web.refusal import Refusal
 
 SWEEP = 1.0
 """Seconds between two looks at all connections."""
+A_TURN = 256
+"""Connections looked at before other work has its turn."""
 DRAIN_POLL = 0.05
 """Seconds between two looks whether all answers are sent, at shutdown."""
 IDLE = 75.0
 """Seconds a connection may wait for a first or next whole request. aiohttp's own timer is much longer,
 and is not started before the first answer by every version of it."""
-_TEXT = b"goproxy-vm: too many connections from this address; retry later\n"
-TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Cache-Control: no-store\r\nCache-Status: goproxy-vm; detail=refused\r\n"
-    b"Retry-After: 5\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_TEXT), _TEXT)
-)
+PARTING = 10.0
+"""Seconds in which a client that has closed its side still gets an answer that is being made: most have gone,
+and what is fetched for them alone need not wait for its turn."""
+LONGEST_HEAD = 64 << 10
+"""Bytes of a request's head, from its first line to the empty one."""
+MOST_WAITING = 16 << 10
+"""Bytes of answers that wait in memory for a client to read; above, nothing more is answered or read."""
+LEAST_RATE = 1024
+"""Bytes a second that a client must take of what waits for it, on average over ``send_timeout``."""
 
-_WHOLE = re.compile(
-    rb"(?:GET|HEAD) [^\r\n]* HTTP/1\.1\r\n"
-    rb"(?:(?!content-|transfer-|upgrade|expect|connection)[^\r\n:]+:[^\r\n]*\r\n)*\r\n",
+_END = b"\r\n\r\n"
+_ORDINARY = re.compile(
+    rb"(?!CONNECT )[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\r\n]* HTTP/1\.[01]\r\n"
+    rb"(?:(?!content-length:(?![\t ]*0[\t ]*\r)|transfer-|upgrade)[^\r\n:]+:[^\r\n]*\r\n)*\r\n",
     re.IGNORECASE,
 )
-"""One request, its head whole, without a body, after which the next one can begin."""
-MOST_HELD = 64 << 10
-"""Bytes of further requests taken in while one is answered."""
+"""A whole head without a body, after which the next request can begin."""
+_BEGINNING = re.compile(
+    rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: [^\x00-\x20\x7f]*(?: [HTP/.0-9]{,8}(?:\r(?:\n.*)?)?)?)?", re.DOTALL
+)
+"""What can become a head, as far as it has come."""
 
 log = get_logger("connection")
 
@@ -57,10 +68,10 @@ def client_address(transport: asyncio.BaseTransport) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """Owns one client's connection: answers hits by the short cut, and forwards the rest to aiohttp.
+    """Owns one client's connection: the short cut gets each request first, then aiohttp.
 
-    The short cut gets each request first as long as it is clear where a request begins: aiohttp is done
-    with everything that it was given, and that was one whole head without a body.
+    Both get one whole head at a time, in order. A request that has a body, wants another protocol or is no
+    proper head is the connection's last.
     """
 
     transport: asyncio.Transport
@@ -70,85 +81,177 @@ class Connection(asyncio.Protocol):
         self._inner: asyncio.Protocol | None = None
         self.client = "unix"
         self.answering = 0
-        self.fronting = False
-        """Whether the short cut is at work beside the loop."""
+        """Requests being answered: from when one is taken off the wire until its answer is written."""
+        self.last = False
+        """Whether nothing that still comes is answered."""
         self.progress = 0
         """Bytes sent past the transport's buffer."""
         self._front = connections.front
-        self._clear = True
-        self._held: list[bytes] = []
-        self._refused = False
+        self._held = bytearray()
+        self._looked = 0
+        self._ended = False
+        self._ended_at = 0.0
+        self._stuffed = False
+        self._relieved: asyncio.Future[None] | None = None
         self._last_busy = 0.0
-        self._last_progress = 0.0
-        self._unsent = (0, 0)
+        self._unsent = 0
+        self._taken = 0
+        self._window = (0.0, 0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection against its address."""
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(MOST_WAITING)
         self.client = client_address(transport)
-        self._last_busy = self._last_progress = self._connections.now()
-        if not self._connections.add(self):
-            self._refused = True
-            self.transport.write(TOO_MANY)
-            self._connections.refused(len(_TEXT))
-            self.transport.close()
+        self._last_busy = self._connections.now()
+        self._window = (self._last_busy, 0)
+        refusal = self._connections.add(self)
+        if refusal:
+            self._refuse(503, refusal)
         elif self._front is not None and not self._front.allows(self.client):
             self._front = None
 
-    def data_received(self, data: bytes) -> None:
-        """Answer a request, or forward it."""
-        if self._refused:
-            return
-        if self._held or self.fronting:
-            self._held.append(data)  # a second request before the first is answered: in order
-            if sum(map(len, self._held)) > MOST_HELD:
-                self.transport.pause_reading()
-            return
-        if self.answering:
-            self._clear = False
-        if not (self._front is not None and self._clear and self._front.take(self, data)):
-            self.hand_over(data)
+    # What comes
 
-    def hand_over(self, data: bytes) -> None:
-        """Have aiohttp answer what begins with ``data``."""
+    def data_received(self, data: bytes) -> None:
+        """Answer a request, or keep it until its turn."""
+        if self.answering or self._held or self._stuffed or self.last:
+            self._hold(data)
+        elif self._front is None or not self._front.take(self, data):
+            self._held += data
+            self._go_on(tried=len(data))
+
+    def eof_received(self) -> bool:
+        """The client asks for nothing more: what it has asked for is still answered."""
+        self._ended = True
+        self._ended_at = self._connections.now()
+        if self.last and self._connections.bodies:
+            return False  # perhaps in the middle of a body
+        if not self.answering:
+            self._go_on()
+        return True
+
+    def _hold(self, data: bytes) -> None:
+        if self.last:
+            if self._inner is not None and self._connections.bodies:
+                self._inner.data_received(data)
+            return
+        self._held += data
+        if self.answering or self._stuffed:
+            self.transport.pause_reading()
+        else:
+            self._go_on()
+
+    def _go_on(self, tried: int = 0) -> None:
+        """Answer the next of what is held, if it is whole and nothing is in its way.
+
+        The short cut has declined a head of ``tried`` bytes already.
+        """
+        if self.answering or self._stuffed or self.last or self.transport.is_closing():
+            return
+        head = self._next_head()
+        if head is None:
+            if self._ended:
+                self.transport.close()
+            elif not self.last:
+                self.transport.resume_reading()
+            return
+        if self._front is None or len(head) == tried or not self._front.take(self, head):
+            self.hand_over(head)
+        if not self.answering:
+            asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn
+
+    def _next_head(self) -> bytes | None:
+        """The next whole head; None if it has not come, or never will."""
+        held = self._held
+        if held.startswith((b"\r", b"\n")):  # before a request line these are ignored (RFC 9112 §2.2)
+            held[:] = held.lstrip(b"\r\n")
+        end = held.find(_END, self._looked) + len(_END)
+        if end < len(_END):
+            if len(held) > LONGEST_HEAD:
+                self._refuse(431, "the request's head is too long")
+            elif held and not (self._looked or _BEGINNING.fullmatch(held)):
+                self._refuse(400, "not a valid HTTP/1.1 request")
+            self._looked = max(0, len(held) - len(_END) + 1)
+            return None
+        if end > LONGEST_HEAD:
+            self._refuse(431, "the request's head is too long")
+            return None
+        head = bytes(held[:end])
+        del held[:end]
+        self._looked = 0
+        return head
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        self.last = True
+        self._held.clear()
+        text = self._connections.refusal(status, sentence)
+        self.transport.write(text)
+        self._connections.refused(status, len(text) - text.index(_END) - len(_END))
+        self.transport.close()
+
+    # Who answers
+
+    def hand_over(self, head: bytes) -> None:
+        """Have aiohttp answer a request; it says so by :meth:`answered`."""
         if self.transport.is_closing():
             return
         if self._inner is None:
             self._inner = self._connections.inner()
             self._inner.connection_made(self.transport)
-        if self._clear and not _WHOLE.fullmatch(data):
-            self._clear = False
-        self._inner.data_received(data)
+            if self._stuffed:
+                self._inner.pause_writing()
+        self.answering += 1
+        self.last = not _ORDINARY.fullmatch(head)
+        self._inner.data_received(head)
+        if self.last and self._held:
+            rest, self._held = bytes(self._held), bytearray()
+            self._hold(rest)
 
-    def answered(self) -> None:
-        """The short cut is done with a request: go on with what came meanwhile."""
-        if not self._held or self.transport.is_closing():
-            return
-        data, self._held = b"".join(self._held), []
-        self.transport.resume_reading()
-        self._clear = False
-        self.hand_over(data)
+    def answered(self, *, last: bool = False) -> None:
+        """The answer to a request has been written: go on with what came meanwhile."""
+        self.answering -= 1
+        self.last = self.last or last
+        if self._held or self._ended:
+            asyncio.get_running_loop().call_soon(self._go_on)
 
-    def eof_received(self) -> bool | None:
-        """Forward the end of what the client sends; an answer under way is still sent."""
-        if self._inner is not None:
-            return self._inner.eof_received()
-        return bool(self.answering)
+    # What goes
 
     def pause_writing(self) -> None:
-        """Forward: the client reads more slowly than we write."""
+        """The client reads more slowly than we write."""
+        self._stuffed = True
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Forward: the client caught up."""
+        """The client caught up."""
+        self._stuffed = False
         if self._inner is not None:
             self._inner.resume_writing()
+        self._relieve()
+        if self._held or self._ended:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    async def taken(self) -> None:
+        """Wait until the client has taken what was written, but for a little. ConnectionError: it left."""
+        if self._stuffed and not self.transport.is_closing():
+            self._relieved = asyncio.get_running_loop().create_future()
+            await self._relieved
+        if self.transport.is_closing():
+            raise ConnectionResetError("the connection is closing")
+
+    def _relieve(self) -> None:
+        if self._relieved is not None and not self._relieved.done():
+            self._relieved.set_result(None)
+        self._relieved = None
+
+    # How it ends
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forward, and give the connection's place back."""
-        if self._refused:
-            return
+        self.last = True
+        self._held.clear()
+        self._relieve()
         self._connections.remove(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
@@ -159,14 +262,31 @@ class Connection(asyncio.Protocol):
         return bool(self.answering or self.transport.get_write_buffer_size())
 
     def sweep(self, now: float, send_timeout: float) -> None:
-        """Abort a send without progress, close a connection that asks for nothing."""
+        """Abort a send to a client that takes too little, close a connection that asks for nothing."""
         transport = self.transport
-        unsent = transport.get_write_buffer_size() + unsent_bytes(transport.get_extra_info("socket"))
-        if unsent == 0 or (unsent, self.progress) != self._unsent:
-            self._unsent = (unsent, self.progress)
-            self._last_progress = now
-        elif now - self._last_progress > send_timeout:
-            log.warning("send without progress", client=self.client, unsent=unsent, seconds=send_timeout)
+        sock = transport.get_extra_info("socket")
+        before, self._unsent = self._unsent, transport.get_write_buffer_size() + unsent_bytes(sock)
+        unsent = self._unsent
+        if unsent:
+            self._count_taken(acknowledged_bytes(sock), before - unsent)
+        since, taken = self._window
+        if not (unsent and before):
+            self._window = (now, self._taken)
+        elif now - since > send_timeout:
+            if self._taken - taken < LEAST_RATE * (now - since):
+                seconds = round(now - since, 3)
+                log.warning(
+                    "send without progress",
+                    client=self.client,
+                    unsent=unsent,
+                    taken=self._taken - taken,
+                    seconds=seconds,
+                )
+                transport.abort()
+                return
+            self._window = (now, self._taken)
+        # Who hangs up looks at first like who sends no more and waits for the answer.
+        if self._ended and self.answering and not unsent and now - self._ended_at > PARTING:
             transport.abort()
             return
         # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever.
@@ -175,14 +295,24 @@ class Connection(asyncio.Protocol):
         elif now - self._last_busy > IDLE:
             transport.close()
 
+    def _count_taken(self, acknowledged: int | None, fewer: int) -> None:
+        if acknowledged is not None:
+            self._taken = acknowledged
+            return
+        # A local socket: nothing is written while it is stuffed, save by sendfile.
+        self._taken += max(0, fewer) + self.progress
+        self.progress = 0
+
 
 class Connections:
     """All connections of a listener: how many each address holds, and their timers.
 
     ``inner`` makes the protocol that speaks HTTP; ``front`` answers hits before it; ``most`` is the limit per
-    address; ``send_timeout`` the seconds after which a send that makes no progress is aborted (a VM that was
-    suspended in the middle of a download never says so). ``refused`` is told of each connection beyond the
-    limit and the bytes of the answer's body: whatever it asks is answered 503 unread.
+    address, ``in_all`` that of all together. ``send_timeout`` is the number of seconds over which a client
+    must take :data:`LEAST_RATE` of what waits for it (a VM that was suspended in the middle of a download
+    never says that it is gone). ``bodies`` says whether requests may have one; where not, none is read.
+    ``refusal`` makes the answer to what is refused unread; ``refused`` is told its status and the bytes of
+    its body.
     """
 
     def __init__(
@@ -192,39 +322,50 @@ class Connections:
         *,
         most: int,
         send_timeout: float,
-        refused: Callable[[int], None] = lambda _: None,
+        in_all: int | None = None,
+        bodies: bool = False,
+        refusal: Refusal = plain,
+        refused: Callable[[int, int], None] = lambda _status, _sent: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inner = inner
         self.front = front
         self._most = most
+        self._in_all = in_all
         self._send_timeout = send_timeout
+        self.bodies = bodies
+        self.refusal = refusal
         self.refused = refused
         self.now = clock
         self._all: set[Connection] = set()
         self._by_client: Counter[str] = Counter()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def __call__(self) -> Connection:
-        """The protocol factory for ``loop.create_server``."""
+        """The protocol factory for the listener."""
         return Connection(self)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, connection: Connection) -> bool:
-        """Take a connection in; False if its address holds too many already."""
+    def add(self, connection: Connection) -> str:
+        """Take a connection in; else why not, in a sentence."""
         client = connection.client
         if client != "unix" and self._by_client[client] >= self._most:
             log.warning("too many connections", client=client, most=self._most)
-            return False
+            return "too many connections from this address; retry later"
+        if self._in_all is not None and len(self._all) >= self._in_all:
+            log.warning("too many connections in all", client=client, most=self._in_all)
+            return "too many connections; retry later"
         self._all.add(connection)
         self._by_client[client] += 1
-        return True
+        return ""
 
     def remove(self, connection: Connection) -> None:
-        """Give a connection's place back."""
-        self._all.discard(connection)
+        """Give a connection's place back, if it has one."""
+        if connection not in self._all:
+            return
+        self._all.remove(connection)
         self._by_client[connection.client] -= 1
         if not self._by_client[connection.client]:
             del self._by_client[connection.client]
@@ -259,7 +400,15 @@ class Connections:
             self._timer.cancel()
 
     def _sweep(self) -> None:
-        self.start()
+        self._look_after(list(self._all))
+
+    def _look_after(self, left: list[Connection]) -> None:
         now = self.now()
-        for connection in self._all:
-            connection.sweep(now, self._send_timeout)
+        for connection in left[-A_TURN:]:
+            if connection in self._all:
+                connection.sweep(now, self._send_timeout)
+        del left[-A_TURN:]
+        if left:
+            self._timer = asyncio.get_running_loop().call_soon(self._look_after, left)
+        else:
+            self.start()

@@ -9,12 +9,26 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from goproxy_vm.observe.logs import get_logger
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROBLEM = "application/problem+json"
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """What every answer of the API carries."""
+
+log = get_logger("admin")
+
+
+def members(status: int, detail: str) -> dict[str, object]:
+    """The members that every problem has."""
+    return {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
 
 
 class Problem(Exception):
@@ -39,17 +53,12 @@ class Problem(Exception):
 
     def response(self) -> web.Response:
         """As ``application/problem+json``."""
-        members: dict[str, object] = {
-            "type": "about:blank",
-            "title": http.HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        made = members(self.status, self.detail)
         if self.field is not None:
-            members["field"] = self.field
+            made["field"] = self.field
         return web.Response(
             status=self.status,
-            body=f"{json.dumps(members)}\n".encode(),
+            body=f"{json.dumps(made)}\n".encode(),
             headers={**HEADERS, "Content-Type": PROBLEM, **self.headers},
         )
 
@@ -63,3 +72,9 @@ def busy(sentence: str, retry_after: float | None) -> Problem:
     """503; ``retry_after`` in seconds."""
     headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
     return Problem(503, sentence, headers=headers)
+
+
+def not_http(_: web.BaseRequest, reason: str) -> web.Response:
+    """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
+    log.debug("malformed request", reason=reason)
+    return Problem(400, "not a valid HTTP/1.1 request, or its head is too long").response()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
+    import io
     from concurrent.futures import Executor
 
     from goproxy_vm.cache.files import StoredFile
@@ -21,6 +22,8 @@ AT_ONCE = 1 << 20
 """Bytes sent at most before other connections have their turn."""
 CHUNK = 4 << 20
 """Bytes that one sendfile of the loop is given."""
+PIECE = 64 << 10
+"""Bytes of an answer in memory that are written at a time."""
 PROBE = 128 << 10
 """Bytes between two looks whether the page cache holds a file: what the kernel reads ahead at once."""
 
@@ -47,25 +50,65 @@ def begin(connection: Connection, head: bytes, file: StoredFile) -> int:
     return sent
 
 
-async def go_on(connection: Connection, file: StoredFile, sent: int, reader: Executor) -> int:
-    """Send the rest of a file; the bytes of it that went in all, fewer where the client left or the disk
-    failed."""
+async def go_on(
+    connection: Connection, file: StoredFile, at: int, end: int, reader: Executor, path: str
+) -> int:
+    """Send a file from ``at`` to ``end``; how far it came, less far where the client left or the disk failed.
+
+    Nothing of it is held in memory: the kernel takes from the file what the client has room for. ``path`` is
+    for the log.
+    """
     loop = asyncio.get_running_loop()
     source = file.raw
-    while sent < file.length:
-        count = min(CHUNK, file.length - sent)
-        if not _is_resident(source.fileno(), sent, count):
-            await loop.run_in_executor(reader, file.pread, sent, count)
+    while at < end:
+        count = min(CHUNK, end - at)
         try:
-            went = await loop.sendfile(connection.transport, source, sent, count, fallback=False)
-        except (ConnectionError, RuntimeError, asyncio.SendfileNotAvailableError) as error:
-            log.debug("client left", client=connection.client, left=file.length - sent, reason=repr(error))
+            if not _is_resident(source.fileno(), at, count):
+                await loop.run_in_executor(reader, _warm, file, at, count)
+            went = await _sent(connection, source, at, count)
+        except ConnectionError as error:
+            log.debug("client left", client=connection.client, left=end - at, reason=repr(error))
+            break
+        except OSError as error:
+            log.error("answer cut off", path=path, left=end - at, reason=error.strerror)
             break
         if went == 0:
+            log.error("answer cut off", path=path, left=end - at, reason="the file is shorter than on record")
             break
-        sent += went
+        at += went
         connection.progress += went
-    return sent
+    return at
+
+
+async def _sent(connection: Connection, source: io.FileIO, at: int, count: int) -> int:
+    """Send a part of a file; how many bytes it had. ConnectionError: the client left. OSError."""
+    if connection.transport.is_closing():
+        raise ConnectionResetError("the connection is closing")
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.sendfile(connection.transport, source, at, count, fallback=False)
+    except asyncio.SendfileNotAvailableError as error:  # the file system has none, or it is a closing socket
+        raise ConnectionResetError(str(error)) from error
+
+
+async def pieces(connection: Connection, body: bytes, at: int, end: int) -> int:
+    """Send bytes as :func:`go_on` sends a file, a few at a time as the client takes them."""
+    view = memoryview(body)
+    while at < end:
+        try:
+            await connection.taken()
+        except ConnectionError as error:
+            log.debug("client left", client=connection.client, left=end - at, reason=repr(error))
+            break
+        connection.transport.write(view[at : min(at + PIECE, end)])
+        at = min(at + PIECE, end)
+    return at
+
+
+def _warm(file: StoredFile, at: int, count: int) -> None:
+    """Have the page cache hold a part of a file, and the memory of this process none of it (blocking)."""
+    for offset in range(at, at + count, PROBE):
+        file.pread(offset, min(PROBE, at + count - offset))
 
 
 def _is_resident(fd: int, offset: int, count: int) -> bool:

@@ -53,7 +53,8 @@ _END = b" HTTP/1.1\r\n"
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 _NAMES = re.compile(rb"^[^:\r]+(?=:)", re.MULTILINE)
 _MATTERS = re.compile(
-    rb"range|if-.*|expect|content-.*|transfer-encoding|upgrade|connection|keep-alive|te|trailer|http2-settings"
+    rb"range|if-.*|expect|content-.*|transfer-encoding|upgrade|(?:proxy-)?connection|keep-alive|te|trailer"
+    rb"|http2-settings"
 )
 """Fields that change the answer, or what follows the head."""
 
@@ -286,25 +287,32 @@ class Front:
         if head_only:
             connection.transport.write(head)
         elif isinstance(body, bytes):
-            connection.transport.write(head + body)
-            sent = ready.length
+            sent = min(ready.length, SMALL)
+            connection.transport.write(head + body[:sent])  # all of a small one without a copy
+            if sent < ready.length:
+                return self._rest(connection, ready, body, sent, started)
         else:
             sent = fileio.begin(connection, head, body)
             if sent < ready.length:
-                return self._go_on(connection, ready, body.share(), sent, started)
+                return self._rest(connection, ready, body.share(), sent, started)
         self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
         return None
 
-    async def _go_on(
-        self, connection: Connection, ready: Ready, file: StoredFile, sent: int, started: float
+    async def _rest(
+        self, connection: Connection, ready: Ready, body: bytes | StoredFile, sent: int, started: float
     ) -> None:
-        with file:
-            try:
-                sent = await fileio.go_on(connection, file, sent, self._reader)
-            finally:
-                self._count(connection, ready, "GET", started, sent)
-            if sent < file.length:
-                connection.transport.abort()  # never a part that looks like the whole
+        """``body`` is closed at the end; ``sent`` bytes of it have gone."""
+        try:
+            if isinstance(body, bytes):
+                sent = await fileio.pieces(connection, body, sent, ready.length)
+            else:
+                with body:
+                    path = f"/{ready.path}"
+                    sent = await fileio.go_on(connection, body, sent, ready.length, self._reader, path)
+        finally:
+            self._count(connection, ready, "GET", started, sent)
+        if sent < ready.length:
+            connection.transport.abort()  # never a part that looks like the whole
 
     def _count(self, connection: Connection, ready: Ready, method: str, started: float, sent: int) -> None:
         seconds = time.monotonic() - started
@@ -327,14 +335,11 @@ class Front:
 
     def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
         connection.answering += 1
-        connection.fronting = True
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
 
         def done(_: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            connection.answering -= 1
-            connection.fronting = False
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("hit crashed", client=connection.client, reason=repr(error))
                 connection.transport.abort()

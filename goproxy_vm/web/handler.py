@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError, UnderWay
 from goproxy_vm.observe.access import Line
-from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
@@ -88,11 +88,7 @@ class Handler:
             asked.guess(_raw_path(request))
             self._metrics.request(asked.endpoint, Result.REFUSED, 0.0, 0)
             return web.Response(status=503)
-        connection.answering += 1
-        try:
-            return await self._handle(request, connection.client)
-        finally:
-            connection.answering -= 1
+        return await self._handle(request, connection.client)
 
     def malformed(self, request: web.BaseRequest, reason: str) -> web.Response:
         """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
@@ -103,6 +99,11 @@ class Handler:
         client = request.remote or "unix"
         log.debug("request failed", request_id=request_id, client=client, status=error.status, reason=reason)
         return text
+
+    def refused(self, status: int, sent: int) -> None:
+        """Count an answer of ``sent`` bytes that the connection gave unread."""
+        result = Result.ERROR if status >= 500 else Result.REFUSED
+        self._metrics.request("other", result, 0.0, sent)
 
     async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
         request_id = secrets.token_hex(6)
@@ -148,7 +149,7 @@ class Handler:
         self._metrics.request(asked.endpoint, result, seconds, sent)
         if self._access.others and (self._access.hits or result != Result.HIT):
             about = (asked.endpoint, asked.module, asked.version)
-            path = request.raw_path
+            path = cut(request.raw_path)  # many lines may wait
             self._access.add(
                 Line(request_id, client, request.method, path, *about, response.status, result, seconds, sent)
             )

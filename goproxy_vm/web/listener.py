@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import StartError
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aiohttp import web
 
@@ -22,8 +23,20 @@ if TYPE_CHECKING:
     from goproxy_vm.web.connection import Connections
 
 BACKLOG = 1024
+"""Connections that the kernel keeps for us until we accept them."""
+BATCH = 32
+"""Connections accepted before other work has its turn."""
+PAUSE = 1.0
+"""Seconds without accepting after the system had nothing left for a connection."""
+RECEIVE_BUFFER = 64 << 10
+"""Bytes that the kernel keeps of what a client sends: requests are small."""
 AT_ONCE = 0.001
 """Seconds that ``web.Server.shutdown`` still waits for handlers; it takes 0 for no limit."""
+
+_PASSING = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
+"""What accept(2) says of one connection, and not of those behind it."""
+
+log = get_logger("listener")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,67 @@ def url_of(sock: socket.socket) -> str:
     return f"http://{host}:{name[1]}"
 
 
+class Acceptor:
+    """Accepts the connections of one listening socket; ``factory`` makes the protocol of each.
+
+    asyncio's own would accept the whole backlog before anything else has its turn, and log a traceback for
+    each attempt where descriptors are short.
+    """
+
+    def __init__(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        self._sock = sock
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._made: set[asyncio.Task[object]] = set()
+        self._paused: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._sock.listen(BACKLOG)
+        self._sock.setblocking(False)
+        self._loop.add_reader(self._sock, self._accept)
+
+    def stop(self) -> None:
+        """Stop, and close the socket."""
+        if self._paused is not None:
+            self._paused.cancel()
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def _accept(self) -> None:
+        for _ in range(BATCH):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _PASSING:
+                    continue
+                self._pause(error)
+                return
+            sock.setblocking(False)
+            task: asyncio.Task[object] = self._loop.create_task(self._connect(sock))
+            self._made.add(task)
+            task.add_done_callback(self._made.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, sock)
+        except OSError as error:
+            sock.close()
+            log.warning("connection not served", reason=error.strerror or str(error))
+
+    def _pause(self, error: OSError) -> None:
+        """The socket stays readable: without a pause the loop would do nothing else."""
+        log.warning("cannot accept connections", reason=error.strerror, seconds=PAUSE)
+        self._loop.remove_reader(self._sock)
+        self._paused = self._loop.call_later(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._sock, self._accept)
+
+
 class Listener:
     """Serves one ``aiohttp.web.Server`` on several sockets, behind ``Connections``."""
 
@@ -118,17 +192,14 @@ class Listener:
         self._server = server
         self._connections = connections
         self._sockets = sockets
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[Acceptor] = []
         self.urls = [url_of(bound.sock) for bound in sockets]
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Accept connections from now on."""
-        loop = asyncio.get_running_loop()
         for bound in self._sockets:
-            # create_server takes a Unix socket too; create_unix_server would remove one that systemd owns.
-            self._listening.append(
-                await loop.create_server(self._connections, sock=bound.sock, backlog=BACKLOG)
-            )
+            self._listening.append(Acceptor(bound.sock, self._connections))
+            self._listening[-1].start()
         self._connections.start()
 
     async def stop(self, timeout: float) -> None:
@@ -136,7 +207,7 @@ class Listener:
         for bound in self._sockets:
             bound.unlink()
         for listening in self._listening:
-            listening.close()
+            listening.stop()
         await self._connections.drained(timeout)
         # Not earlier: it closes what it takes for idle, also where the short cut is sending.
         self._server.pre_shutdown()

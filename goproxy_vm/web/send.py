@@ -12,6 +12,8 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import NoRoom
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import UNCACHEABLE
+from goproxy_vm.web import fileio
+from goproxy_vm.web.connection import Connection
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -24,7 +26,6 @@ SERVER = "goproxy-vm"
 """What the Server field says: nothing about versions."""
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
-CHUNK = 256 << 10
 
 log = get_logger("web")
 
@@ -87,12 +88,24 @@ async def finish(request: web.BaseRequest, response: web.StreamResponse) -> int:
     """Write a response whole, now and not after the handler; the bytes of its body."""
     body = response.body if isinstance(response, web.Response) and request.method != "HEAD" else None
     try:
-        await response.prepare(request)
+        await _prepare(request, response)
         await response.write_eof()
     except ConnectionError:
         log.debug("client left", path=request.raw_path)
         return 0
     return len(body) if isinstance(body, bytes) and response.status != 304 else 0
+
+
+async def _prepare(request: web.BaseRequest, response: web.StreamResponse) -> Connection:
+    """Begin a response, its head saying whether another may follow. ConnectionError: the client left."""
+    transport = request.transport
+    connection = transport.get_protocol() if transport is not None else None
+    if not isinstance(connection, Connection):
+        raise ConnectionResetError("nobody is there any more")
+    if connection.last:
+        response.force_close()
+    await response.prepare(request)
+    return connection
 
 
 async def _send(
@@ -125,51 +138,48 @@ async def _send(
                 status = 206
                 headers["Content-Range"] = f"bytes {offset}-{offset + count - 1}/{answer.length}"
     body = answer.body
+    if isinstance(body, StoredFile) and body.data is not None:
+        body = body.data
+    if request.method == "HEAD":
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = count
+        return response
+    if count > SMALL:
+        return await _stream(request, body, offset, count, status, headers, reader)
     if isinstance(body, StoredFile):
-        if request.method == "HEAD":
-            response = web.StreamResponse(status=status, headers=headers)
-            response.content_length = count
-            return response
-        if body.data is not None:
-            body = body.data
-        elif count > SMALL:
-            return await _stream(request, body, offset, count, status, headers, reader)
-        else:
-            body = await _read(body, offset, count, reader)
-            offset = 0
+        body = await _read(body, offset, count, reader)
+        offset = 0
     return web.Response(status=status, headers=headers, body=body[offset : offset + count])
 
 
 async def _stream(
     request: web.BaseRequest,
-    file: StoredFile,
+    body: bytes | StoredFile,
     offset: int,
     count: int,
     status: int,
     headers: dict[str, str],
     reader: Executor,
 ) -> tuple[web.StreamResponse, int]:
-    start, end = offset, offset + count
-    chunk = await _read(file, offset, min(CHUNK, count), reader)  # while the failure can still be told
+    at, end = offset, offset + count
+    if isinstance(body, StoredFile):
+        await _read(body, at, 1, reader)  # while the failure can still be told
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = count
     try:
-        await response.prepare(request)
-        while True:
-            await response.write(chunk)
-            offset += len(chunk)
-            if offset == end:
-                break
-            chunk = await _read(file, offset, min(CHUNK, end - offset), reader)
-        await response.write_eof()
+        connection = await _prepare(request, response)
+        if isinstance(body, bytes):
+            at = await fileio.pieces(connection, body, at, end)
+        else:
+            at = await fileio.go_on(connection, body, at, end, reader, request.raw_path)
+        if at == end:
+            await response.write_eof()
     except ConnectionError:
-        log.debug("client left", path=request.raw_path, left=end - offset)
-    except NoRoom as error:
-        log.error("answer cut off", path=request.raw_path, left=end - offset, reason=error.sentence)
+        log.debug("client left", path=request.raw_path, left=end - at)
     finally:
-        if offset < end and request.transport is not None:
+        if at < end and request.transport is not None:
             request.transport.abort()
-    return response, offset - start
+    return response, at - offset
 
 
 async def _read(file: StoredFile, offset: int, n: int, reader: Executor) -> bytes:

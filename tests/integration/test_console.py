@@ -26,7 +26,7 @@ from tests.fakes.operations import DAY, SIZE, STARTED, stored
 from tests.fakes.upstream import FakeUpstream
 from tests.integration.conftest import Serve
 
-TOKEN = "t0ken"
+TOKEN = "t0ken-of-the-console"
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +295,7 @@ def test_flags_before_and_after_the_command(
     api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: int
 ) -> None:
     monkeypatch.delenv("GOPROXY_VM_ADMIN_LISTEN")
-    monkeypatch.setenv("GOPROXY_VM_ADMIN_TOKEN", "another")
+    monkeypatch.setenv("GOPROXY_VM_ADMIN_TOKEN", "another-t0ken-that-is-wrong")
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     flags = ["--json", f"--admin-url={api.url}/", "--token-file", str(file)]
@@ -319,7 +319,7 @@ def test_token_of_the_cache_directory(
         directory.mkdir()
         (directory / "admin.token").write_text(f"{TOKEN}\n")
         assert command("status", *flags)
-    (tmp_path / "cache" / "admin.token").write_text("wrong\n")
+    (tmp_path / "cache" / "admin.token").write_text("wrong-but-long-enough\n")
     assert command.fails(1, "status") == "the server has another admin token"
 
 

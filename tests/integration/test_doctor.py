@@ -31,7 +31,7 @@ from tests.integration.conftest import Host, Serve
 NAME = "127.0.0.1:1/log"
 """A database whose own host refuses connections at once: its answers come through the upstream."""
 RECORDS = 7
-SECRET = "hunter2"
+SECRET = "hunter2-hunter2-hunter2"
 
 
 @pytest.fixture(autouse=True)
@@ -384,7 +384,9 @@ async def test_few_descriptors(setup: Setup) -> None:
     assert process.stderr == b""
     status, said, remedy = examined(process.returncode, json.loads(process.stdout)).only("descriptors")
     assert status == "failed"
-    assert said.startswith("a process started from here may open 200 files; 642 serve 1 connections and 64")
+    assert said.startswith(
+        "a process started from here may open 200 files: 1 connections from one address, 16 in all; 640 "
+    )
     assert "LimitNOFILE=65536" in remedy
 
 

@@ -47,9 +47,9 @@ def test_token_is_private_whatever_the_umask(settings: Settings) -> None:
 
 def test_settings_come_first(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("  from-the-file \n")
+    file.write_text("  from-the-file-that-is-named \n")
     environ = {"CACHE_DIRECTORY": str(tmp_path / "none"), "GOPROXY_VM_ADMIN_TOKEN_FILE": str(file)}
-    assert admin_token(load({}, environ, None).settings) == "from-the-file"
+    assert admin_token(load({}, environ, None).settings) == "from-the-file-that-is-named"
     environ["GOPROXY_VM_ADMIN_TOKEN"] = "from-the-environment"
     assert admin_token(load({}, environ, None).settings) == "from-the-environment"
     assert not (tmp_path / "none").exists()
@@ -64,6 +64,8 @@ def test_settings_come_first(tmp_path: Path) -> None:
         (b"two words", "no token: it holds a space or another character that no header carries"),
         (b"***", "no token: it is what config show prints instead of it"),
         (b"x" * 2000, "or is too long"),
+        (b"x", "no token: it is shorter than 16 characters"),
+        (b"x" * 15, "no token: it is shorter than 16 characters"),
     ],
 )
 def test_file_that_holds_no_token(settings: Settings, content: bytes, reason: str) -> None:
@@ -88,9 +90,9 @@ def test_file_that_cannot_be_read(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_token_is_never_shown(tmp_path: Path) -> None:
-    environ = {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "12345"}
+    environ = {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "1234567890abcdef"}
     loaded = load({}, environ, None)
-    assert loaded.settings.admin_token == "12345"
+    assert loaded.settings.admin_token == "1234567890abcdef"
     assert loaded.origins["admin_token"].value == "***"
     assert load({}, {"CACHE_DIRECTORY": str(tmp_path)}, None).origins["admin_token"].value == ""
     file = tmp_path / "x.toml"
@@ -101,6 +103,12 @@ def test_token_is_never_shown(tmp_path: Path) -> None:
         assert caught.value.sentence.startswith('admin_token: "***" (file ')
         assert "cret" not in caught.value.sentence.replace("(file", "")
         assert "1234" not in caught.value.sentence
+
+
+def test_a_short_token_is_refused_by_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'^admin_token: "\*\*\*" .* shorter than 16 characters'):
+        load({}, {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "x"}, None)
+    load({}, {"CACHE_DIRECTORY": str(tmp_path), "GOPROXY_VM_ADMIN_TOKEN": "x" * 16}, None)
 
 
 def test_what_config_show_prints_is_no_token(tmp_path: Path) -> None:

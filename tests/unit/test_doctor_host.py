@@ -85,12 +85,19 @@ def test_who_can_reach_it(host: str, reachable: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "status"), [(639, "failed"), (640, "warning"), (2687, "warning"), (2688, "ok")]
+    ("limit", "status", "shares"),
+    [
+        (639, "failed", "8 connections from one address, 16 in all; 640 files are needed beside them"),
+        (640, "warning", "8 connections from one address, 16 in all; {less}"),
+        (4734, "warning", "1,023 connections from one address, 2,047 in all; {less}"),
+        (4736, "ok", "1,024 connections from one address, 2,048 in all"),
+    ],
 )
-def test_descriptors(limit: int, status: str) -> None:
+def test_descriptors(limit: int, status: str, shares: str) -> None:
     found = judge_limit(Settings(cache_dir=Path("/x")), limit, "process 1")
     assert found.status == status
-    assert found.found.startswith(f"process 1 may open {limit:,} files; 2,688 serve 1,024 connections")
+    less = "max_client_connections is 1,024"
+    assert found.found == f"process 1 may open {limit:,} files: {shares.format(less=less)}"
     assert ("LimitNOFILE" in found.remedy) == (status != "ok")
 
 
@@ -111,7 +118,7 @@ def token(**settings: object) -> Finding:
 def test_token_of_the_directory(tmp_path: Path) -> None:
     path = tmp_path / TOKEN_NAME
     assert token(cache_dir=tmp_path).found == f"none yet; the first start makes one, in {path}"
-    path.write_text("t0ken")
+    path.write_text("t0ken-of-the-directory")
     path.chmod(0o644)
     found = token(cache_dir=tmp_path)
     assert found == Finding(
@@ -131,7 +138,7 @@ def test_token_of_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
 
 
 def test_token_of_the_settings(tmp_path: Path) -> None:
-    found = token(cache_dir=tmp_path, admin_token="s3cret")
+    found = token(cache_dir=tmp_path, admin_token="s3cret-of-the-settings")
     assert found == Finding("ok", "from admin_token; not tried, for no server answers")
 
 

@@ -126,6 +126,29 @@ def test_unsent_bytes() -> None:
     assert hostos.unsent_bytes(sender) == 0  # closed
 
 
+def test_acknowledged_bytes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sender = socket.create_connection(listening.getsockname())
+        receiver, _ = listening.accept()
+    with receiver, sender:
+        before = hostos.acknowledged_bytes(sender)
+        assert before in (0, 1)  # the SYN may count
+        sender.sendall(b"x" * 1000)
+        while hostos.unsent_bytes(sender):  # pytest-timeout bounds it
+            pass
+        assert hostos.acknowledged_bytes(sender) == before + 1000
+    assert hostos.acknowledged_bytes(sender) is None  # closed
+    one, other = socket.socketpair()
+    with one, other:
+        assert hostos.acknowledged_bytes(one) is None
+
+
+def test_acknowledged_bytes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with socket.socket() as sock:
+        assert hostos.acknowledged_bytes(sock) is None
+
+
 def test_unsent_bytes_of_what_is_no_socket(tmp_path: Path) -> None:
     class Fake:
         def __init__(self, fd: int) -> None:

@@ -1,0 +1,23 @@
+"""How the descriptors that the process may open are shared out: connections leave enough to work with."""
+
+from __future__ import annotations
+
+OWN = 512
+"""Descriptors beside the main listener's connections: files that the short cut keeps open, databases,
+listeners, workers, the admin listener's connections."""
+EACH = 2
+"""For a fetch, its connection and its file; for a VM's connection, that and the file being sent."""
+ADMIN_CONNECTIONS = 64
+"""Connections of the admin listener at a time."""
+FEWEST = 16
+"""Connections of the main listener that are taken in any case."""
+
+
+def most_connections(limit: int, max_misses: int) -> int:
+    """Connections that the main listener may hold, of a process that may open ``limit`` files."""
+    return max(FEWEST, (limit - OWN - EACH * max_misses) // EACH)
+
+
+def most_of_one(in_all: int, max_client_connections: int) -> int:
+    """Of these, how many for one address: it never has all."""
+    return max(1, min(max_client_connections, in_all // 2))
