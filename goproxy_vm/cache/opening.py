@@ -180,7 +180,10 @@ async def open_parts(
         disk=threads["background"],
         flush=recency.flush,
     )
-    policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
+    if settings.offline:  # what goes cannot come back, and nothing comes that room is needed for
+        policy = Policy(0, None, settings.janitor_interval)
+    else:
+        policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
 
     async def trim() -> None:
         await answers.trim(settings.answers_max_size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import janitor
+from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
@@ -206,6 +207,18 @@ async def test_no_idle_limit(tmp_path: Path) -> None:
         shop.later(1e9)
         await shop.janitor._regularly()
         assert shop.zips() == "a"
+
+
+async def test_offline_nothing_goes_that_cannot_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, offline=True, max_idle=100.0, min_free=Amount(BLOCK, None)) as shop:
+        await shop.put("a", "b")
+        shop.later(1e9)
+        monkeypatch.setattr(type(shop.stock), "free", lambda _: 0)
+        await shop.janitor._regularly()
+        assert shop.zips() == "ab"
+        assert shop.janitor.reached
 
 
 async def test_min_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
