@@ -85,7 +85,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "cache_dir": tmp_path / "cache",
                 "upstream": url,
                 "sumdb": None,
-                "stall_timeout": 0.5,
+                "stall_timeout": 2.0,
                 "stale_while_revalidate": 0.0,
                 "shutdown_timeout": 5.0,
                 **settings,

@@ -127,8 +127,8 @@ async def quiet(host: Host) -> None:
 
 
 def agrees_with(upstream: FakeUpstream, page: Page) -> None:
-    """As many requests as it saw, as many bytes as it sent, but for the words of a refusal that came too late:
-    with a zip that is absent its .mod is given up."""
+    """As many requests as it saw, as many bytes as it sent, but for the words of a refusal that nobody waited
+    for: with a zip that is absent its .mod is given up."""
     assert page.one("upstream_requests_total", upstream.name) == len(upstream.requests)
     assert page.one("upstream_duration_seconds_count", upstream.name) == len(upstream.requests)
     assert upstream.sent - 64 <= page.one("upstream_bytes_total", upstream.name) <= upstream.sent
