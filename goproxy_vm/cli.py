@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from goproxy_vm import __version__
-from goproxy_vm.config import Key, Loaded, did_you_mean, environment_name, flag_name, keys, load
-from goproxy_vm.config.values import printable, quoted
-from goproxy_vm.console.arguments import Commands, add_shared
+from goproxy_vm.config import (
+    Key,
+    Loaded,
+    default_files,
+    environment_name,
+    file_of_settings,
+    flag_name,
+    keys,
+    load,
+)
+from goproxy_vm.config.text import printable, quoted
+from goproxy_vm.config.token import named_token
+from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared
 from goproxy_vm.errors import ConfigError, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
 from goproxy_vm.upstream.spec import parse_upstreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 SHELLS = ("bash", "zsh", "fish")
 """Shells that a completion script can be made for."""
@@ -30,8 +41,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. What an operator can put right ends in one line on stderr."""
     try:
-        arguments, unknown = _parser().parse_known_args(argv)
-        _refuse_unknown(unknown)
+        arguments = _parser().parse_args(argv)
         _refuse_misplaced(arguments)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
@@ -52,12 +62,19 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
+    if loaded.settings.admin_token_file is not None and not loaded.settings.admin_token:
+        named_token(loaded.settings.admin_token_file)
     if arguments.json:
-        _print(json.dumps({"valid": True, "warnings": loaded.warnings}))
+        file = None if loaded.file is None else str(loaded.file.path)
+        _print(json.dumps({"valid": True, "warnings": loaded.warnings, "file": file}))
         return 0
     for warning in loaded.warnings:
         _complain(f"warning: {warning}")
-    _print("configuration is valid")
+    if loaded.file is None:
+        places = " and ".join(str(path) for path in default_files(os.environ))
+        _print(f"configuration is valid (no file: there is no {places}; --config names another)")
+    else:
+        _print(f"configuration is valid (file {printable(str(loaded.file.path))}, {loaded.file.origin})")
     return 0
 
 
@@ -80,7 +97,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     from goproxy_vm.console.commands import Console
 
     flags = {} if arguments.cache_dir is None else {"cache_dir": arguments.cache_dir}
-    settings = load(flags, os.environ, arguments.config).settings
+    settings = load(flags, os.environ, file_of_settings(arguments.config, os.environ)).settings
     # A probe needs none, and must not fail because its file cannot be read.
     token = find_token(settings, arguments.token_file) if "token_file" in arguments.takes else Token(None)
     client = Client(arguments.admin_url or admin_url(settings.admin_listen), token)
@@ -92,7 +109,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from goproxy_vm.doctor.check import as_json, as_text, healthy
     from goproxy_vm.doctor.examine import examine
 
-    checks = examine(lambda: _load(arguments), arguments.config)
+    checks = examine(lambda: _load(arguments))
     _print(json.dumps(as_json(checks), indent=2) if arguments.json else as_text(checks))
     return 0 if healthy(checks) else 1
 
@@ -107,7 +124,8 @@ def _completion(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
     flags = {name: given[name] for name in keys() if given.get(name) is not None}
-    return load(flags, os.environ, arguments.config, {"upstream": _check_upstream})
+    file = file_of_settings(arguments.config, os.environ)
+    return load(flags, os.environ, file, {"upstream": _check_upstream})
 
 
 def _check_upstream(text: str) -> str | None:
@@ -137,6 +155,25 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{printable(message)} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Called for each command's own arguments, too: its flags are the ones that may have been meant.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            first = unknown[0].partition("=")[0]
+            known = self._option_string_actions if first.startswith("-") else ()
+            raise ConfigError(f"{printable(first)}: no such flag or argument{self._hint(first, known)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:  # noqa: SLF001
+            hint = self._hint(str(value), action.choices)
+            raise ConfigError(f"{printable(str(value))}: no such command{hint}")
+        super()._check_value(action, value)
+
+    def _hint(self, given: str, known: Iterable[str]) -> str:
+        close = difflib.get_close_matches(given.replace("_", "-"), known, n=1)
+        return f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"
 
 
 def _parser() -> _Parser:
@@ -170,11 +207,19 @@ def _parser() -> _Parser:
     for each in (check, show, doctor):
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     Commands(commands, _ask).add()
+    helping = commands.add_parser("help", help="print the help of a command", allow_abbrev=False)
+    helping.add_argument("topics", metavar="COMMAND", nargs="*", help="the command, as in: help config check")
+    helping.set_defaults(command=lambda given: _help(parser, given.topics), takes=())
     return parser
 
 
+def _help(parser: _Parser, topics: Sequence[str]) -> int:
+    parser.parse_args([*topics, "--help"])
+    raise AssertionError("--help ends the program")  # pragma: no cover
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=CONFIG_HELP)
     group = parser.add_argument_group(
         "settings", "Also environment variables and keys of the file, which flags override."
     )
@@ -199,14 +244,6 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, key: Key) -> None:
         group.add_argument(
             flag_name(name), action=action, dest=name, metavar=key.kind.metavar, help=described
         )
-
-
-def _refuse_unknown(arguments: Sequence[str]) -> None:
-    if not arguments:
-        return
-    first = arguments[0].partition("=")[0]
-    hint = did_you_mean(first.removeprefix("--"), flag_name)
-    raise ConfigError(f"{printable(first)}: no such flag or argument{hint or ' (see goproxy-vm --help)'}")
 
 
 def _refuse_misplaced(arguments: argparse.Namespace) -> None:

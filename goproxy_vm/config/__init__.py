@@ -1,21 +1,36 @@
 """One frozen tree of settings, and how it is loaded."""
 
-from goproxy_vm.config.load import Check, Loaded, Origin, did_you_mean, environment_name, flag_name, load
+from goproxy_vm.config.address import Address
+from goproxy_vm.config.load import (
+    Check,
+    File,
+    Loaded,
+    Origin,
+    default_files,
+    did_you_mean,
+    environment_name,
+    file_of_settings,
+    flag_name,
+    load,
+)
 from goproxy_vm.config.settings import Key, Settings, keys
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Address, Network
+from goproxy_vm.config.values import Network
 
 __all__ = [
     "Address",
     "Check",
+    "File",
     "Key",
     "Loaded",
     "Network",
     "Origin",
     "Settings",
     "SumdbSpec",
+    "default_files",
     "did_you_mean",
     "environment_name",
+    "file_of_settings",
     "flag_name",
     "keys",
     "load",

@@ -11,10 +11,14 @@ from typing import Any
 
 from goproxy_vm.config import values
 from goproxy_vm.config.settings import Key, Settings, keys
-from goproxy_vm.config.values import printable, quoted, redacted
+from goproxy_vm.config.text import MASKED, printable, quoted, redacted
 from goproxy_vm.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "GOPROXY_VM_"
+FILE_VARIABLE = "GOPROXY_VM_CONFIG"
+"""Names the file of settings where no flag does."""
+SYSTEM_FILE = Path("/etc/goproxy-vm.toml")
+"""The host's file of settings, which every command reads unless another is named."""
 
 Check = Callable[[str], str | None]
 """Looks at a key's text; returns a warning or None, or raises ValueError with a sentence."""
@@ -29,12 +33,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """The file of settings, and what named it."""
+
+    path: Path
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """What ``load`` found: the settings, each one's origin by name, and sentences worth a warning."""
+    """What ``load`` found: the settings, each one's origin by name, sentences worth a warning, the file."""
 
     settings: Settings
     origins: Mapping[str, Origin]
     warnings: tuple[str, ...]
+    file: File | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +75,42 @@ def did_you_mean(name: str, as_shown: Callable[[str], str] = str) -> str:
     return f"; did you mean {as_shown(close[0])}?" if close else ""
 
 
+def file_of_settings(
+    named: Path | None, environ: Mapping[str, str], system: Path = SYSTEM_FILE
+) -> File | None:
+    """The file that a command reads: the one ``named`` by its flag or by the environment, which must be
+    there; else the host's, else the user's, if there is one.
+    """
+    if named is not None:
+        return File(named, "flag --config")
+    if variable := environ.get(FILE_VARIABLE):
+        return File(Path(variable), f"environment variable {FILE_VARIABLE}")
+    for path in default_files(environ, system):
+        if path.exists():
+            return File(path, "default")
+    return None
+
+
+def default_files(environ: Mapping[str, str], system: Path = SYSTEM_FILE) -> tuple[Path, ...]:
+    """Where the file of settings is looked for, in this order (XDG base directory specification)."""
+    base = Path(environ.get("XDG_CONFIG_HOME", ""))
+    if not base.is_absolute():
+        base = Path(environ.get("HOME", "")) / ".config"
+    return (system, base / "goproxy-vm.toml") if base.is_absolute() else (system,)
+
+
 def load(
     flags: Mapping[str, str | Sequence[str]],
     environ: Mapping[str, str],
-    file: Path | None,
+    file: File | None,
     checks: Mapping[str, Check] | None = None,
 ) -> Loaded:
     """Read every setting.
 
-    ``flags`` holds the keys that were given as flags, a list for a repeated one; an empty environment
-    variable counts as not set; ``checks`` lets parts above this one refuse the text of a key of theirs.
-    Raises ConfigError naming the key, where it was set, the value as typed and what is allowed.
+    ``file`` is what :func:`file_of_settings` found; ``flags`` holds the keys that were given as flags, a list
+    for a repeated one; an empty environment variable counts as not set; ``checks`` lets parts above this one
+    refuse the text of a key of theirs. Raises ConfigError naming the key, where it was set, the value as
+    typed and what is allowed.
     """
     table = keys()
     raws = _from_file(file, table) if file is not None else {}
@@ -95,19 +133,25 @@ def load(
             f"low_water: {settings.low_water:g} ({origins['low_water'].origin}):"
             f" expected no more than high_water, which is {settings.high_water:g}"
         )
-    return Loaded(settings, origins, tuple(warnings))
+    for address in settings.listen:
+        if address.overlaps(settings.admin_listen):
+            raise ConfigError(
+                f"admin_listen: {settings.admin_listen} ({origins['admin_listen'].origin}):"
+                f" expected another address than listen, which has {address}"
+            )
+    return Loaded(settings, origins, tuple(warnings), file)
 
 
-def _from_file(file: Path, table: Mapping[str, Key]) -> dict[str, _Raw]:
-    where = printable(str(file))
+def _from_file(file: File, table: Mapping[str, Key]) -> dict[str, _Raw]:
+    where = printable(str(file.path))
     try:
-        content = tomllib.loads(file.read_bytes().decode())
+        content = tomllib.loads(file.path.read_bytes().decode())
     except OSError as error:
-        raise ConfigError(f"config: {where} (flag --config) cannot be read: {error.strerror}") from None
+        raise ConfigError(f"config: {where} ({file.origin}) cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"config: {where} (flag --config) is not UTF-8 text") from None
+        raise ConfigError(f"config: {where} ({file.origin}) is not UTF-8 text") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"config: {where} (flag --config) is not TOML: {printable(str(error))}") from None
+        raise ConfigError(f"config: {where} ({file.origin}) is not TOML: {printable(str(error))}") from None
     for name in content:
         if name not in table:
             hint = did_you_mean(name) or f"; the keys are {', '.join(table)}"
@@ -127,7 +171,7 @@ def _from_environment(
     for variable in sorted(environ):
         if variable in known and environ[variable]:
             raws[known[variable]] = _Raw(environ[variable], f"environment variable {variable}")
-        elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+        elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known and variable != FILE_VARIABLE:
             hint = did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX), environment_name)
             warnings.append(f"environment variable {printable(variable)} is no setting and is ignored{hint}")
     return warnings
@@ -186,7 +230,7 @@ def _error(name: str, key: Key, raw: _Raw, reason: str) -> ConfigError:
 def _typed(key: Key, value: object) -> str:
     """A value as typed, on one line and without passwords."""
     if key.hidden:
-        return quoted(values.MASKED)
+        return quoted(MASKED)
     if isinstance(value, str):
         return quoted(redacted(value) if key.secret else value)
     if isinstance(value, bool):
@@ -198,7 +242,7 @@ def _typed(key: Key, value: object) -> str:
 
 def _shown(key: Key, raw: _Raw, text: str, parsed: object) -> str | int | float | bool | list[str]:
     if key.hidden:
-        return values.MASKED if text else ""
+        return MASKED if text else ""
     if key.kind.many:
         return values.items(text)
     if isinstance(parsed, Path):

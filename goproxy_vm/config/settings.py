@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from goproxy_vm.config import values
+from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Address, Amount, Kind, Network
+from goproxy_vm.config.values import Amount, Kind, Network
 
 _T = TypeVar("_T")
 _MIB = 1 << 20

@@ -29,3 +29,13 @@ def read_token(path: Path) -> str:
     if not found:
         raise ConfigError(f"{path}: it holds no token")
     return found
+
+
+def named_token(path: Path) -> str:
+    """The token in the file that ``admin_token_file`` names (blocking). ConfigError if there is none."""
+    try:
+        return read_token(path)
+    except ConfigError as error:
+        raise ConfigError(f"admin_token_file: {error.sentence}") from None
+    except OSError as error:
+        raise ConfigError(f"admin_token_file: {path} cannot be read: {error.strerror}") from None

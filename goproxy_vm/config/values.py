@@ -7,7 +7,6 @@ ValueError. The error's words, if any, are a reason; what is allowed is said by 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import ssl
 from collections.abc import Callable
@@ -15,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from goproxy_vm.config.address import Address, is_authority, parse_address
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
+from goproxy_vm.config.text import MASKED, quoted
 from goproxy_vm.protocol.selector import normalize
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 """A network of client addresses."""
-
-UNIX_PATH_MAX = 107
-"""Bytes in the path of a Unix socket: Linux's ``sun_path`` less its final NUL."""
 
 _T = TypeVar("_T")
 
@@ -44,90 +42,9 @@ class Kind(Generic[_T]):
     many: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: ``host`` (a name, IPv4 or IPv6 address without brackets) and ``port``, or the
-    ``path`` of a Unix socket. Port 0 lets the system choose one.
-    """
-
-    host: str
-    port: int
-    path: str | None = None
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def quoted(text: str) -> str:
-    """Text in double quotes on one line of ASCII: a JSON string, and a TOML string where it can be one."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
-
-
-def printable(text: str) -> str:
-    """The text itself where it prints on one line, else quoted."""
-    return text if text.isprintable() else quoted(text)
-
-
-MASKED = "***"
-"""What stands for a password where a setting is shown."""
-_USERINFO = re.compile(r"(^|://)(?:(?!://).)*@")
-
-
-def redacted(text: str) -> str:
-    """The text with the userinfo of every URL in it replaced by ``***``.
-
-    Rather hides too much than too little: everything between ``://`` and the last ``@`` before the
-    next ``://``, for a password may hold characters that should have been percent-encoded.
-    """
-    return _USERINFO.sub(rf"\1{MASKED}@", text)
-
-
 def items(text: str) -> list[str]:
     """The items of a comma-separated text, without spaces around them and without empty ones."""
     return [item for item in (part.strip() for part in text.split(",")) if item]
-
-
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
-_PORT = re.compile(r"[0-9]{1,5}")
-
-
-def parse_address(text: str) -> Address:
-    """``HOST:PORT``, ``[v6]:PORT`` or ``unix:PATH``; raises ValueError."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path or "\0" in path:
-            raise ValueError("unix: needs a path")
-        if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX:
-            raise ValueError(f"the path of a Unix socket has at most {UNIX_PATH_MAX} bytes")
-        return Address("", 0, path)
-    host, colon, port = text.rpartition(":")
-    if not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ValueError(f"{quoted(text)} has no port from 0 to 65535")
-    if host.startswith("[") and host.endswith("]"):
-        return Address(str(ipaddress.IPv6Address(host[1:-1])), int(port))
-    if not _HOST.fullmatch(host):
-        raise ValueError(f"{quoted(host)} is no host name or IP address")
-    if host.replace(".", "").isdigit():
-        ipaddress.IPv4Address(host)
-    return Address(host, int(port))
-
-
-_AUTHORITY = re.compile(rf"(?:{_HOST.pattern}|\[([0-9A-Fa-f:.]+)\])(?::({_PORT.pattern}))?")
-_LONGEST_AUTHORITY = 253 + len(":65535")
-
-
-def is_authority(text: str) -> bool:
-    """Whether a text is ``HOST``, ``HOST:PORT``, ``[v6]`` or ``[v6]:PORT``, without a zone."""
-    match = _AUTHORITY.fullmatch(text)
-    if match is None or len(text) > _LONGEST_AUTHORITY:
-        return False
-    try:
-        ipaddress.IPv6Address(match[1] or "::")
-    except ValueError:
-        return False
-    return 0 < int(match[2] or 80) <= 65535
 
 
 def _addresses(text: str) -> tuple[Address, ...]:
@@ -164,6 +81,10 @@ def _patterns(text: str) -> str:
     for pattern in text.split(","):
         if not pattern.isprintable() or " " in pattern:
             raise ValueError(f"{quoted(pattern)} holds a space or control character, and can match nothing")
+        if "@" in pattern:
+            raise ValueError(
+                f"{quoted(pattern)} names a version, but patterns name modules: it can match nothing"
+            )
         if not _GLOB.fullmatch(pattern):
             raise ValueError(f"{quoted(pattern)} is malformed, and would match nothing")
     return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from goproxy_vm.config import values
+from goproxy_vm.config.text import quoted
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
 
@@ -21,6 +22,9 @@ LISTED = 100
 """Items that a list has unless asked for more."""
 SHARED = ("admin_url", "token_file", "json")
 """What may stand before the command and after it."""
+CONFIG_HELP = (
+    "the TOML file of settings (default: $GOPROXY_VM_CONFIG, /etc/goproxy-vm.toml, ~/.config/goproxy-vm.toml)"
+)
 _GLOB = "a glob over module@version: * any characters, ? one, [...] one of a set; without @ every version"
 
 
@@ -137,7 +141,7 @@ class Commands:
         parser.set_defaults(command=self._run, asked=name, takes=takes)
         # Absent here must not undo what stood before the command.
         add_shared(parser, default=argparse.SUPPRESS, names=takes)
-        parser.add_argument("--config", type=Path, metavar="FILE", help="the server's TOML file")
+        parser.add_argument("--config", type=Path, metavar="FILE", help=f"the server's: {CONFIG_HELP}")
         return parser
 
 
@@ -158,9 +162,7 @@ def _parsed(kind: values.Kind[_T]) -> Callable[[str], _T]:
             return kind.parse(text)
         except (ValueError, OverflowError) as error:
             reason = f"{error}; " if str(error) else ""
-            raise argparse.ArgumentTypeError(
-                f"{values.quoted(text)}: {reason}expected {kind.allowed}"
-            ) from None
+            raise argparse.ArgumentTypeError(f"{quoted(text)}: {reason}expected {kind.allowed}") from None
 
     return parse
 
@@ -169,14 +171,14 @@ def _pattern(text: str) -> str:
     try:
         selector.normalize(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: {error}") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: {error}") from None
     return text
 
 
 def _kinds(text: str) -> list[str]:
     kinds = values.items(text)
     if not kinds or not set(kinds) <= set(KINDS):
-        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: expected {', '.join(KINDS)}")
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: expected {', '.join(KINDS)}")
     return kinds
 
 
@@ -191,7 +193,7 @@ def _module(text: str) -> str:
 def _version(text: str) -> tuple[str, str]:
     module, at, version = text.partition("@")
     if not at or not version:
-        raise argparse.ArgumentTypeError(f"{values.quoted(text)}: expected MODULE@VERSION")
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: expected MODULE@VERSION")
     try:
         names.check_version(version)
     except MalformedPath as error:

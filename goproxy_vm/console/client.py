@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from goproxy_vm.config.text import printable
 from goproxy_vm.config.token import TOKEN_NAME, read_token
-from goproxy_vm.config.values import printable
 from goproxy_vm.errors import ConfigError, NoServer, NotDone, NotFound
 
 if TYPE_CHECKING:

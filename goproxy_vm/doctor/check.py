@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from goproxy_vm.config.values import printable
+from goproxy_vm.config.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

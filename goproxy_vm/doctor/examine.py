@@ -16,18 +16,16 @@ from goproxy_vm.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from goproxy_vm.config import Loaded, Settings
 
 SHOW = "goproxy-vm config show prints every setting in force and where it came from"
 
 
-def examine(load: Callable[[], Loaded], file: Path | None) -> list[Check]:
+def examine(load: Callable[[], Loaded]) -> list[Check]:
     """Every check of ``TITLES``, in that order (blocking, about ten seconds at most for each silent network).
 
-    ``load`` reads the settings; a ConfigError of it is the first check's failure. ``file`` is what was
-    named as the file of settings, to be shown.
+    ``load`` reads the settings; a ConfigError of it is the first check's failure.
     """
     try:
         loaded = load()
@@ -36,7 +34,7 @@ def examine(load: Callable[[], Loaded], file: Path | None) -> list[Check]:
             "configuration": Finding("failed", error.sentence, "correct it, then: goproxy-vm config check")
         }
         return _checks(findings, "the configuration must be valid first")
-    findings = {"configuration": _configuration(loaded, file)}
+    findings = {"configuration": _configuration(loaded)}
     findings |= _host(loaded.settings)
     findings |= asyncio.run(_network(loaded.settings))
     return _checks(findings, "")
@@ -46,13 +44,13 @@ def _checks(findings: dict[str, Finding], why: str) -> list[Check]:
     return [Check(name, findings.get(name) or Finding("skipped", why)) for name in TITLES]
 
 
-def _configuration(loaded: Loaded, file: Path | None) -> Finding:
+def _configuration(loaded: Loaded) -> Finding:
     origins = [each.origin for each in loaded.origins.values()]
     kinds = {
         "environment variable": sum(origin.startswith("environment variable") for origin in origins),
         "flag": sum(origin.startswith("flag") for origin in origins),
     }
-    where = [str(file)] if file is not None else []
+    where = [str(loaded.file.path)] if loaded.file is not None else []
     where += [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items() if count]
     found = f"valid; from {', '.join(where)}" if where else "valid; every setting has its default"
     if loaded.warnings:

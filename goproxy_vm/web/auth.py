@@ -8,8 +8,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from goproxy_vm.config.token import TOKEN_NAME, read_token
-from goproxy_vm.errors import ConfigError, StartError
+from goproxy_vm.config.token import TOKEN_NAME, named_token, read_token
+from goproxy_vm.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,20 +46,17 @@ def _digest(token: str) -> bytes:
 def admin_token(settings: Settings) -> str:
     """The token in force (blocking): from the settings, their file, else ``admin.token``, made if missing.
 
-    The cache directory must be there, and be ours. StartError naming the file that cannot be used.
+    The cache directory must be there, and be ours. ConfigError or, where the cache directory is at fault,
+    StartError, naming the file that cannot be used.
     """
     if settings.admin_token:
         return settings.admin_token
-    own = settings.cache_dir / TOKEN_NAME
-    path = settings.admin_token_file or own
+    if settings.admin_token_file is not None:
+        return named_token(settings.admin_token_file)
     try:
-        if path is own:
-            return _kept(own)
-        return read_token(path)
-    except ConfigError as error:
-        raise StartError(f"admin_token_file: {error.sentence}") from None
+        return _kept(settings.cache_dir / TOKEN_NAME)
     except OSError as error:
-        raise StartError(f"admin_token_file: {path}: {error.strerror}") from None
+        raise StartError(f"{settings.cache_dir / TOKEN_NAME}: {error.strerror}") from None
 
 
 def _kept(path: Path) -> str:

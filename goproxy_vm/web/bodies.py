@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from goproxy_vm.cache.facts import KINDS, Selection, Sort
 from goproxy_vm.config import values
+from goproxy_vm.config.text import printable
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
 from goproxy_vm.web.details import Problem, malformed
@@ -58,7 +59,7 @@ class Members:
     def finish(self) -> None:
         """Problem where something is left that nobody took."""
         for name in sorted(self._members):
-            raise malformed(values.printable(name[:100]), self._unknown)
+            raise malformed(printable(name[:100]), self._unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def query(raw: str) -> Members:
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            raise malformed(values.printable(name[:100]), "given twice")
+            raise malformed(printable(name[:100]), "given twice")
         found[name] = value
     return Members(found, "no such parameter")
 

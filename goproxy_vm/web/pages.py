@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
-from goproxy_vm.config.values import is_authority
+from goproxy_vm.config.address import is_authority
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from goproxy_vm.config import Settings
+from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Address
 from goproxy_vm.server import Server
 from goproxy_vm.upstream import chain
 from tests.e2e.gocommand import Vm

@@ -146,7 +146,7 @@ async def test_accepting_goes_on_after_descriptors_ran_out(
 LATE = """
 import asyncio, pathlib, sys
 from goproxy_vm.config import Settings
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.observe import logs
 from goproxy_vm.server import Server
 from goproxy_vm.web import connection

@@ -99,7 +99,7 @@ async def test_proxy_connection_on_both_ways(serve: Serve, upstream: FakeUpstrea
 SCRIPT = """
 import asyncio, pathlib, sys
 from goproxy_vm.config import Settings
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
 
 async def main():

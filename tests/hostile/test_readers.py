@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.cache.store import Store
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.web import connection
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream, Reply

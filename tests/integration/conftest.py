@@ -13,7 +13,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from goproxy_vm.config import Settings
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
 from tests.fakes.upstream import FakeUpstream
 

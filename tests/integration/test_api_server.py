@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from goproxy_vm import cli
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.errors import StartError
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream

@@ -32,6 +32,7 @@ from goproxy_vm.errors import (
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.sink import Memory
 from goproxy_vm.upstream.spec import parse_upstreams
+from tests.fakes.ports import closed_port
 from tests.fakes.upstream import FakeUpstream, Reply
 
 PATH = "example.com/m/@v/list"
@@ -521,13 +522,6 @@ async def test_a_202_that_nobody_asked_for_is_no_answer(world: World, first: Fak
     first.on("*", Reply(b"", 202))
     assert "202" in await failure(await world.make(first.url), UpstreamError)
     assert len(first.requests) == 1
-
-
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def test_connection_refused(world: World) -> None:

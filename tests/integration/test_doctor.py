@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from goproxy_vm import __version__, cli
+from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.token import TOKEN_NAME
-from goproxy_vm.config.values import Address
 from goproxy_vm.doctor.check import TITLES
+from tests.fakes.ports import closed_port
 from tests.fakes.sumdb import FakeSumdb, Signer
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Host, Serve
@@ -40,13 +41,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("GOPROXY_VM_", "XDG_", "CACHE_DIRECTORY")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-
-
-def closed_port() -> int:
-    """A port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 from goproxy_vm import server as server_module
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
-from goproxy_vm.config.values import Address, parse_address
+from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.errors import StartError
 from goproxy_vm.server import Server
 from goproxy_vm.web import connection, listener

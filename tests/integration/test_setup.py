@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.config.values import NETWORKS, Address
+from goproxy_vm.config.address import Address
+from goproxy_vm.config.values import NETWORKS
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Heard, Wire
 from tests.integration.conftest import Host, Serve

@@ -110,7 +110,7 @@ def test_hosts_that_are_taken(sent: str) -> None:
 
 
 async def test_landing_page_of_a_local_socket(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:
-    from goproxy_vm.config.values import Address
+    from goproxy_vm.config.address import Address
 
     host = await serve(upstream, listen=(Address("", 0, str(tmp_path / "socket")),))
     async with Wire(host.server.url) as wire:

@@ -18,7 +18,7 @@ import pytest
 
 from goproxy_vm import cli
 from goproxy_vm.config import environment_name, keys, load
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.console.client import admin_url
 
 UNITS = Path(__file__).parents[2] / "config" / "systemd"

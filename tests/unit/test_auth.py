@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.config import Settings, load
+from goproxy_vm.config import File, Settings, load
 from goproxy_vm.config.token import read_token
 from goproxy_vm.errors import ConfigError, StartError
 from goproxy_vm.web.auth import Guard, admin_token
@@ -74,15 +74,18 @@ def test_file_that_holds_no_token(settings: Settings, content: bytes, reason: st
     with pytest.raises(ConfigError) as caught:
         read_token(path)
     assert reason in caught.value.sentence
-    with pytest.raises(StartError, match=r"^admin_token_file: .*admin\.token: ") as refused:
-        admin_token(settings)
-    assert "two words" not in refused.value.sentence
+    named = Settings(cache_dir=settings.cache_dir, admin_token_file=path)
+    for each, expected in ((settings, str(path)), (named, f"admin_token_file: {path}")):
+        with pytest.raises(ConfigError) as refused:
+            admin_token(each)
+        assert refused.value.sentence.startswith(f"{expected}: ")
+        assert "two words" not in refused.value.sentence
     assert path.read_bytes() == content
 
 
 def test_file_that_cannot_be_read(settings: Settings, tmp_path: Path) -> None:
     named = Settings(cache_dir=settings.cache_dir, admin_token_file=tmp_path / "none")
-    with pytest.raises(StartError, match=r"^admin_token_file: .*/none: No such file"):
+    with pytest.raises(ConfigError, match=r"^admin_token_file: .*/none cannot be read: No such file"):
         admin_token(named)
     (tmp_path / "tmp").rmdir()
     with pytest.raises(StartError, match="No such file"):
@@ -99,7 +102,7 @@ def test_token_is_never_shown(tmp_path: Path) -> None:
     for text in ("'se cret'", "['secret']", "1234", "{secret = 1}"):
         file.write_text(f"admin_token = {text}")
         with pytest.raises(ConfigError) as caught:
-            load({}, {"CACHE_DIRECTORY": str(tmp_path)}, file)
+            load({}, {"CACHE_DIRECTORY": str(tmp_path)}, File(file, "flag --config"))
         assert caught.value.sentence.startswith('admin_token: "***" (file ')
         assert "cret" not in caught.value.sentence.replace("(file", "")
         assert "1234" not in caught.value.sentence

@@ -113,10 +113,15 @@ def test_bad_value(command: list[str], served: Served, capsys: pytest.CaptureFix
         (["config"], "the following arguments are required: COMMAND (see goproxy-vm config --help)"),
         (["serve", "--lisen", "x"], "--lisen: no such flag or argument; did you mean --listen?"),
         (["serve", "--lis=x"], "--lis: no such flag or argument"),
-        (["serve", "x\ny"], '"x\\ny": no such flag or argument (see goproxy-vm --help)'),
+        (["serve", "x\ny"], '"x\\ny": no such flag or argument (see goproxy-vm serve --help)'),
         (["serve", "--json"], "--json: no such flag or argument"),
+        (["purge", "--dryrun"], "--dryrun: no such flag or argument; did you mean --dry-run?"),
+        (["purge", "--nothing"], "--nothing: no such flag or argument (see goproxy-vm purge --help)"),
+        (["config", "chekc"], "chekc: no such command; did you mean check?"),
+        (["help", "purg"], "purg: no such command; did you mean purge?"),
+        (["zzz"], "zzz: no such command (see goproxy-vm --help)"),
         (["serve", "--listen"], "argument --listen: expected one argument (see goproxy-vm serve --help)"),
-        (["sreve"], "argument COMMAND: invalid choice: 'sreve' ("),
+        (["sreve"], "sreve: no such command; did you mean serve?"),
     ],
 )
 def test_bad_command_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,16 +131,34 @@ def test_bad_command_line(argv: list[str], expected: str, capsys: pytest.Capture
 def test_config_check(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GOPROXY_VM_CONFIG", os.devnull)
     assert cli.main(["config", "check"]) == 0
-    assert capsys.readouterr() == ("configuration is valid\n", "")
+    said = "configuration is valid (file /dev/null, environment variable GOPROXY_VM_CONFIG)\n"
+    assert capsys.readouterr() == (said, "")
+    monkeypatch.delenv("GOPROXY_VM_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "goproxy-vm.toml").touch()
+    assert cli.main(["config", "check"]) == 0
+    found = tmp_path / "goproxy-vm.toml"
+    assert capsys.readouterr() == (f"configuration is valid (file {found}, default)\n", "")
+    found.unlink()
+    assert cli.main(["config", "check"]) == 0
+    nowhere = f"no file: there is no /etc/goproxy-vm.toml and {found}; --config names another"
+    assert capsys.readouterr() == (f"configuration is valid ({nowhere})\n", "")
     file = tmp_path / "x.toml"
     file.write_text('fresh = "5s"\n')
     monkeypatch.setenv("GOPROXY_VM_PORT", "x")
     warning = "environment variable GOPROXY_VM_PORT is no setting and is ignored"
     assert cli.main(["config", "check", "--config", str(file)]) == 0
-    assert capsys.readouterr() == ("configuration is valid\n", f"goproxy-vm: warning: {warning}\n")
+    said = f"configuration is valid (file {file}, flag --config)\n"
+    assert capsys.readouterr() == (said, f"goproxy-vm: warning: {warning}\n")
     assert cli.main(["config", "check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"valid": True, "warnings": [warning]}
+    assert json.loads(capsys.readouterr().out) == {"valid": True, "warnings": [warning], "file": None}
+    token = tmp_path / "token"
+    flag = ("--admin-token-file", str(token))
+    assert "token cannot be read: No such file" in complaint(capsys, "config", "check", *flag)
+    token.write_text("short")
+    assert "it is shorter than 16" in complaint(capsys, "config", "check", *flag)
     file.write_text("frsh = 5\n")
     line = complaint(capsys, "config", "check", "--config", str(file))
     assert line == f"frsh: no such key (file {file}); did you mean fresh?"
@@ -219,3 +242,14 @@ def test_the_journal_takes_a_failed_start_for_an_error() -> None:
     os.close(writing)
     with os.fdopen(reading) as file:
         assert file.read().startswith('<3>goproxy-vm: listen: "x"')
+
+
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, usage in (
+        (["help"], "usage: goproxy-vm [-h]"),
+        (["help", "config", "check"], "usage: goproxy-vm config check [-h]"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(argv)
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(usage)

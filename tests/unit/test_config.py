@@ -10,9 +10,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from goproxy_vm.config import Address, Loaded, Settings, SumdbSpec, environment_name, flag_name, keys, load
+from goproxy_vm.config import (
+    Address,
+    File,
+    Loaded,
+    Settings,
+    SumdbSpec,
+    environment_name,
+    file_of_settings,
+    flag_name,
+    keys,
+    load,
+)
 from goproxy_vm.config.sumdb import GOOGLE_KEY
-from goproxy_vm.config.values import printable, quoted, redacted
+from goproxy_vm.config.text import printable, quoted, redacted
 from goproxy_vm.errors import ConfigError
 
 HOME = {"CACHE_DIRECTORY": "/var/cache/goproxy-vm"}
@@ -47,7 +58,7 @@ def complaint(**flags: str) -> str:
 def from_file(tmp_path: Path, text: str, **flags: str) -> Loaded:
     file = tmp_path / "x.toml"
     file.write_text(text)
-    return load(flags, HOME, file)
+    return load(flags, HOME, File(file, "flag --config"))
 
 
 def file_complaint(tmp_path: Path, text: str) -> str:
@@ -82,7 +93,7 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text('fresh = "1s"\nstale = "2s"\nnegative = "3s"\n')
     environ = HOME | {"GOPROXY_VM_FRESH": "10", "GOPROXY_VM_STALE": "20s"}
-    loaded = load({"fresh": "100s"}, environ, file)
+    loaded = load({"fresh": "100s"}, environ, File(file, "flag --config"))
     settings = loaded.settings
     assert (settings.fresh, settings.stale, settings.negative, settings.send_timeout) == (100, 20, 3, 60)
     assert {name: loaded.origins[name].origin for name in ("fresh", "stale", "negative", "send_timeout")} == {
@@ -447,11 +458,67 @@ def test_file_mistakes(tmp_path: Path, text: str, expected: str) -> None:
 
 def test_file_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml \(flag --config\) cannot be read: No such file"):
-        load({}, HOME, tmp_path / "none.toml")
+        load({}, HOME, File(tmp_path / "none.toml", "flag --config"))
     file = tmp_path / "bytes.toml"
     file.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
-        load({}, HOME, file)
+        load({}, HOME, File(file, "flag --config"))
+
+
+def test_which_file_is_read(tmp_path: Path) -> None:
+    system = tmp_path / "etc.toml"
+    home = {"HOME": str(tmp_path)}
+    assert file_of_settings(None, home, system) is None
+    (tmp_path / ".config").mkdir()
+    users = tmp_path / ".config" / "goproxy-vm.toml"
+    users.touch()
+    assert file_of_settings(None, home, system) == File(users, "default")
+    other = tmp_path / "xdg" / "goproxy-vm.toml"
+    other.parent.mkdir()
+    other.touch()
+    xdg = home | {"XDG_CONFIG_HOME": str(other.parent)}
+    assert file_of_settings(None, xdg, system) == File(other, "default")
+    assert file_of_settings(None, {"XDG_CONFIG_HOME": "relative"}, system) is None
+    system.touch()
+    assert file_of_settings(None, xdg, system) == File(system, "default")
+    named = xdg | {"GOPROXY_VM_CONFIG": "none.toml"}
+    found = file_of_settings(None, named, system)
+    assert found == File(Path("none.toml"), "environment variable GOPROXY_VM_CONFIG")
+    assert load({}, HOME | named, None).warnings == (), "it is no setting, and no mistake either"
+    with pytest.raises(ConfigError, match=r"environment variable GOPROXY_VM_CONFIG\) cannot be read"):
+        load({}, HOME, found)
+    assert file_of_settings(Path("x"), named, system) == File(Path("x"), "flag --config")
+
+
+@pytest.mark.parametrize(
+    ("listen", "admin", "clash"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("10.0.0.1:1,0.0.0.0:2", "127.0.0.1:2", True),
+        ("10.0.0.1:1", "0.0.0.0:1", True),
+        ("[::]:1", "127.0.0.1:1", True),
+        ("0.0.0.0:1", "[::1]:1", False),
+        ("10.0.0.1:1", "127.0.0.1:1", False),
+        ("127.0.0.1:1", "127.0.0.1:2", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("unix:/a", "unix:/a", True),
+        ("unix:/a", "unix:/b", False),
+        ("unix:/a", "127.0.0.1:1", False),
+    ],
+)
+def test_both_listeners_at_one_address(listen: str, admin: str, *, clash: bool) -> None:
+    flags = {"listen": listen, "admin_listen": admin}
+    if clash:
+        assert complaint(**flags).startswith(
+            f"admin_listen: {admin} (flag --admin-listen): expected another address than listen, which has "
+        )
+    else:
+        load(flags, HOME, None)
+
+
+@pytest.mark.parametrize("key", ["deny", "nosumdb"])
+def test_a_pattern_with_a_version(key: str) -> None:
+    assert "names a version, but patterns name modules" in complaint(**{key: "a.example,b.example/c@v1.2.3"})
 
 
 def test_one_line_whatever_is_typed() -> None:

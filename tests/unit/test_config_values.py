@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from goproxy_vm.config import load
-from goproxy_vm.config.values import GLOBS, URL, Amount, amount, bounded_duration, is_authority, share, size
+from goproxy_vm.config.address import is_authority
+from goproxy_vm.config.values import GLOBS, URL, Amount, amount, bounded_duration, share, size
 from goproxy_vm.errors import ConfigError
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from goproxy_vm.cache.facts import CacheStatus
-from goproxy_vm.config import Key, environment_name, flag_name, keys, load
+from goproxy_vm.config import File, Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
 from goproxy_vm.doctor.check import TITLES
 from goproxy_vm.observe.metrics import Metrics
@@ -50,7 +50,7 @@ def test_annotated_file_has_every_key_with_its_default(tmp_path: Path) -> None:
     file.write_text(re.sub(r"^#(?=\w+ = )", "", annotated(), flags=re.MULTILINE))
     assert sorted(tomllib.loads(file.read_text())) == sorted(keys())
     environ = {"CACHE_DIRECTORY": "/var/cache/goproxy-vm"}
-    loaded, defaults = load({}, environ, file), load({}, environ, None)
+    loaded, defaults = load({}, environ, File(file, "x")), load({}, environ, None)
     assert loaded.settings == defaults.settings
     for name in keys():
         assert loaded.origins[name].value == defaults.origins[name].value
