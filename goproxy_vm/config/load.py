@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ FILE_VARIABLE = "GOPROXY_VM_CONFIG"
 """Names the file of settings where no flag does."""
 SYSTEM_FILE = Path("/etc/goproxy-vm.toml")
 """The host's file of settings, which every command reads unless another is named."""
+SYSTEM_ENVIRONMENT = Path("/etc/goproxy-vm.env")
+"""What the host's service has in its environment besides (systemd's EnvironmentFile=): the commands beside it
+must know the same settings."""
 
 Check = Callable[[str], str | None]
 """Looks at a key's text; returns a warning or None, or raises ValueError with a sentence."""
@@ -34,10 +38,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The file of settings, and what named it."""
+    """The file of settings, what named it, and a file of environment variables that goes with it."""
 
     path: Path
     origin: str
+    environment: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def file_of_settings(
         return File(Path(variable), f"environment variable {FILE_VARIABLE}")
     for path in default_files(environ, system):
         if path.exists():
-            return File(path, "default")
+            return File(path, "default", SYSTEM_ENVIRONMENT if path == system else None)
     return None
 
 
@@ -114,7 +119,10 @@ def load(
     """
     table = keys()
     raws = _from_file(file, table) if file is not None else {}
-    warnings = _from_environment(environ, table, raws)
+    warnings = []
+    if file is not None and file.environment is not None:
+        warnings += _from_service(file.environment, table, raws)
+    warnings += _from_environment(environ, table, raws)
     for name, value in flags.items():
         raws[name] = _Raw(value if isinstance(value, str) else ",".join(value), f"flag {flag_name(name)}")
     parsed: dict[str, Any] = {}
@@ -174,6 +182,34 @@ def _from_environment(
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known and variable != FILE_VARIABLE:
             hint = did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX), environment_name)
             warnings.append(f"environment variable {printable(variable)} is no setting and is ignored{hint}")
+    return warnings
+
+
+def _from_service(path: Path, table: Mapping[str, Key], raws: dict[str, _Raw]) -> list[str]:
+    """Add what the service's environment sets; returns a warning where that cannot be read."""
+    where = printable(str(path))
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [f"{where} cannot be read, so what it sets is unknown here: {error.strerror}"]
+    except UnicodeDecodeError:
+        return [f"{where} is not UTF-8 text, so what it sets is unknown here"]
+    known = {environment_name(name): name for name in table}
+    warnings = []
+    for number, line in enumerate(text.splitlines(), 1):
+        variable, _, value = (part.strip() for part in line.partition("="))
+        if variable not in known:
+            continue
+        try:
+            # systemd.exec(5): white space is part of a value without quotes.
+            value = "".join(shlex.split(value)) if value.startswith(('"', "'")) else value
+        except ValueError as error:
+            warnings.append(f"{where}: line {number} is ignored: {error}")
+            continue
+        if value:
+            raws[known[variable]] = _Raw(value, f"file {where}")
     return warnings
 
 

@@ -480,7 +480,7 @@ def test_which_file_is_read(tmp_path: Path) -> None:
     assert file_of_settings(None, xdg, system) == File(other, "default")
     assert file_of_settings(None, {"XDG_CONFIG_HOME": "relative"}, system) is None
     system.touch()
-    assert file_of_settings(None, xdg, system) == File(system, "default")
+    assert file_of_settings(None, xdg, system) == File(system, "default", Path("/etc/goproxy-vm.env"))
     named = xdg | {"GOPROXY_VM_CONFIG": "none.toml"}
     found = file_of_settings(None, named, system)
     assert found == File(Path("none.toml"), "environment variable GOPROXY_VM_CONFIG")
@@ -488,6 +488,38 @@ def test_which_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"environment variable GOPROXY_VM_CONFIG\) cannot be read"):
         load({}, HOME, found)
     assert file_of_settings(Path("x"), named, system) == File(Path("x"), "flag --config")
+
+
+def test_the_environment_of_the_service(tmp_path: Path) -> None:
+    """What its unit's EnvironmentFile= sets is in force for the commands beside it, too (systemd.exec(5))."""
+    system, service = tmp_path / "x.toml", tmp_path / "x.env"
+    system.write_text("max_misses = 1\nnegative = 1\nfresh = 1\n")
+    file = File(system, "default", service)
+    assert load({}, HOME, file).warnings == ()
+    service.write_text(
+        "# GOPROXY_VM_NEGATIVE=5\n"
+        "; GOPROXY_VM_NEGATIVE=5\n"
+        "GOPROXY_VM_MAX_MISSES=2\n"
+        "  GOPROXY_VM_UPSTREAM = 'https://u:p@corp.example' \n"
+        'GOPROXY_VM_FRESH="3"\n'
+        "GOPROXY_VM_STALE=\n"
+        'GOPROXY_VM_DENY="a\n'
+        "GOPROXY_VM_PINS=a, b\n"
+        "OTHER=1\n"
+        "nonsense\n"
+    )
+    loaded = load({}, HOME | {"GOPROXY_VM_FRESH": "4"}, file)
+    settings = loaded.settings
+    assert (settings.max_misses, settings.negative, settings.fresh) == (2, 1.0, 4.0)
+    assert (settings.upstream, settings.deny) == ("https://u:p@corp.example", "")
+    assert settings.pins == ("a", "b")
+    assert loaded.origins["upstream"].origin == f"file {service}"
+    assert loaded.warnings == (f"{service}: line 7 is ignored: No closing quotation",)
+    service.write_bytes(b"\xff")
+    assert "is not UTF-8 text, so what it sets is unknown" in load({}, HOME, file).warnings[0]
+    service.unlink()
+    service.mkdir()
+    assert "cannot be read, so what it sets is unknown here: Is a dir" in load({}, HOME, file).warnings[0]
 
 
 @pytest.mark.parametrize(
