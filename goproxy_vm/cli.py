@@ -53,11 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments)
     # Only this command needs the server: the others answer at once, without aiohttp and the rest.
     from goproxy_vm import server
 
-    return server.run(loaded.settings, loaded.warnings)
+    return server.run(lambda: _load(arguments))
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -6,16 +6,19 @@ import asyncio
 import gc
 import os
 import signal
+import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
-from goproxy_vm.errors import StartError
+from goproxy_vm.config import keys
+from goproxy_vm.errors import OperatorError, StartError
 from goproxy_vm.hostos import (
     listen_fds,
     notify,
@@ -50,9 +53,9 @@ from goproxy_vm.web.listener import Bound, Listener, bind, url_of
 from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from goproxy_vm.config import Settings
+    from goproxy_vm.config import Loaded, Settings
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
@@ -60,10 +63,20 @@ ADMIN_SHUTDOWN = 2.0
 """Seconds that answers of the admin listener may take to finish at a stop."""
 LINGERING = 2.0
 """Seconds for which the rest of an API request's body is still taken after the answer, and thrown away."""
+RELOADED = ("admin_token", "admin_token_file", "allow_clients", "deny", "log_level", "pins")
+"""Settings that SIGHUP puts into force; all others need a restart."""
 READERS = 4
 """Threads that read stored files for answers."""
 
 log = logs.get_logger("server")
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The settings that changed: those in force now, and those that need a restart."""
+
+    applied: list[str]
+    restart: list[str]
 
 
 class Server:
@@ -83,6 +96,7 @@ class Server:
         self.proxy: Proxy
         self.mirror: SumdbMirror | None = None
         self.operations: Operations
+        self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
         """Open the store, then listen. Raises StartError; what was opened is closed again."""
@@ -93,6 +107,29 @@ class Server:
     async def stop(self) -> None:
         """Stop listening, let answers under way finish within ``shutdown_timeout``, close the store."""
         await self._stack.aclose()
+
+    async def reload(self, settings: Settings) -> Reloaded:
+        """Put into force what may change while others keep their connections (:data:`RELOADED`).
+
+        ConfigError or StartError: the admin token's file; nothing has changed then.
+        """
+        async with self._reloading:
+            before = self._settings
+            token = await asyncio.to_thread(admin_token, settings)
+            changed = [name for name in keys() if getattr(before, name) != getattr(settings, name)]
+            kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
+            self._settings = replace(settings, **kept)
+            if settings.pins != before.pins:
+                await self.store.keeper.configure_pins(settings.pins)
+            logs.set_level(settings.log_level)
+            self._guard.change(token)
+            self.proxy.deny = settings.deny
+            self._handler.networks = settings.allow_clients
+            if self._front is not None:
+                self._front.networks = settings.allow_clients
+                self._front.forget_all()
+            self._connections.reconsider()
+            return Reloaded([name for name in changed if name in RELOADED], list(kept))
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
@@ -146,7 +183,9 @@ class Server:
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
-        api = Api(Actions(operations).routes, Guard(token))
+        guard = Guard(token)
+        self._guard, self._handler, self._front, self._connections = guard, handler, front, connections
+        api = Api(Actions(operations).routes, guard)
         app = admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api)
         await self._administer(stack, app, admin)
         listener.start()
@@ -232,12 +271,14 @@ class Server:
         return main, admin
 
 
-async def _serve(settings: Settings, warnings: Sequence[str]) -> None:
+async def _serve(loaded: Loaded, again: Callable[[], Loaded]) -> None:
+    settings = loaded.settings
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    for warning in warnings:
+    for warning in loaded.warnings:
         log.warning("configuration", reason=warning)
     server = Server(settings)
     await server.start()
@@ -253,9 +294,11 @@ async def _serve(settings: Settings, warnings: Sequence[str]) -> None:
     )
     notify("READY=1")
     watchdog = asyncio.create_task(_pet_watchdog())
+    reloader = asyncio.create_task(_reload(server, again, hung_up))
     await stopped.wait()
     notify("STOPPING=1")
     log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+    reloader.cancel()
     await server.stop()
     watchdog.cancel()
     log.info("stopped")
@@ -269,9 +312,31 @@ async def _pet_watchdog() -> None:
         await asyncio.sleep(seconds / 2)
 
 
-def run(settings: Settings, warnings: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start."""
+async def _reload(server: Server, again: Callable[[], Loaded], hung_up: asyncio.Event) -> None:
+    """Read the settings again at each SIGHUP; a mistake in them changes nothing."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            loaded = await asyncio.to_thread(again)
+            done = await server.reload(loaded.settings)
+        except (OperatorError, sqlite3.Error) as error:
+            log.error("reload failed", reason=str(error))
+            continue
+        for warning in loaded.warnings:
+            log.warning("configuration", reason=warning)
+        log.info("reloaded", changed=done.applied)
+        if done.restart:
+            log.warning("restart needed", changed=done.restart)
+
+
+def run(again: Callable[[], Loaded]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start.
+
+    ``again`` reads the settings, at the start and after each SIGHUP.
+    """
+    loaded = again()
     raise_open_files_limit()
-    with logs.setup(settings.log_format, settings.log_level):
-        asyncio.run(_serve(settings, warnings))
+    with logs.setup(loaded.settings.log_format, loaded.settings.log_level):
+        asyncio.run(_serve(loaded, again))
     return 0

@@ -24,6 +24,8 @@ from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
     from goproxy_vm.cache.index import Sum, Victim
@@ -239,6 +241,12 @@ class Keeper:
         removed = await self._stock.ask(self._stock.ledger.remove_pin, normalize(pattern))
         await self._settle_pins()
         return removed
+
+    async def configure_pins(self, patterns: Sequence[str]) -> None:
+        """Replace the pins of the settings, from now on. ValueError: a malformed pattern."""
+        stock = self._stock
+        await stock.ask(stock.ledger.set_pins, [normalize(pattern) for pattern in patterns], "config")
+        await self._settle_pins()
 
     async def _settle_pins(self) -> None:
         """Mark the rows by the pins as they are now."""

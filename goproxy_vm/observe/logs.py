@@ -101,12 +101,10 @@ def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_M
     if leads_to_journal(fd):
         render = prioritized(render)
     root, ours = logging.getLogger(), logging.getLogger(_ROOT)
-    least = logging.getLevelNamesMapping()[level.upper()]
     before = root.handlers[:], root.level, ours.level
     writer = Writer(fd, render, most)
     root.handlers[:] = [_Handler(writer)]
-    root.setLevel(max(least, logging.INFO))
-    ours.setLevel(least)
+    set_level(level)
     logging.captureWarnings(True)
     writer.start()
     try:
@@ -117,6 +115,13 @@ def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_M
         root.setLevel(before[1])
         ours.setLevel(before[2])
         writer.stop()
+
+
+def set_level(level: str) -> None:
+    """Log from ``level`` on: debug, info, warning or error."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(max(least, logging.INFO))
+    logging.getLogger(_ROOT).setLevel(least)
 
 
 class Writer:

@@ -62,6 +62,8 @@ class Proxy:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self.deny = settings.deny
+        """Patterns of modules that are refused."""
         self._store = store
         self._upstreams = upstreams
         self._prover = prover
@@ -96,7 +98,7 @@ class Proxy:
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, NoRoom, Overloaded and UnderWay."""
-        if match_prefix_patterns(self._settings.deny, resource.module):
+        if match_prefix_patterns(self.deny, resource.module):
             raise Denied(f"module {resource.module} is denied by this server's policy (setting deny)")
         if resource.immutable:
             return await self._file(resource, asker)
@@ -110,7 +112,7 @@ class Proxy:
     async def stored(self, resource: ModuleResource) -> Answer | None:
         """The answer to a request for a file of a version if it is a hit, else None; the request may have
         others fetched. NoRoom as the store."""
-        if match_prefix_patterns(self._settings.deny, resource.module):
+        if match_prefix_patterns(self.deny, resource.module):
             return None
         stored = await self._store.get(resource.path)
         if stored is None:

@@ -26,6 +26,10 @@ class Guard:
     """Compares tokens in constant time; keeps only the hash of the right one."""
 
     def __init__(self, token: str) -> None:
+        self.change(token)
+
+    def change(self, token: str) -> None:
+        """Admit who brings another token from now on, and nobody else. ValueError: it is empty."""
         if not token:
             raise ValueError("an empty token would let everyone in")
         self._digest = _digest(token)

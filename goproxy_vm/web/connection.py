@@ -108,7 +108,12 @@ class Connection(asyncio.Protocol):
         refusal = self._connections.add(self)
         if refusal:
             self._refuse(503, refusal)
-        elif self._front is not None and not self._front.allows(self.client):
+        else:
+            self.reconsider()
+
+    def reconsider(self) -> None:
+        """Leave the short cut if its rules no longer allow it to this client."""
+        if self._front is not None and not self._front.allows(self.client):
             self._front = None
 
     # What comes
@@ -369,6 +374,11 @@ class Connections:
         self._by_client[connection.client] -= 1
         if not self._by_client[connection.client]:
             del self._by_client[connection.client]
+
+    def reconsider(self) -> None:
+        """Who may use the short cut has changed."""
+        for connection in self._all:
+            connection.reconsider()
 
     def close_idle(self) -> None:
         """Close what waits for a request, so that its client asks elsewhere at once."""

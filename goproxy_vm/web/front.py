@@ -78,7 +78,7 @@ class Front:
         self._metrics = metrics
         self._reader = reader
         self._touch = touch
-        self._networks = networks
+        self.networks = networks
         self._access = access
         self._ready: OrderedDict[bytes, Ready] = OrderedDict()
         self._paths: dict[str, Ready] = {}
@@ -99,7 +99,7 @@ class Front:
 
     def allows(self, client: str) -> bool:
         """Whether a client's address may ask."""
-        return allowed(self._networks, client)
+        return allowed(self.networks, client)
 
     def take(self, connection: Connection, data: bytes) -> bool:
         """Answer the request ``data`` if it is a plain one for a hit; False: it is aiohttp's.
@@ -156,6 +156,12 @@ class Front:
         while len(self._files) > MOST_FILES:
             self._drop(next(iter(self._files.values())))
         return ready
+
+    def forget_all(self) -> None:
+        """What may pass has changed."""
+        self._forgotten += 1
+        for ready in list(self._paths.values()):
+            self._drop(ready)
 
     def forget(self, path: str) -> None:
         """The stored file is gone."""

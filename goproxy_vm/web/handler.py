@@ -75,7 +75,8 @@ class Handler:
         self._upstreams = upstreams
         self._reader = reader
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
-        self._networks = settings.allow_clients
+        self.networks = settings.allow_clients
+        """Whose clients may ask; empty for everyone."""
         self._setup = SetupScript(settings)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -185,7 +186,7 @@ class Handler:
         return answer
 
     def _check_client(self, client: str) -> None:
-        if not allowed(self._networks, client):
+        if not allowed(self.networks, client):
             raise Denied(f"clients at {client} are not allowed (setting allow_clients)")
 
     def _check_method(self, request: web.BaseRequest) -> None:

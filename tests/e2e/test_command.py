@@ -88,6 +88,71 @@ def wait_for_event(running: Running, event: str) -> None:
     raise AssertionError(f"no {event!r} in {running.log}")
 
 
+# SIGHUP
+
+
+def test_reload(cache: Path, tmp_path: Path, upstream: UpstreamThread) -> None:
+    file, token = tmp_path / "x.toml", tmp_path / "token"
+    token.write_text("first-of-all-tokens")
+    file.write_text(f'admin_token_file = "{token}"\n')
+
+    def reload(running: Running, event: str) -> dict[str, object]:
+        running.process.send_signal(signal.SIGHUP)
+        wait_for_event(running, event)
+        return running.log[-1]
+
+    def ask(running: Running, path: str) -> int:
+        try:
+            return len(get(f"{running.url}/{path}")) and 200
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def admitted(running: Running, text: str) -> bool:
+        request = urllib.request.Request(
+            f"{running.admin_url}/api/v1/pins", headers={"Authorization": f"Bearer {text}"}
+        )
+        try:
+            with _open(request, timeout=60) as response:
+                pins.append([pin["pattern"] for pin in json.load(response)["items"]])
+                return True
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code != 401
+
+    pins: list[list[str]] = []
+    with started(cache, "--upstream", upstream.url, "--config", str(file)) as running:
+        assert ask(running, ZIP) == 200
+        assert ask(running, ZIP) == 200
+        assert admitted(running, "first-of-all-tokens")
+        token.write_text("another-of-the-tokens")
+        file.write_text(
+            f'admin_token_file = "{token}"\ndeny = ["{MODULE}"]\npins = ["a.example/*"]\n'
+            'log_level = "debug"\nfresh = "1h"\nlisten = ["127.0.0.1:1"]\n'
+        )
+        assert reload(running, "reloaded")["changed"] == ["deny", "log_level", "pins"]
+        wait_for_event(running, "restart needed")
+        assert running.log[-1]["changed"] == ["fresh"], "a flag overrides the file's listen"
+        assert ask(running, ZIP) == 403, "a prepared answer is none any more"
+        assert not admitted(running, "first-of-all-tokens")
+        assert admitted(running, "another-of-the-tokens")
+        assert pins == [[], ["a.example/*@*"]]
+        file.write_text("frsh = 1\n")
+        assert "frsh: no such key" in str(reload(running, "reload failed")["reason"])
+        assert ask(running, ZIP) == 403
+        file.write_text('allow_clients = ["192.0.2.0/24"]\nadmin_token = "a-token-from-the-file"\n')
+        changed = ["admin_token", "admin_token_file", "allow_clients", "deny", "log_level", "pins"]
+        assert sorted(reload(running, "reloaded")["changed"]) == changed  # type: ignore[call-overload]
+        assert ask(running, ZIP) == 403
+        file.write_text(f'admin_token_file = "{tmp_path}/none"\n')
+        assert "none cannot be read" in str(reload(running, "reload failed")["reason"])
+        file.write_text("")
+        reload(running, "reloaded")
+        assert ask(running, ZIP) == 200
+        running.process.terminate()
+        assert running.process.wait(30) == 0
+
+
 # What an operator can put right: one line, and the status that says which kind it is.
 
 

@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from goproxy_vm import __version__, cli, server
-from goproxy_vm.config import Settings, keys
+from goproxy_vm.config import Loaded, Settings, keys
 from goproxy_vm.errors import StartError
 
 
@@ -32,8 +32,9 @@ class Served:
         self.warnings: Sequence[str] = ()
         self.outcome: int | BaseException = 0
 
-    def run(self, settings: Settings, warnings: Sequence[str]) -> int:
-        self.settings, self.warnings = settings, warnings
+    def run(self, again: Callable[[], Loaded]) -> int:
+        loaded = again()
+        self.settings, self.warnings = loaded.settings, loaded.warnings
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome

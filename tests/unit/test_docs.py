@@ -13,6 +13,7 @@ from goproxy_vm.config import File, Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
 from goproxy_vm.doctor.check import TITLES
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.server import RELOADED
 from goproxy_vm.web.gauges import gauges
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,13 @@ def test_docs_have_the_key(name: str, key: Key) -> None:
 
 def test_docs_have_no_other_key() -> None:
     assert sorted(sections("configuration.md")) == sorted(keys())
+
+
+def test_what_a_reload_changes_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    sentence = re.search(r"reads its settings again\. (.*?) are in force then", text, re.DOTALL)
+    assert sentence is not None
+    assert re.findall(r"`(\w+)`", sentence[1]) == list(RELOADED)
 
 
 def annotated() -> str:
