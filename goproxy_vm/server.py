@@ -46,6 +46,7 @@ from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
 from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.details import not_http
+from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
@@ -157,15 +158,16 @@ class Server:
         access = AccessLog(settings.access_log)
         access.start()
         stack.callback(access.stop)
+        forwarded = Forwarded(settings.trusted_proxies)
         front = None
         if settings.fast_path:
-            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access)
+            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access, forwarded)
             stack.push_async_callback(front.close)
             store.watch(front.forget)
             store.records.watch(front.forget_records)
             proxy.watch(front.forget_documents)
         handler = Handler(
-            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
+            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, forwarded, front
         )
         server = web.Server(handler, handler_cancellation=True)
         in_all = most_connections(open_files_limit(0) or sys.maxsize, settings.max_misses)
@@ -178,6 +180,7 @@ class Server:
             in_all=in_all,
             send_timeout=settings.send_timeout,
             refused=handler.refused,
+            exempt=forwarded.trusts,
         )
         listener = Listener(server, connections, main)
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)

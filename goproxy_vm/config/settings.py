@@ -95,6 +95,11 @@ class Settings:
     allow_clients: tuple[Network, ...] = _key(
         values.NETWORKS, "", "networks whose clients may ask; empty for everyone"
     )
+    trusted_proxies: tuple[Network, ...] = _key(
+        values.NETWORKS,
+        "",
+        "reverse proxies whose X-Forwarded-For, -Proto and -Host are believed; empty for none",
+    )
     deny: str = _key(values.PATTERNS, "", "modules that are refused with 403, as patterns like GOPRIVATE's")
     sumdb: SumdbSpec | None = _key(
         values.SUMDB, "sum.golang.org", "the checksum database, as in GOSUMDB", secret=True

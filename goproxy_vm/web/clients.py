@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def allowed(networks: Sequence[Network], client: str) -> bool:
     """Whether a client may ask: by IP address, or ``unix`` for a local socket. Without networks all may."""
-    if not networks or client == "unix":
-        return True
+    return not networks or client == "unix" or within(networks, client)
+
+
+def within(networks: Sequence[Network], client: str) -> bool:
+    """Whether an IP address is in one of the networks."""
     address = ipaddress.ip_address(client)
     return any(address in network for network in networks)

@@ -317,7 +317,7 @@ class Connections:
     must take :data:`LEAST_RATE` of what waits for it (a VM that was suspended in the middle of a download
     never says that it is gone). ``bodies`` says whether requests may have one; where not, none is read.
     ``refusal`` makes the answer to what is refused unread; ``refused`` is told its status and the bytes of
-    its body.
+    its body. ``exempt`` says whose address many clients share, so that only the limit of all holds for it.
     """
 
     def __init__(
@@ -331,6 +331,7 @@ class Connections:
         bodies: bool = False,
         refusal: Refusal = plain,
         refused: Callable[[int, int], None] = lambda _status, _sent: None,
+        exempt: Callable[[str], bool] = lambda _client: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inner = inner
@@ -341,6 +342,7 @@ class Connections:
         self.bodies = bodies
         self.refusal = refusal
         self.refused = refused
+        self._exempt = exempt
         self.now = clock
         self._all: set[Connection] = set()
         self._by_client: Counter[str] = Counter()
@@ -356,7 +358,7 @@ class Connections:
     def add(self, connection: Connection) -> str:
         """Take a connection in; else why not, in a sentence."""
         client = connection.client
-        if client != "unix" and self._by_client[client] >= self._most:
+        if self._by_client[client] >= self._most and client != "unix" and not self._exempt(client):
             log.warning("too many connections", client=client, most=self._most)
             return "too many connections from this address; retry later"
         if self._in_all is not None and len(self._all) >= self._in_all:

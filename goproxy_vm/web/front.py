@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
+    from goproxy_vm.web.forwarded import Forwarded
     from goproxy_vm.web.ready import Resource
 
 MOST_BYTES = 64 << 20
@@ -72,6 +73,7 @@ class Front:
         touch: Callable[[str], None],
         networks: Sequence[Network],
         access: AccessLog,
+        forwarded: Forwarded,
     ) -> None:
         """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered."""
         self._proxy = proxy
@@ -80,6 +82,7 @@ class Front:
         self._touch = touch
         self.networks = networks
         self._access = access
+        self._forwarded = forwarded
         self._ready: OrderedDict[bytes, Ready] = OrderedDict()
         self._paths: dict[str, Ready] = {}
         self._files: OrderedDict[str, Ready] = OrderedDict()
@@ -98,8 +101,8 @@ class Front:
             self._drop(ready)
 
     def allows(self, client: str) -> bool:
-        """Whether a client's address may ask."""
-        return allowed(self.networks, client)
+        """Whether who connects from here is answered: a proxy is not, for each request may be another's."""
+        return allowed(self.networks, client) and not self._forwarded.trusts(client)
 
     def take(self, connection: Connection, data: bytes) -> bool:
         """Answer the request ``data`` if it is a plain one for a hit; False: it is aiohttp's.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.web.forwarded import Forwarded, Origin
     from goproxy_vm.web.front import Front
 
 log = get_logger("web")
@@ -63,6 +64,7 @@ class Handler:
         upstreams: list[str],
         reader: Executor,
         access: AccessLog,
+        forwarded: Forwarded,
         front: Front | None = None,
     ) -> None:
         self._settings = settings
@@ -78,6 +80,7 @@ class Handler:
         self.networks = settings.allow_clients
         """Whose clients may ask; empty for everyone."""
         self._setup = SetupScript(settings)
+        self._forwarded = forwarded
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The handler for ``aiohttp.web.Server``."""
@@ -89,7 +92,7 @@ class Handler:
             asked.guess(_raw_path(request))
             self._metrics.request(asked.endpoint, Result.REFUSED, 0.0, 0)
             return web.Response(status=503)
-        return await self._handle(request, connection.client)
+        return await self._handle(request, self._forwarded.origin(connection.client, request.headers))
 
     def malformed(self, request: web.BaseRequest, reason: str) -> web.Response:
         """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
@@ -106,13 +109,14 @@ class Handler:
         result = Result.ERROR if status >= 500 else Result.REFUSED
         self._metrics.request("other", result, 0.0, sent)
 
-    async def _handle(self, request: web.BaseRequest, client: str) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest, origin: Origin) -> web.StreamResponse:
+        client = origin.client
         request_id = secrets.token_hex(6)
         started = time.monotonic()
         asked = _Asked()
         result: str = Result.MISS  # until an answer says otherwise: hits do not wait
         try:
-            answer = await self._answer(request, client, asked)
+            answer = await self._answer(request, origin, asked)
             result = answer.result
             response, sent = await send(request, answer, {}, self._reader)
             result = Result.REFUSED if response.status == 416 else answer.result
@@ -156,20 +160,20 @@ class Handler:
             )
         return response
 
-    async def _answer(self, request: web.BaseRequest, client: str, asked: _Asked) -> Answer:
+    async def _answer(self, request: web.BaseRequest, origin: Origin, asked: _Asked) -> Answer:
         path = _raw_path(request)
         if path in _PAGES:
             self._check_method(request)
-            return await self._page(path, request)
+            return await self._page(path, request, origin.url)
         asked.guess(path)
-        self._check_client(client)
+        self._check_client(origin.client)
         self._check_method(request)
         if path == SETUP:
-            return self._setup.answer(request.headers.getall(hdrs.HOST, []))
+            return self._setup.answer(origin.url)
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
-            client,
+            origin.client,
             fetch=not (forbidden or wanted.cached_only),
             patience=patience(request.headers.getall(PREFER, ())),
         )
@@ -193,10 +197,9 @@ class Handler:
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
             raise _MethodNotAllowed(f"method {request.method} is not allowed; GET and HEAD are")
 
-    async def _page(self, path: str, request: web.BaseRequest) -> Answer:
+    async def _page(self, path: str, request: web.BaseRequest, url: str) -> Answer:
         if path == "/":
-            host = pages.valid_host(request.headers.get("Host"), self._own_host(request))
-            url = self._settings.public_url or f"http://{host}"
+            url = self._settings.public_url or url or f"http://{self._own_host(request)}"
             page = await pages.landing(self._store, self._settings, self._upstreams, url)
             return Answer(page, "text/html; charset=utf-8", UNCACHEABLE, "detail=page", Result.HIT)
         text = {

@@ -6,7 +6,6 @@ import html
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
-from goproxy_vm.config.address import is_authority
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
@@ -36,11 +35,6 @@ td{{padding:.1rem 1rem .1rem 0}}
 </table>
 <p>goproxy_vm {version}</p></body></html>
 """
-
-
-def valid_host(host: str | None, fallback: str) -> str:
-    """The Host header if it is a host name or address with an optional port, else ``fallback``."""
-    return host if host is not None and is_authority(host) else fallback
 
 
 def readiness(store: Store) -> str:

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING
 from goproxy_vm.config.sumdb import GOOGLE_KEY, GOOGLE_NAME
 from goproxy_vm.errors import RequestError
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
-from goproxy_vm.web.pages import valid_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from goproxy_vm.config import Settings
 
 PATH = "/vm/setup.sh"
@@ -43,17 +40,14 @@ class SetupScript:
             # Without its URL, which would have the VM go around the mirror.
             self._values["sumdb"] = settings.sumdb.vkey
 
-    def answer(self, hosts: Sequence[str]) -> Answer:
-        """The script for whoever sent these Host fields; UnknownHost unless there is one, and a good one.
+    def answer(self, url: str) -> Answer:
+        """The script for whoever used this URL of ours; UnknownHost if that is not known.
 
-        They come from anywhere, and the script is run: nothing but a host and a port gets into it.
+        It comes from anywhere, and the script is run: nothing but a host and a port must be in it.
         """
-        url = self._public_url
+        url = self._public_url or url
         if not url:
-            host = valid_host(hosts[0], "") if len(hosts) == 1 else ""
-            if not host:
-                raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
-            url = f"http://{host}"
+            raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
         values = self._values | {"proxy": url}
         text = _BLANK.sub(lambda blank: f"{blank[1]}={shlex.quote(values[blank[1]])}", self._text)
         kind = "text/x-shellscript; charset=utf-8"

@@ -181,7 +181,8 @@ def upstream() -> Iterator[UpstreamThread]:
 def test_the_example_serves_go(
     language: str, upstream: UpstreamThread, tmp_path: Path, gocache: Path
 ) -> None:
-    arguments = ("--upstream", upstream.url, "--sumdb", "off")
+    trusted = ("--trusted-proxies", "127.0.0.0/8", "--access-log", "all")
+    arguments = ("--upstream", upstream.url, "--sumdb", "off", *trusted)
     with (
         serving(tmp_path / "cache", *arguments) as server,
         proxied(language, server.url, tmp_path / "proxy") as front,
@@ -194,6 +195,8 @@ def test_the_example_serves_go(
         failed = vm.go("get", "example.com/nothing@v1.0.0", ok=False).stderr
         assert "goproxy-vm: example.com/nothing" in failed  # our sentence, not a page of the proxy's
         assert "[request " in failed
+        status, page = front.get("/")
+        assert (status, f"go env -w GOPROXY=https://localhost:{front.port}<" in page) == (200, True)
 
 
 @pytest.mark.parametrize("language", COMMANDS)

@@ -1,0 +1,82 @@
+"""Who asks, and by which URL, where a reverse proxy stands between (setting trusted_proxies)."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.config.address import is_authority
+from goproxy_vm.web.clients import within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from multidict import CIMultiDictProxy
+
+    from goproxy_vm.config.values import Network
+
+MOST_ADDRESSES = 32
+"""Addresses of X-Forwarded-For that are looked at, from its end: more proxies in a row there are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The ``client`` for whom a request was made (an IP address, or ``unix``), and the ``url`` that it used
+    of this server, without a path; "" where no good Host says so."""
+
+    client: str
+    url: str
+
+
+class Forwarded:
+    """Believes X-Forwarded-For, -Proto and -Host of the proxies in ``networks``, and of local sockets if
+    there are any; of nobody else, for whoever reaches the port can write anything there."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+
+    def trusts(self, peer: str) -> bool:
+        """Whether what this address says of others is believed."""
+        return bool(self._networks) and (peer == "unix" or within(self._networks, peer))
+
+    def origin(self, peer: str, headers: CIMultiDictProxy[str]) -> Origin:
+        """Where a request came from that ``peer`` brought."""
+        hosts = headers.getall("Host", [])
+        if not self.trusts(peer):
+            return Origin(peer, _url("http", hosts))
+        scheme = _items(headers.getall("X-Forwarded-Proto", []))[-1:]
+        hosts = _items(headers.getall("X-Forwarded-Host", []))[-1:] or hosts
+        client = self._client(peer, _items(headers.getall("X-Forwarded-For", [])))
+        return Origin(client, _url("https" if scheme == ["https"] else "http", hosts))
+
+    def _client(self, peer: str, addresses: list[str]) -> str:
+        """The last address that no proxy of ours has; each proxy writes down who asked it, at the end."""
+        client = peer
+        for text in reversed(addresses[-MOST_ADDRESSES:]):
+            try:
+                client = _address(text)
+            except ValueError:
+                return client
+            if not within(self._networks, client):
+                return client
+        return client
+
+
+def _address(text: str) -> str:
+    """An IP address, with or without a port, as connections show it. ValueError."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _items(values: Sequence[str]) -> list[str]:
+    return [item.strip() for value in values for item in value.split(",")]
+
+
+def _url(scheme: str, hosts: Sequence[str]) -> str:
+    return f"{scheme}://{hosts[0]}" if len(hosts) == 1 and is_authority(hosts[0]) else ""

@@ -1,0 +1,74 @@
+"""web/forwarded.py: who asked a reverse proxy, and by which URL."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from goproxy_vm.web.forwarded import MOST_ADDRESSES, Forwarded, Origin
+
+OURS = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
+
+
+def origin(peer: str, *headers: tuple[str, str], networks: tuple[object, ...] = OURS) -> Origin:
+    given = CIMultiDictProxy(CIMultiDict(headers))
+    return Forwarded(networks).origin(peer, given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "client"),
+    [
+        ([], "10.0.0.1"),
+        ([""], "10.0.0.1"),
+        (["192.0.2.7"], "192.0.2.7"),
+        (["192.0.2.7:4711"], "192.0.2.7"),
+        (["2001:db8::1"], "2001:db8::1"),
+        (["[2001:db8::1]:4711"], "2001:db8::1"),
+        (["[2001:db8::1]"], "2001:db8::1"),
+        (["::ffff:192.0.2.7"], "192.0.2.7"),
+        (["192.0.2.9, 192.0.2.7"], "192.0.2.7"),
+        (["192.0.2.9", "192.0.2.7"], "192.0.2.7"),
+        (["192.0.2.7, 10.1.1.1,fd00::1"], "192.0.2.7"),
+        (["10.2.2.2, 10.1.1.1"], "10.2.2.2"),
+        (["192.0.2.7, nonsense"], "10.0.0.1"),
+        (["nonsense, 192.0.2.7"], "192.0.2.7"),
+        (["unknown, 10.1.1.1"], "10.1.1.1"),
+        (["192.0.2.7" + ",10.1.1.1" * MOST_ADDRESSES], "10.1.1.1"),
+    ],
+)
+def test_client(addresses: list[str], client: str) -> None:
+    assert origin("10.0.0.1", *(("x-forwarded-for", each) for each in addresses)).client == client
+
+
+def test_nobody_else_is_believed() -> None:
+    told = (
+        ("X-Forwarded-For", "192.0.2.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "a.example"),
+    )
+    for peer in ("192.0.2.1", "fe80::1"):
+        assert origin(peer, *told, ("Host", "b")) == Origin(peer, "http://b")
+    for peer in ("10.0.0.1", "unix"):
+        assert origin(peer, *told, ("Host", "b"), networks=()) == Origin(peer, "http://b")
+    assert origin("unix", *told, ("Host", "b")) == Origin("192.0.2.7", "https://a.example")
+
+
+@pytest.mark.parametrize(
+    ("headers", "url"),
+    [
+        ([("Host", "a.example:8443")], "http://a.example:8443"),
+        ([("Host", "a.example"), ("X-Forwarded-Proto", "https")], "https://a.example"),
+        ([("Host", "a.example"), ("X-Forwarded-Proto", "http, https")], "https://a.example"),
+        ([("Host", "a.example"), ("X-Forwarded-Proto", "javascript")], "http://a.example"),
+        ([("Host", "in:8080"), ("X-Forwarded-Host", "a.example")], "http://a.example"),
+        ([("Host", "in:8080"), ("X-Forwarded-Host", "x, a.example")], "http://a.example"),
+        ([("Host", "in:8080"), ("X-Forwarded-Host", "a b")], ""),
+        ([("X-Forwarded-Host", "$(reboot)")], ""),
+        ([("Host", "a"), ("Host", "b")], ""),
+        ([], ""),
+    ],
+)
+def test_url(headers: list[tuple[str, str]], url: str) -> None:
+    assert origin("10.0.0.1", *headers).url == url
