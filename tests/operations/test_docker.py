@@ -231,6 +231,18 @@ def test_only_modules_are_published_to_others() -> None:
             assert port.startswith("127.0.0.1:") or (name == "goproxy-vm" and port.endswith(":8080")), port
 
 
+def test_compose_passes_every_setting() -> None:
+    """An empty variable counts as not set."""
+    environment = compose()["services"]["goproxy-vm"]["environment"]
+    fixed = {
+        "GOPROXY_VM_LISTEN": "0.0.0.0:8080",
+        "GOPROXY_VM_ADMIN_LISTEN": "0.0.0.0:8081",
+        "GOPROXY_VM_LOG_FORMAT": "${GOPROXY_VM_LOG_FORMAT:-json}",
+    }
+    given = {environment_name(name) for name in keys()} - {"GOPROXY_VM_CACHE_DIR"}
+    assert environment == {name: f"${{{name}:-}}" for name in given} | fixed
+
+
 def test_compose_names_are_those_of_the_configuration() -> None:
     scraping = yaml.safe_load((ROOT / "config/prometheus/prometheus.yml").read_text())
     services = compose()["services"]
