@@ -107,6 +107,9 @@ class Commands:
         purge.add_argument(
             "--forget-hash", action="store_true", help="also forget the hash seen first, so others may come"
         )
+        purge.add_argument(
+            "--yes", action="store_true", help="do not ask about a PATTERN that means everything"
+        )
         evict = self._command("evict", "evict zips by policy until the cache is small enough")
         evict.add_argument(
             "--target", type=bytes_, metavar="SIZE", help="how large the cache may be (default: low_water)"
@@ -132,7 +135,7 @@ class Commands:
         return parser
 
     def _probe(self, name: str, what: str) -> None:
-        self._parser(name, what, ("admin_url",)).set_defaults(cache_dir=None)
+        self._parser(name, what, ("admin_url", "json")).set_defaults(cache_dir=None)
 
     def _parser(self, name: str, what: str, takes: tuple[str, ...]) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = self._parsers.add_parser(

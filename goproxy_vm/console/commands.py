@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 import time
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.console import tables
 from goproxy_vm.console.progress import Progress
-from goproxy_vm.errors import ConfigError, NotDone
+from goproxy_vm.errors import ConfigError, NotDone, NotFound
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.console.client import Client
 
@@ -49,7 +50,7 @@ class Console:
     def health(self, _: argparse.Namespace) -> None:
         """Whether the server answers."""
         self._client.check_health()
-        self._print("ok")
+        self._show({"status": "ok"}, lambda answer: [answer["status"]])
 
     def ls(self, given: argparse.Namespace) -> None:
         """Stored versions, as many as are wanted, in one list."""
@@ -83,6 +84,8 @@ class Console:
             raise ConfigError(
                 'purge needs a PATTERN, --idle-for, --older-than or --larger-than; "*" means everything'
             )
+        if not (given.yes or given.dry_run):
+            self._confirm(given.patterns)
         with self._progress.ticking("purging"):
             answer = self._client.post(
                 "purge",
@@ -91,13 +94,47 @@ class Console:
                 forget_hash=given.forget_hash or None,
                 dry_run=given.dry_run or None,
             )
+        removed = answer["removed"]
+        if not (removed["versions"] or removed["files"] or removed["answers"]):
+            hints = [hint for pattern in given.patterns if (hint := self._meant(pattern))]
+            raise NotFound("; ".join(["nothing matched", *hints]), answer)
         self._show(answer, tables.removal)
+
+    def _confirm(self, patterns: Sequence[str]) -> None:
+        """Ask whoever types whether everything is meant. ConfigError: it is not."""
+        everything = {"*", "*@*"} & set(patterns)
+        if not everything or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return
+        count = self._client.get("status")["cache"]["versions"]
+        print(f"{everything.pop()} removes all {tables.plural(count, 'version')}.", file=sys.stderr)
+        print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise ConfigError("nothing was removed (--yes does not ask)")
+
+    def _meant(self, pattern: str) -> str:
+        """What a pattern that matches nothing may have been meant for, in words; "" if nobody knows."""
+        module, at, version = pattern.partition("@")
+        if at and version[:1].isdigit():
+            return f"versions begin with a v: {module}@v{version}"
+        if any(sign in module for sign in "*?["):
+            return ""
+        first = module.partition("/")[0]
+        stored = {each["module"] for each in self._client.get("modules", prefix=first, limit=PAGE)["items"]}
+        if module in stored:
+            return f"no such version of it is stored (goproxy-vm ls --prefix {module}@)"
+        if any(each.startswith(f"{module}/") for each in stored):
+            return f"modules below it match {module}/*{at}{version}"
+        lowered = {each.lower(): each for each in sorted(stored)}
+        close = difflib.get_close_matches(module.lower(), lowered, n=1, cutoff=0.8)
+        return f"did you mean {lowered[close[0]]}{at}{version}?" if close else ""
 
     def evict(self, given: argparse.Namespace) -> None:
         """Evict down to a size."""
         with self._progress.ticking("evicting"):
             answer = self._client.post("evict", target_bytes=given.target, dry_run=given.dry_run or None)
         self._show(answer, tables.eviction)
+        if not answer["reached"] and not answer["dry_run"]:
+            raise NotDone("the target was not reached: what is left is pinned, or no zip", {})
 
     def refresh(self, given: argparse.Namespace) -> None:
         """Forget a module's cached answers."""

@@ -25,6 +25,19 @@ def size(count: float) -> str:
     return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {_UNITS[power - 1]}"
 
 
+def bound(count: float) -> str:
+    """Bytes of a limit, large ones also by powers of 1000, as many settings have them.
+
+    As in ``46.6 GiB (50.0 GB)``.
+    """
+    if count < 1e9:
+        return size(count)
+    power = 3
+    while count >= 999.5 * 1000**power and power < len(_UNITS):
+        power += 1
+    return f"{size(count)} ({count / 1000**power:.1f} {_UNITS[power - 1][0]}B)"
+
+
 def age(seconds: float) -> str:
     """A duration by its largest two units: ``3d 4h``, ``5m 2s``."""
     left = max(0, round(seconds))
@@ -39,8 +52,8 @@ def age(seconds: float) -> str:
 
 
 def moment(text: str) -> str:
-    """A time of the API in local time, to the second."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A time of the API in local time, to the second, with its offset from UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def plural(count: int, word: str) -> str:
@@ -82,7 +95,7 @@ def status(answer: Json) -> list[str]:
                 f"goproxy_vm {answer['version']}, {answer['state']}, up {age(answer['uptime_seconds'])}",
             ),
             ("directory", cache["dir"]),
-            ("used", f"{size(cache['used_bytes'])} of {size(limit)} ({cache['used_bytes'] / limit:.1%})"),
+            ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
             (
                 "pinned",
@@ -185,10 +198,11 @@ def removal(answer: Json) -> list[str]:
 
 def eviction(answer: Json) -> list[str]:
     """What went, and whether the target was reached."""
-    was = "would be" if answer["dry_run"] else "was"
+    was = "would" if answer["dry_run"] else "was"
+    reached = "be reached" if answer["dry_run"] else "reached"
     total = (
         f"from {size(answer['before_bytes'])} to {size(answer['after_bytes'])}; the target of "
-        f"{size(answer['target_bytes'])} {was}{'' if answer['reached'] else ' not'} reached"
+        f"{bound(answer['target_bytes'])} {was}{'' if answer['reached'] else ' not'} {reached}"
     )
     return [*removal(answer), total]
 

@@ -116,7 +116,9 @@ class Actions:
         a, b = call.parts["a"], call.parts["b"]
         found = await self._operations.difference(a, b)
         if found is None:
-            raise Problem(404, f"there is no snapshot {a} or {b}")
+            there = {"now", *(each.name for each in await self._operations.snapshots())}
+            missing = " or ".join(dict.fromkeys(name for name in (a, b) if name not in there))
+            raise Problem(404, f"there is no snapshot {missing or f'{a} or {b}'}")
         return answer(wire.difference(found))
 
     async def _openapi(self, call: Call) -> web.Response:
@@ -181,7 +183,7 @@ class Actions:
         return answer({"pass": await self._operations.scrub(asked.match, asked.rate)}, status=202)
 
     async def _snapshot(self, call: Call) -> web.Response:
-        name = bodies.snapshot(await body_of(call)) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = bodies.snapshot(await body_of(call)) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         call.what = name
         snapshot = await self._operations.snapshot(name)
         if snapshot is None:

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 
 from goproxy_vm import cli
 from goproxy_vm.config.address import Address
-from goproxy_vm.errors import StartError
+from goproxy_vm.errors import ConfigError
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream
 from tests.integration.conftest import Host, Serve
@@ -130,7 +130,7 @@ async def test_main_listener_and_probes(serve: Serve, upstream: FakeUpstream) ->
 
 
 async def test_no_start_without_a_token(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"^admin_token_file: .*No such file"):
+    with pytest.raises(ConfigError, match=r"^admin_token_file: .*No such file"):
         await serve(upstream, admin_token_file=tmp_path / "none")
 
 

@@ -92,18 +92,19 @@ def asked(api: ApiThread) -> list[tuple[object, ...]]:
     return found
 
 
-def test_status(api: ApiThread, command: Command) -> None:
+def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
-    assert lines[2].startswith("used         448 KiB of 46.6 GiB (0.0%)")
+    assert lines[2].startswith("used         448 KiB of 46.6 GiB (50.0 GB), 0.0%")
     assert "  zip        3 files, 424 KiB" in lines
     assert "policy       slru, no idle limit" in lines
     assert "oldest idle  40d" in lines
     assert "recovery     under way" in lines
     assert lines[-1] == "last pass    none"
-    command("evict", "--target", "1KiB")
+    assert cli.main(["evict", "--target", "1KiB"]) == 1
+    capsys.readouterr()
     assert (
-        command("status")[-1] == "last pass    1: evict, 2025-06-15 15:06:42, 424 KiB evicted, target missed"
+        command("status")[-1] == "last pass    1: evict, 2025-06-15 15:06:42 +0000, 424 KiB evicted, target missed"
     )
     assert command.json("status")["state"] == "ready"
 
@@ -158,23 +159,63 @@ def test_purge(api: ApiThread, command: Command) -> None:
     assert dry[-1] == "would be removed: 1 version, 3 files, 20.0 KiB, 2 cached answers"
     real = command("purge", "example.com/*", "--idle-for", "30d")
     assert real[-1] == "removed: 1 version, 3 files, 20.0 KiB, 2 cached answers"
-    again = command("purge", "example.com/*", "--idle-for", "30d")
-    assert again == ["removed: 0 versions, 0 files, 0 B, 0 cached answers"]
+    assert command.fails(4, "purge", "example.com/*", "--idle-for", "30d") == "nothing matched"
     selection = Selection(("example.com/*@*",), 30 * DAY)
     wanted = [("purge", selection, False, True), *[("purge", selection, False, False)] * 2]
     assert asked(api) == wanted
-    command.json("purge", "a", "b@v1", "--older-than=12h", "--larger-than", "200MiB", "--kind", "zip,mod",
-                 "--kind=info", "--forget-hash")  # fmt: skip
-    every = Selection(("a@*", "b@v1"), None, 12 * 3600, 200 << 20)
+    conditions = ("--older-than=12h", "--larger-than", "200MiB", "--kind", "zip,mod", "--kind=info")
+    command.fails(4, "purge", "a*", "b*@v1", *conditions, "--forget-hash")
+    every = Selection(("a*@*", "b*@v1"), None, 12 * 3600, 200 << 20)
     assert asked(api) == [("purge", every, True, False)]
 
 
-def test_evict(api: ApiThread, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("example.com/a@1.1.0", "; versions begin with a v: example.com/a@v1.1.0"),
+        ("Example.com/A@v1.1.0", ""),
+        ("example.com/B@v1.1.0", "; did you mean example.com/a@v1.1.0?"),
+        ("example.com", "; modules below it match example.com/*"),
+        ("example.com/a@v7.0.0", "; no such version of it is stored (goproxy-vm ls --prefix example.com/a@)"),
+        ("github.com/azure/sdk/v2", "; did you mean github.com/Azure/sdk/v2?"),
+        ("nothing.like/it", ""),
+        ("nothing*", ""),
+    ],
+)
+def test_what_a_pattern_without_a_match_may_have_meant(
+    api: ApiThread, command: Command, pattern: str, meant: str
+) -> None:
+    assert api.operations.stored
+    for flags in ((), ("--dry-run",)):
+        assert command.fails(4, "purge", pattern, *flags) == f"nothing matched{meant}"
+
+
+def test_everything_is_asked_about(
+    api: ApiThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for typed, status in (("\n", 2), ("n\n", 2), ("", 2), ("yes\n", 0)):
+        answer = io.StringIO(typed)
+        monkeypatch.setattr(answer, "isatty", lambda: True)
+        monkeypatch.setattr("sys.stdin", answer)
+        assert cli.main(["purge", "*"]) == status
+        assert "* removes all 3 versions.\nGo on? [y/N] " in capsys.readouterr().err
+    assert [words[0] for words in asked(api)] == ["status"] * 4 + ["purge"]
+    for flag in ("--yes", "--dry-run"):
+        assert cli.main(["purge", "*@*", flag]) == 4
+        assert "Go on?" not in capsys.readouterr().err
+
+
+def test_evict(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     dry = command("evict", "--target", "40KiB", "--dry-run")
     assert dry[-1] == "from 448 KiB to 36.0 KiB; the target of 40.0 KiB would be reached"
     assert command("evict", "--target", "40KiB")[-1].endswith("the target of 40.0 KiB was reached")
-    assert command("evict", "--target", "0")[-1].endswith("the target of 0 B was not reached")
-    assert command.json("evict")["pass"] == 3
+    assert cli.main(["evict", "--target", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out.endswith("the target of 0 B was not reached\n")
+    assert err == "goproxy-vm: the target was not reached: what is left is pinned, or no zip\n"
+    assert cli.main(["evict", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["pass"] == 3
     assert asked(api) == [
         ("evict", 40960, True),
         ("evict", 40960, False),
@@ -272,7 +313,7 @@ def test_snapshots(api: ApiThread, command: Command) -> None:
     ]
     assert lines[-1] == "from before to now: 8.00 KiB came, 20.0 KiB freed: size 20.0 KiB"
     assert command.json("diff", "before", "before")["b"] == "before"
-    assert command.fails(4, "diff", "none", "before") == "there is no snapshot none or before"
+    assert command.fails(4, "diff", "none", "before") == "there is no snapshot none"
 
 
 def test_refusals(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,9 +466,8 @@ def test_health_needs_no_token(command: Command, monkeypatch: pytest.MonkeyPatch
         port = taken.getsockname()[1]
         monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"0.0.0.0:{port}")
         assert command.fails(3, "health") == f"no server: http://127.0.0.1:{port}: Connection refused"
-    for flag in ("--json", "--token-file=x", "--cache-dir=x"):
+    for flag in ("--token-file=x", "--cache-dir=x"):
         assert "no such flag" in command.fails(2, "health", flag)
-    assert "no such flag" in command.fails(2, "--json", "health")
 
 
 @pytest.mark.parametrize(

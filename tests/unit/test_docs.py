@@ -100,7 +100,7 @@ def test_every_command_is_in_the_docs() -> None:
     Commands(parsers, lambda _: 0).add()
     text = (ROOT / "docs" / "operating.md").read_text()
     section = text.partition("## The command line")[2].partition("\n## ")[0]
-    assert sorted(set(re.findall(r"`goproxy-vm (\w+)", section))) == sorted(parsers.choices)
+    assert sorted(set(re.findall(r"`goproxy-vm (\w+)", section))) == sorted(["help", *parsers.choices])
     for parser in parsers.choices.values():
         for flag in re.findall(r"--[a-z-]+", parser.format_help()):
             assert flag == "--help" or f"{flag}" in section
