@@ -28,6 +28,7 @@ from goproxy_vm.errors import ConfigError, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
 from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.version import commit_of, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -201,15 +202,24 @@ def _parser() -> _Parser:
     completion = commands.add_parser("completion", help="print a completion script", allow_abbrev=False)
     completion.set_defaults(command=_completion, takes=())
     completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    version = commands.add_parser("version", help="print the version and its commit", allow_abbrev=False)
+    version.set_defaults(command=_version, takes=("json",))
     for each in (serve, check, show, doctor):
         _add_settings(each)
-    for each in (check, show, doctor):
+    for each in (check, show, doctor, version):
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     Commands(commands, _ask).add()
     helping = commands.add_parser("help", help="print the help of a command", allow_abbrev=False)
     helping.add_argument("topics", metavar="COMMAND", nargs="*", help="the command, as in: help config check")
     helping.set_defaults(command=lambda given: _help(parser, given.topics), takes=())
     return parser
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    commit = commit_of(Path(__file__).parent)
+    facts = {"version": __version__, "commit": commit or None}
+    _print(json.dumps(facts) if arguments.json else f"goproxy-vm {described()}")
+    return 0
 
 
 def _help(parser: _Parser, topics: Sequence[str]) -> int:

@@ -99,7 +99,11 @@ class Running:
 
 
 def start(
-    cache: Path, *arguments: str, env: dict[str, str] | None = None, inside: tuple[str, ...] = ()
+    cache: Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    inside: tuple[str, ...] = (),
+    command: tuple[str, ...] = (sys.executable, "-m", "goproxy_vm"),
 ) -> Running:
     """Start ``goproxy-vm serve`` on free ports and wait until it says that it serves.
 
@@ -108,9 +112,7 @@ def start(
     process = subprocess.Popen(
         [
             *inside,
-            sys.executable,
-            "-m",
-            "goproxy_vm",
+            *command,
             "serve",
             "--listen",
             "127.0.0.1:0",

@@ -104,7 +104,8 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
     assert cli.main(["evict", "--target", "1KiB"]) == 1
     capsys.readouterr()
     assert (
-        command("status")[-1] == "last pass    1: evict, 2025-06-15 15:06:42 +0000, 424 KiB evicted, target missed"
+        command("status")[-1]
+        == "last pass    1: evict, 2025-06-15 15:06:42 +0000, 424 KiB evicted, target missed"
     )
     assert command.json("status")["state"] == "ready"
 
