@@ -26,6 +26,7 @@ from goproxy_vm.hostos import (
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.mirror import SumdbMirror
@@ -75,6 +76,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
+        self._name = new_name()
         self.url = ""
         self.urls: list[str] = []
         self.admin_url = ""
@@ -188,6 +190,7 @@ class Server:
             parse_upstreams(text),
             limits,
             self.metrics,
+            self._name,
             ca_file=settings.upstream_ca_file,
             database=database,
         )
