@@ -130,7 +130,7 @@ class Server:
             store.records.watch(front.forget_records)
             proxy.watch(front.forget_documents)
         handler = Handler(
-            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, front
+            settings, store, proxy, mirror, self.metrics, upstreams.names, self._name, reader, access, front
         )
         server = web.Server(handler, handler_cancellation=True)
         in_all = most_connections(open_files_limit(0) or sys.maxsize, settings.max_misses)

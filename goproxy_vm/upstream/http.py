@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from goproxy_vm import __version__
-from goproxy_vm.errors import Absent, ContentError, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.errors import Absent, ContentError, Looped, Refused, UpstreamError, UpstreamTimeout
 from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, is_under_way, preference
 from goproxy_vm.upstream.failure import Failure, Outcome
@@ -38,6 +38,7 @@ MOST_REQUESTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 TROUBLE = frozenset({429, 502, 503, 504})
 REFUSALS = frozenset({401, 403, 451})
+LOOP = 508
 ABSENCE = frozenset({404, 410})
 SENTENCE = 200
 """Bytes of an upstream's own sentence that are passed on."""
@@ -273,6 +274,8 @@ class HttpUpstream:
             return Failure(absent, "not_found")
         if response.status in REFUSALS:
             return Failure(Refused(sentence), "refused")
+        if response.status == LOOP:
+            return Failure(Looped(sentence), "unavailable")
         counts = response.status in TROUBLE
         retry_after = _seconds(response.headers.get(hdrs.RETRY_AFTER)) if counts else None
         return Failure(UpstreamError(sentence), "unavailable", counts=counts, retry_after=retry_after)

@@ -7,7 +7,7 @@ of those that have joined it, and names them all whenever an upstream is asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 
 
 class Trail:
@@ -42,6 +42,14 @@ def begin(names: Iterable[str] = ()) -> Trail:
     trail = Trail(names)
     _TRAIL.set(trail)
     return trail
+
+
+def shared() -> tuple[Trail, Context]:
+    """A trail for what others may join later, and the context of the task that is about it."""
+    trail, context = Trail(), copy_context()
+    trail.join(current())
+    context.run(_TRAIL.set, trail)
+    return trail, context
 
 
 def current() -> Trail:
