@@ -67,6 +67,13 @@ def minimal_info(version: str) -> bytes:
     return json.dumps(info).encode()
 
 
+def check_supported(data: bytes) -> None:
+    """ContentError where what says that a checksum database is carried is a page, of HTML or JSON: clients do
+    not look at the text, which is mostly none."""
+    if data.lstrip()[:1] in (b"<", b"{", b"["):
+        raise ContentError("a page in place of the checksum database")
+
+
 def check_mod(data: bytes) -> None:
     """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
     ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
