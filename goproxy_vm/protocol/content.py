@@ -16,6 +16,9 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)(?:[.,]\d+)?(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))",
     re.ASCII,
 )
+_QUOTED = r"""["`]?(v[^\s,\]"`]+)["`]?"""
+_RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
+_RETRACT_BLOCK = re.compile(r"retract\s*\(")
 _DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*")
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
@@ -89,6 +92,24 @@ def check_mod(data: bytes) -> None:
         named = named or directive == "module"
     if not named:
         raise ContentError("the go.mod names no module")
+
+
+def not_retracted(versions: Iterable[str], mod: bytes) -> list[str]:
+    """The versions that a go.mod does not retract (go.dev/ref/mod#go-mod-file-retract); its other lines, and
+    those that are malformed, do not matter."""
+    spans: list[tuple[semver.Key, semver.Key]] = []
+    within = False
+    for line in mod.decode("utf-8", "replace").splitlines():
+        code = line.partition("//")[0].strip()
+        span = _RETRACTED.fullmatch(code if within else code.removeprefix("retract"))
+        if within and code == ")":
+            within = False
+        elif _RETRACT_BLOCK.fullmatch(code):
+            within = True
+        elif span and (within or code.startswith("retract")):
+            low, high = span[1] or span[3], span[2] or span[3]
+            spans.append((semver.Key(low), semver.Key(high)))
+    return [each for each in versions if not any(low <= semver.Key(each) <= high for low, high in spans)]
 
 
 def _directives(text: str) -> Iterator[str]:
