@@ -142,7 +142,7 @@ class Upstreams:
         trust = trusted(self._ca_file)
         environment = Environment()
         way = Way(self._name, environment)
-        hosts = [host for spec in self._list.entries if (host := URL(spec.url).host)]
+        hosts = [host for spec in self._list.entries if (host := URL(spec.url).raw_host)]
         resolver = Resolver([*hosts, *environment.proxy_hosts], self._limits.connect)
         self._session = open_session(trust, self._limits, resolver)
         for spec in self._list.entries:

@@ -59,7 +59,7 @@ class Environment:
     @property
     def proxy_hosts(self) -> list[str]:
         """The hosts of the proxies."""
-        return [proxy.host for proxy in self._proxies.values() if proxy is not None and proxy.host]
+        return [host for proxy in self._proxies.values() if proxy is not None and (host := proxy.raw_host)]
 
     def proxy(self, url: URL) -> URL | None:
         """The proxy by which ``url`` is asked, or None; this host itself is never asked through one."""

@@ -44,8 +44,8 @@ SENTENCE = 200
 """Bytes of an upstream's own sentence that are passed on."""
 REASON = 40
 """Bytes of a status line's reason that are passed on."""
-PIECE = 128 << 10
-"""Bytes of a body that are read at once; as many wait for it."""
+PIECE = 64 << 10
+"""Bytes that are read of a body at once, where that is not quick enough to read all that is there."""
 ELSEWHERE = 100
 """Hosts that an upstream redirects to whose failures are remembered."""
 WORD = 3
@@ -253,7 +253,10 @@ class HttpUpstream:
         while True:
             buffered = content.total_bytes > taken
             started = time.perf_counter()
-            chunk = await content.read(portion.bytes)
+            if portion.bytes == portion.most:
+                chunk = await content.readany()
+            else:
+                chunk = await content.read(portion.bytes)
             if buffered:  # else it had to be waited for
                 portion.took(time.perf_counter() - started)
             if not chunk:
@@ -263,6 +266,8 @@ class HttpUpstream:
             if taken > limit:
                 raise _too_large(peer, limit)
             yield chunk
+            if portion.bytes < portion.most:
+                await asyncio.sleep(0)  # reading what is there already lets nobody else have a turn
 
     async def _refusal(self, response: aiohttp.ClientResponse, peer: _Peer) -> Failure:
         said = await self._first_line(response)

@@ -8,7 +8,9 @@ that are read and written, and every other name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import ipaddress
 import socket
 import threading
 from collections.abc import Collection
@@ -35,6 +37,10 @@ class Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """The addresses of a host; OSError where there are none, or none in time, UnicodeError where it can
         have none."""
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(host)
+            kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            return [_result(host, port, host, kind)]
         key = host, family
         answer = self._under_way.get(key)
         if answer is None:
@@ -42,17 +48,7 @@ class Resolver(AbstractResolver):
         done, _ = await asyncio.wait((answer,), timeout=self._seconds)
         if not done:
             raise OSError(errno.EAGAIN, f"no answer within {self._seconds:g} s")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=kind,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address, kind in answer.result()
-        ]
+        return [_result(host, port, numeric, kind) for numeric, kind in answer.result()]
 
     async def close(self) -> None:
         """Nothing: what is under way ends with its name server's patience, or with the process."""
@@ -86,6 +82,17 @@ class Resolver(AbstractResolver):
         threading.Thread(target=look_up, name="resolver", daemon=True).start()
         self._under_way[key] = answer
         return answer
+
+
+def _result(host: str, port: int, numeric: str, family: int) -> ResolveResult:
+    return ResolveResult(
+        hostname=host,
+        host=numeric,
+        port=port,
+        family=family,
+        proto=socket.IPPROTO_TCP,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )
 
 
 def _addresses(host: str, family: socket.AddressFamily) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ TURN = 0.001
 """Seconds that one portion is to cost at most."""
 LEAST = 256
 """Bytes of a portion at least."""
-MOST = 256 << 10
+MOST = 512 << 10
 """Bytes that are handed on at once."""
 
 
@@ -34,7 +34,7 @@ class Portion:
     quick."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.bytes = 4 << 10
         self.slow = False
         """Whether the latest one took longer than it should."""
@@ -45,7 +45,7 @@ class Portion:
         if self.slow:
             self.bytes = max(LEAST, self.bytes // 2)
         elif seconds < TURN / 4:
-            self.bytes = min(self._most, self.bytes * 2)
+            self.bytes = min(self.most, self.bytes * 2)
 
 
 class Turns:
@@ -96,7 +96,8 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
         self._handler = handler
         self._transport = transport
         self._turns = turns
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[bytes] = deque()
+        self._taken = 0  # of the first
         self._portion = Portion(MOST)
         self._held = False  # by the handler
         self._queued = False
@@ -118,7 +119,7 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
             if self._head.ended:
                 self._head = None
         if data:
-            self._pending.append(memoryview(data))
+            self._pending.append(data)
         self._hand_on()
 
     def eof_received(self) -> bool | None:
@@ -158,12 +159,15 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
         self._settle()
 
     def _one(self) -> None:
-        first = self._pending.popleft()
-        if len(first) > self._portion.bytes:
-            self._pending.appendleft(first[self._portion.bytes :])
-            first = first[: self._portion.bytes]
+        piece, begin = self._pending[0], self._taken
+        self._taken += self._portion.bytes
+        if begin or self._taken < len(piece):  # else as it came: a copy costs as much as all the rest
+            piece = piece[begin : self._taken]
+        if self._taken >= len(self._pending[0]):
+            self._pending.popleft()
+            self._taken = 0
         started = time.perf_counter()
-        self._handler.data_received(bytes(first))
+        self._handler.data_received(piece)
         self._portion.took(time.perf_counter() - started)
 
     def _settle(self) -> None:
@@ -211,6 +215,7 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
     def _drop(self) -> None:
         """The handler wants no more."""
         self._pending.clear()
+        self._taken = 0
         if self._lost is not None:
             asyncio.get_running_loop().call_soon(self._settle)
 

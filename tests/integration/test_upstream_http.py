@@ -19,6 +19,7 @@ from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import until
 from tests.integration.test_chain import (
     PATH,
+    Tls,
     World,
     certificate,
     closed_port,
@@ -27,10 +28,11 @@ from tests.integration.test_chain import (
     fetch_ignoring,
     first,
     second,
+    tls,
     world,
 )
 
-__all__ = ["certificate", "first", "second", "world"]  # fixtures
+__all__ = ["certificate", "first", "second", "tls", "world"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,32 @@ async def test_a_proxy_by_https(
         monkeypatch.setenv("HTTP_PROXY", f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         assert await fetch(await world.make("http://upstream.invalid", ca_file=certificate)) == b"ok"
     assert heads[0].startswith(b"GET http://upstream.invalid/")
+
+
+async def test_a_tunnel_through_a_proxy(
+    world: World, certificate: Path, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await tls(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok")
+    heads: list[bytes] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data)
+        writer.close()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        there = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+
+    async with await asyncio.start_server(tunnel, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("https_proxy", f"me:pass@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        upstreams = await world.make("https://upstream.invalid", ca_file=certificate)
+        assert await fetch(upstreams) == b"ok"
+        await upstreams.close()
+    assert heads[0].startswith(b"CONNECT upstream.invalid:443 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic bWU6cGFzcw==\r\n" in heads[0]
 
 
 async def test_a_start_names_the_proxy_that_cannot_be_used(
