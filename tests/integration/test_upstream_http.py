@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from goproxy_vm.errors import StartError, UpstreamError
-from goproxy_vm.upstream import resolver
+from goproxy_vm.upstream import http, resolver
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import until
 from tests.integration.test_chain import (
@@ -186,20 +186,15 @@ async def test_a_backed_off_host_is_asked_if_nothing_else_can_answer(
 async def test_hosts_elsewhere_are_bounded(
     world: World, first: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = 0
-
-    def elsewhere(_: str) -> Reply:
-        nonlocal number
-        number += 1
-        return Reply(
-            b"", 302, {"Location": f"ftp://x{number}/" if number % 9 == 0 else f"{first.url}/{number}"}
-        )
-
-    first.on("*", elsewhere)
-    upstreams = await world.make(first.url.replace("127.0.0.1", "localhost"))
+    monkeypatch.setattr(http, "ELSEWHERE", 2)
+    port, numbers = closed_port(), iter(range(2, 100))
+    first.on("*", lambda _: Reply(b"", 302, {"Location": f"http://127.0.0.{next(numbers)}:{port}/"}))
+    upstreams = await world.make(first.url)
     for _ in range(3):
         await fetch_ignoring(upstreams)
-    assert len(upstreams._upstreams[0].source._elsewhere) == 1  # type: ignore[union-attr]
+    source = upstreams._upstreams[0].source
+    assert isinstance(source, http.HttpUpstream)
+    assert len(source._elsewhere) == 2
 
 
 # Heads.
