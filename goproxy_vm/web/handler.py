@@ -171,10 +171,6 @@ class Handler:
         if path == SETUP:
             return self._setup.answer(request.headers.getall(hdrs.HOST, []))
         wanted = parse(path, self._sumdb_name)
-        through = loop.names(request.headers.getall(loop.FIELD, ()))
-        if self._name in through:
-            raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
-        trail.begin(through)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
             client,
@@ -183,6 +179,10 @@ class Handler:
         )
         resource = wanted.resource
         asked.resource(resource)
+        through = loop.names(request.headers.getall(loop.FIELD, ()))
+        if self._name in through:
+            raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
+        trail.begin(through)
         if isinstance(resource, ModuleResource):
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:
