@@ -12,6 +12,7 @@
     │       └── NoRecord   403    the checksum database knows no such version (case 60a)
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
+    │   ├── Looped         508    it leads back to a server that waits for it
     │   ├── Unproven       502    the checksum database cannot be asked (case 60)
     │   │   └── Unconfirmed       it cannot, and who carries it has no record (case 60a)
     │   └── ContentError   502    its bytes failed a check; never stored
@@ -107,6 +108,12 @@ class UpstreamTimeout(UpstreamError):
     """An upstream sent no byte for ``stall_timeout``, or the file's deadline passed."""
 
     status = 504
+
+
+class Looped(UpstreamError):
+    """The request came through this server before (CDN-Loop, RFC 8586): an upstream leads back to it."""
+
+    status = 508
 
 
 class ContentError(UpstreamError):

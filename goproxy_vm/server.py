@@ -29,6 +29,7 @@ from goproxy_vm.hostos import (
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.mirror import SumdbMirror
@@ -89,6 +90,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
+        self._name = new_name()
         self.url = ""
         self.urls: list[str] = []
         self.admin_url = ""
@@ -167,7 +169,17 @@ class Server:
             store.records.watch(front.forget_records)
             proxy.watch(front.forget_documents)
         handler = Handler(
-            settings, store, proxy, mirror, self.metrics, upstreams.names, reader, access, forwarded, front
+            settings,
+            store,
+            proxy,
+            mirror,
+            self.metrics,
+            upstreams.names,
+            self._name,
+            reader,
+            access,
+            forwarded,
+            front,
         )
         server = web.Server(handler, handler_cancellation=True)
         in_all = most_connections(open_files_limit(0) or sys.maxsize, settings.max_misses)
@@ -230,6 +242,7 @@ class Server:
             parse_upstreams(text),
             limits,
             self.metrics,
+            self._name,
             ca_file=settings.upstream_ca_file,
             database=database,
         )

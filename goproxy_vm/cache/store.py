@@ -375,14 +375,14 @@ class Store:
             self.usage.remove(victim)
             self.usage.add(stray(victim.path, victim.kind, victim.bytes // BLOCK))
 
-    async def complete_versions(self, module: str) -> list[str]:
-        """The versions of a module whose ``.mod`` and ``.zip`` are stored: all that a build needs."""
+    async def versions_with(self, module: str, *kinds: Kind) -> list[str]:
+        """The versions of a module of which files of all these kinds are stored."""
         stored = {
             (item.version, item.kind.value) for item in self._queue.pending.values() if item.module == module
         }
         stored.update(await self._ask([], self._stock.index.kinds, module))
         versions = {version for version, _ in stored}
-        return sorted(v for v in versions if all((v, kind.value) in stored for kind in (Kind.MOD, Kind.ZIP)))
+        return sorted(v for v in versions if all((v, kind.value) in stored for kind in kinds))
 
     async def statistics(self) -> Statistics:
         """Totals over all files on record; the number of versions at most a second old."""

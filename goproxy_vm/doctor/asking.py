@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
+from goproxy_vm.protocol.loop import new_name
+from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
-from goproxy_vm.upstream.http import HttpUpstream, Limits
+from goproxy_vm.upstream.http import HttpUpstream, Limits, Way
+from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
 from goproxy_vm.upstream.sink import Memory
 
@@ -40,7 +43,7 @@ class Asker:
     """``async with Asker(settings) as asker``: one request at a time to each upstream, none retried.
 
     ``offsets`` are the seconds by which each dated answer's clock is ahead of this host's, by who answered.
-    StartError on entering if ``upstream_ca_file`` cannot be used.
+    StartError on entering if ``upstream_ca_file``, or a proxy that the environment names, cannot be used.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Asker:
         )
         self._now = now
         self._session: aiohttp.ClientSession
+        self._way: Way
 
     async def __aenter__(self) -> Self:
         trust = await asyncio.to_thread(trusted, self._ca_file)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._note_date)
-        self._session = open_session(trust, self._limits, [trace])
+        self._way = Way(new_name(), await asyncio.to_thread(Environment))
+        self._session = open_session(trust, self._limits, Resolver((), self._limits.connect), [trace])
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,7 +81,7 @@ class Asker:
         if spec.kind == "file":
             source = FileUpstream(spec)
         else:
-            source = HttpUpstream(spec, self._session, self._limits, lambda *_: None)
+            source = HttpUpstream(spec, self._session, self._limits, self._way, lambda *_: None)
         sink, started = Memory(), time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):

@@ -91,6 +91,13 @@ async def _network(settings: Settings) -> dict[str, Finding]:
             database = await check_database(settings, settings.sumdb, asker) if settings.sumdb else off
             return {"upstreams": upstreams, "database": database, "clock": check_clock(asker.offsets)}
     except StartError as error:
-        failed = Finding("failed", error.sentence, "set upstream_ca_file to a file of PEM certificates")
-        skipped = Finding("skipped", "upstream_ca_file must be usable first")
+        cause, _, _ = error.sentence.partition(":")
+        certificates = cause == "upstream_ca_file"
+        remedy = (
+            "set upstream_ca_file to a file of PEM certificates"
+            if certificates
+            else f"correct or unset {cause}"
+        )
+        failed = Finding("failed", error.sentence, remedy)
+        skipped = Finding("skipped", f"{cause} must be usable first")
         return {"upstreams": failed, "database": skipped, "clock": skipped}

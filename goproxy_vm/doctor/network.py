@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.console.tables import age
 from goproxy_vm.doctor.check import Finding
+from goproxy_vm.doctor.itself import is_itself
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol.note import VerifierKey, open_note
 from goproxy_vm.protocol.tlog import Head
@@ -28,10 +29,15 @@ NETWORK = "check the network, DNS, the firewall and HTTPS_PROXY"
 
 
 async def check_upstreams(settings: Settings, asker: Asker) -> Finding:
-    """Ask every upstream at once; absence and refusal are answers too."""
+    """Ask every upstream at once; absence and refusal are answers too. None of them is the server itself."""
     specs = parse_upstreams(settings.upstream).entries
     if not specs:
         return Finding("ok", "upstream is off: only what is stored is served")
+    for spec in specs:
+        if await asyncio.to_thread(is_itself, settings, spec):
+            return Finding(
+                "failed", f"{spec.name} is this server itself", "name another upstream in its place"
+            )
     replies = await asyncio.gather(*(asker.ask(spec, ASKED) for spec in specs))
     answers = [_reaches(spec, reply) for spec, reply in zip(specs, replies, strict=True)]
     found = "; ".join(reply.sentence for reply in replies)
@@ -145,6 +151,8 @@ def _remedy(replies: Iterable[Reply]) -> str:
         return (
             "put the right name and password into the URL in upstream, or the right of reading on its files"
         )
+    if _status(reply).startswith("508"):
+        return "it leads back to itself, or to a server that asks it: name other upstreams on one of them"
     if reply.outcome in ("timeout", "connection"):
         return f"{NETWORK}, or name another upstream"
     if reply.outcome == "not_found":

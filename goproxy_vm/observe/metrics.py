@@ -31,7 +31,7 @@ ENDPOINTS = ("list", "latest", "info", "mod", "zip", "sumdb", "other")
 RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "pending", "error")
 SOURCES = ("cache", "upstream", "other")
 UPSTREAM_OUTCOMES = (
-    *("ok", "not_found", "refused", "unavailable", "timeout", "connection", "content", "probe"),
+    *("ok", "not_found", "refused", "unavailable", "timeout", "connection", "redirect", "content", "probe"),
 )
 VERIFICATION_KINDS = ("mod", "zip", "lookup", "tile", "head")
 VERIFICATION_OUTCOMES = ("verified", "known", "mismatch", "malformed", "unavailable", "absent", "fork")

@@ -16,6 +16,9 @@ _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)(?:[.,]\d+)?(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))",
     re.ASCII,
 )
+_QUOTED = r"""["`]?(v[^\s,\]"`]+)["`]?"""
+_RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
+_RETRACT_BLOCK = re.compile(r"retract\s*\(")
 _DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*")
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
@@ -67,6 +70,13 @@ def minimal_info(version: str) -> bytes:
     return json.dumps(info).encode()
 
 
+def check_supported(data: bytes) -> None:
+    """ContentError where what says that a checksum database is carried is a page, of HTML or JSON: clients do
+    not look at the text, which is mostly none."""
+    if data.lstrip()[:1] in (b"<", b"{", b"["):
+        raise ContentError("a page in place of the checksum database")
+
+
 def check_mod(data: bytes) -> None:
     """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
     ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
@@ -82,6 +92,24 @@ def check_mod(data: bytes) -> None:
         named = named or directive == "module"
     if not named:
         raise ContentError("the go.mod names no module")
+
+
+def not_retracted(versions: Iterable[str], mod: bytes) -> list[str]:
+    """The versions that a go.mod does not retract (go.dev/ref/mod#go-mod-file-retract); its other lines, and
+    those that are malformed, do not matter."""
+    spans: list[tuple[semver.Key, semver.Key]] = []
+    within = False
+    for line in mod.decode("utf-8", "replace").splitlines():
+        code = line.partition("//")[0].strip()
+        span = _RETRACTED.fullmatch(code if within else code.removeprefix("retract"))
+        if within and code == ")":
+            within = False
+        elif _RETRACT_BLOCK.fullmatch(code):
+            within = True
+        elif span and (within or code.startswith("retract")):
+            low, high = span[1] or span[3], span[2] or span[3]
+            spans.append((semver.Key(low), semver.Key(high)))
+    return [each for each in versions if not any(low <= semver.Key(each) <= high for low, high in spans)]
 
 
 def _directives(text: str) -> Iterator[str]:

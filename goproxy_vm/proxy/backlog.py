@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource
@@ -30,7 +31,8 @@ class Backlog:
         if len(self.announced) < MOST:
             self.announced[resource.path] = resource
         if len(self.tasks) < AT_ONCE:
-            task = asyncio.create_task(self._work(), name="backlog")
+            # Not about the request that happens to announce it: it works for others, too.
+            task = asyncio.create_task(self._work(), name="backlog", context=Context())
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -30,6 +29,7 @@ from goproxy_vm.protocol.sumdb import LookupVerdict, Verdict, Verifier
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.proxy.tiles import Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ class ChecksumDatabase:
         self._store = store
         self._sources = sources
         self._metrics = metrics
-        self._tiles: OrderedDict[Tile, bytes] = OrderedDict()
+        self._tiles = Tiles(TILES)
         self._verifier = Verifier(self._key)
         self._absent = Negatives(settings.negative, time.monotonic)
         self._persisting = asyncio.Lock()
@@ -237,7 +237,7 @@ class ChecksumDatabase:
         """Store what was proven, the head last: it promises that its tiles are there."""
         for tile, data in verdict.tiles.items():
             if len(data) > len(await self._widest(tile.full)):
-                self._remember(tile.full, data)
+                self._tiles.keep(tile.full, data)
                 self._save(tile.full.path, data)
         if len(self._unsaved) > TILES:
             await self._saved()
@@ -267,14 +267,8 @@ class ChecksumDatabase:
             dropped = self._dropped
             data = await self._answer(place.path) or b""
             if self._dropped == dropped:
-                self._remember(place, data)
+                self._tiles.keep(place, data)
         return data
-
-    def _remember(self, place: Tile, data: bytes) -> None:
-        self._tiles[place] = data
-        self._tiles.move_to_end(place)
-        if len(self._tiles) > TILES:
-            self._tiles.popitem(last=False)
 
     def _save(self, path: str, data: bytes) -> None:
         """Store an answer soon, with others: no client waits for the disk."""
@@ -303,7 +297,7 @@ class ChecksumDatabase:
     async def _forget(self, paths: tuple[str, ...]) -> None:
         for path in paths:
             place = Tile.parse(path).full
-            self._tiles.pop(place, None)
+            self._tiles.forget(place)
             self._unsaved.pop(place.path, None)
             await self._store.records.delete(self._key_of(place.path))
 
@@ -321,7 +315,7 @@ class ChecksumDatabase:
         for path in (key.removeprefix(prefix) for key in keys if key.startswith(prefix)):
             self._unsaved.pop(path, None)
             if path.startswith("tile/"):
-                self._tiles.pop(Tile.parse(path).full, None)
+                self._tiles.forget(Tile.parse(path).full)
         self._persisted = None
         self._dropped += 1
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.slots import Claim
 
 from goproxy_vm.errors import UnderWay
+from goproxy_vm.upstream import trail
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ class _Flight(Generic[T]):
     claim: Claim | None
     wanted: bool
     """Whether it was begun for somebody who waits."""
+    trail: trail.Trail
+    """On whose behalf upstreams are asked."""
     told: bool = False
     """Whether those it was begun for were told to ask again, and have not."""
     waiters: int = 0
@@ -81,6 +84,7 @@ class Flights(Generic[T]):
         collapsed = not self._start(key, fetch, claim, wanted=True)
         flight = self._flights[key]
         flight.waiters += 1
+        flight.trail.join(trail.current())
         flight.wanted = flight.wanted or flight.told
         if collapsed and claim is not None and flight.claim is not None:
             flight.claim.lend(claim.client)
@@ -104,7 +108,9 @@ class Flights(Generic[T]):
     ) -> bool:
         if key in self:
             return False
-        flight = _Flight(asyncio.create_task(fetch(), name=f"flight {key}"), claim, wanted)
+        about, context = trail.shared()
+        task = asyncio.create_task(fetch(), name=f"flight {key}", context=context)
+        flight = _Flight(task, claim, wanted, about)
         self._flights[key] = flight
         self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda _: self._land(key, flight))

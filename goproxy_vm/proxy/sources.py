@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from goproxy_vm.errors import (
@@ -18,6 +19,7 @@ from goproxy_vm.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from goproxy_vm.protocol.content import check_supported
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ LIMIT = 1 << 20
 """Bytes allowed for a lookup, a tree head or a tile."""
 LACKING = 600.0
 """Seconds for which a carrier that lacked what another had is asked last."""
+UNCLEAR = 60.0
+"""Seconds for which it stays unclear whether one that does not say so carries the database."""
 
 T = TypeVar("T")
 
@@ -35,7 +39,8 @@ T = TypeVar("T")
 class _Source:
     """One carrier: ``prefix`` is what its paths begin with; ``lacking_until`` by the monotonic clock.
 
-    ``carries`` once it is known to have the database; ``trouble`` is how it failed last.
+    ``carries`` once it is known to have the database, which is not looked into before ``unclear_until``;
+    ``trouble`` is how it failed last.
     """
 
     upstreams: Upstreams
@@ -43,7 +48,9 @@ class _Source:
     prefix: str
     carries: bool = False
     lacking_until: float = 0.0
+    unclear_until: float = 0.0
     trouble: UpstreamError | None = None
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def failing(self) -> bool:
@@ -77,13 +84,15 @@ class _Source:
 
     async def known_to_carry(self) -> bool:
         """Whether its 404 is about what was asked for, and not about the database as a whole."""
-        if not (self.carries or self.lacking or self.slow):
-            try:
-                await self.fetch("supported", _anything)
-            except Absent:
-                self.lacking_until = time.monotonic() + LACKING
-            except GoproxyError:
-                return False
+        async with self.looking:  # one asks, for all who want to know
+            unclear = self.unclear_until > time.monotonic()
+            if not (self.carries or self.lacking or self.slow or unclear):
+                try:
+                    await self.fetch("supported", _no_page)
+                except Absent:
+                    self.lacking_until = time.monotonic() + LACKING
+                except GoproxyError:
+                    self.unclear_until = time.monotonic() + UNCLEAR
         return self.carries
 
     def look_again(self, path: str) -> None:
@@ -175,5 +184,5 @@ async def _carried(said: Sequence[tuple[_Source, GoproxyError]]) -> bool:
     return False
 
 
-async def _anything(_: bytes) -> None:
-    """No check at all."""
+async def _no_page(data: bytes) -> None:
+    check_supported(data)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.files import Kind
 from goproxy_vm.protocol import semver
-from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
+from goproxy_vm.protocol.content import minimal_info, not_retracted, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
 
@@ -34,12 +36,12 @@ class Substitutes:
 
     async def version_list(self, module: str) -> Answer | None:
         """A list of the versions stored whole (case 5a); None where there are none."""
-        versions = await self.versions(module)
+        versions = await self._offered(module)
         return _built(Endpoint.LIST, render_list(versions), BUILT_FROM_VERSIONS) if versions else None
 
     async def latest(self, module: str) -> Answer | None:
         """The ``.info`` of the newest version stored whole, by ``go``'s choice; None where there is none."""
-        newest = semver.latest(await self.versions(module))
+        newest = semver.latest(await self._offered(module))
         if newest is None:
             return None
         resource = ModuleResource(module, Endpoint.INFO, newest)
@@ -54,7 +56,26 @@ class Substitutes:
 
     async def versions(self, module: str) -> list[str]:
         """The versions whose ``.mod`` and zip are stored, in their order."""
-        return parse_list("\n".join(await self._store.complete_versions(module)).encode(), module)
+        return await self._with(module, Kind.MOD, Kind.ZIP)
+
+    async def _offered(self, module: str) -> list[str]:
+        """Those of them that ``go`` would choose.
+
+        It reads by itself what the newest version that is listed retracts. One that is not whole is not
+        listed, though its ``.mod`` is stored: what that retracts is left out, as it would be by ``go``.
+        """
+        versions = await self.versions(module)
+        newest = semver.latest(await self._with(module, Kind.MOD))
+        if newest is None or newest in versions:
+            return versions
+        mod = await self._store.get(ModuleResource(module, Endpoint.MOD, newest).path, asked=False)
+        if mod is None:
+            return versions
+        with mod:
+            return await asyncio.to_thread(lambda: not_retracted(versions, mod.pread(0, mod.length)))
+
+    async def _with(self, module: str, *kinds: Kind) -> list[str]:
+        return parse_list("\n".join(await self._store.versions_with(module, *kinds)).encode(), module)
 
 
 def _built(endpoint: Endpoint, data: bytes, status: str) -> Answer:

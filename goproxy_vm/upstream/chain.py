@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
 from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, UpstreamError
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.health import Health
-from goproxy_vm.upstream.http import HttpUpstream, Limits
+from goproxy_vm.upstream.http import HttpUpstream, Limits, Way
+from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
 from goproxy_vm.upstream.sink import Memory, Sink
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
@@ -63,8 +65,8 @@ class Upstreams:
     """Fetches files from the first upstream that has them, by the rules of PROTOCOL §2.
 
     Where it was not started, as in offline mode, nothing can be asked: each fetch is an UpstreamError that
-    says so. ``database`` is set where they are the checksum database itself and bring no modules. ``now``,
-    ``sleep`` and ``jitter`` are for tests.
+    says so. ``name`` is this server's in CDN-Loop. ``database`` is set where they are the checksum database
+    itself and bring no modules. ``now``, ``sleep`` and ``jitter`` are for tests.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Upstreams:
         upstreams: UpstreamList,
         limits: Limits,
         metrics: Counts,
+        name: str,
         *,
         ca_file: Path | None = None,
         database: bool = False,
@@ -82,6 +85,7 @@ class Upstreams:
         self._list = upstreams
         self._limits = limits
         self._metrics = metrics
+        self._name = name
         self._ca_file = ca_file
         self._database = database
         self._now = now
@@ -131,17 +135,26 @@ class Upstreams:
         return False
 
     async def start(self, *, probe: bool = True) -> None:
-        """Open the session; ``probe``: try in the background whether each upstream takes a connection."""
+        """Open the session; ``probe``: try in the background whether each upstream takes a connection.
+
+        StartError: ``ca_file``, or what the environment says of proxies, cannot be used.
+        """
         trust = trusted(self._ca_file)
-        self._session = open_session(trust, self._limits)
+        environment = Environment()
+        way = Way(self._name, environment)
+        hosts = [host for spec in self._list.entries if (host := URL(spec.url).raw_host)]
+        resolver = Resolver([*hosts, *environment.proxy_hosts], self._limits.connect)
+        self._session = open_session(trust, self._limits, resolver)
         for spec in self._list.entries:
             source: HttpUpstream | FileUpstream
             if spec.kind == "file":
                 source = FileUpstream(spec)
             else:
-                source = HttpUpstream(spec, self._session, self._limits, self._metrics.upstream)
-                if probe:
-                    self._begin(self._probe(spec, trust))
+                source = HttpUpstream(
+                    spec, self._session, self._limits, way, self._metrics.upstream, now=self._now
+                )
+                if probe and environment.proxy(URL(spec.url)) is None:
+                    self._begin(self._probe(spec, trust, resolver))
             upstream = _Upstream(spec, source, Health(self._now, self._limits.stall))
             self._upstreams.append(upstream)
             self._carriers.append(replace(upstream, health=Health(self._now, self._limits.stall)))
@@ -172,12 +185,16 @@ class Upstreams:
         passed_over: list[tuple[_Upstream, bool]] = []
         for index, upstream in enumerate(self._upstreams):
             later = index + 1 < len(self._upstreams)
-            if upstream.spec.falls_through and later and not upstream.health.admit():
+            hurry = upstream.spec.falls_through and later
+            if hurry and not upstream.health.admit():
                 passed_over.append((upstream, verdicts.absent))
                 continue
             try:
-                return await self._try(upstream, path, sink, limit, check)
+                return await self._try(upstream, path, sink, limit, check, hurry=hurry)
             except Failure as failure:
+                if failure.untried:
+                    passed_over.append((upstream, verdicts.absent))
+                    continue
                 verdicts.add(failure, after_absence=verdicts.absent)
                 if not (upstream.spec.falls_through or failure.outcome == "not_found"):
                     break
@@ -219,12 +236,15 @@ class Upstreams:
         sink: Sink,
         limit: int,
         check: Callable[[], Awaitable[T]],
+        *,
+        hurry: bool = False,
     ) -> T:
-        """One upstream, retried where that may help. Raises Failure."""
+        """One upstream, retried where that may help. Raises Failure; with ``hurry`` also where a host that it
+        redirects to is backed off from."""
         tries = 1 if upstream.health.failing else TRIES
         for attempt in range(1, tries + 1):
             try:
-                value = await self._once(upstream, path, sink, limit, check)
+                value = await self._once(upstream, path, sink, limit, check, hurry=hurry, again=attempt > 1)
             except Failure as failure:
                 wait = max(failure.retry_after or 0.0, 0.2 * 2**attempt * (0.5 + self._jitter()))
                 if not failure.passing or attempt == tries or wait > LONGEST_RETRY:
@@ -247,14 +267,18 @@ class Upstreams:
         sink: Sink,
         limit: int,
         check: Callable[[], Awaitable[T]],
+        *,
+        hurry: bool,
+        again: bool,
     ) -> T:
         name = upstream.spec.name
         started = self._now()
         outcome: Outcome = "ok"
         seconds: float | None = None
+        remark = ""
         # Of what stops us alone, such as a full disk, the upstream is innocent.
         try:
-            await upstream.source.fetch(path, sink, limit)
+            remark = await upstream.source.fetch(path, sink, limit, hurry=hurry, again=again)
             seconds = self._now() - started
             return await check()
         except Failure as failure:
@@ -262,7 +286,7 @@ class Upstreams:
             raise
         except ContentError as error:
             outcome = "content"
-            error.sentence = f"{name}: {error.sentence}"
+            error.sentence = f"{name}: {remark}{error.sentence}"
             raise Failure(error, "content") from error
         except asyncio.CancelledError:
             outcome = "timeout"
@@ -301,19 +325,32 @@ class Upstreams:
     def _received(source: HttpUpstream | FileUpstream) -> Callable[[], tuple[int, None]]:
         return lambda: (source.received, None)
 
-    async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext) -> None:
+    async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver) -> None:
         """Connect and hang up: a wrong name or a closed port is in the log from the start."""
         url = URL(spec.url)
-        if url.host is None or (url.scheme in getproxies() and not proxy_bypass(url.host)):
-            return  # reached through another proxy, if at all
-        secure = trust if url.scheme == "https" else None
+        host, port = url.raw_host or "", url.port or 0
+        secure, name = (trust, host) if url.scheme == "https" else (None, None)
         try:
             async with asyncio.timeout(self._limits.connect):
-                _, writer = await asyncio.open_connection(url.host, url.port, ssl=secure)
-                writer.close()
-                await writer.wait_closed()
+                for left, found in _countdown(await resolver.resolve(host, port, socket.AF_UNSPEC)):
+                    try:
+                        _, writer = await asyncio.open_connection(
+                            found["host"], port, ssl=secure, server_hostname=name
+                        )
+                    except OSError:
+                        if not left:
+                            raise
+                        continue
+                    writer.close()
+                    await writer.wait_closed()
+                    return
         except (OSError, TimeoutError) as error:
             log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
+
+
+def _countdown(items: Sequence[T]) -> Iterator[tuple[int, T]]:
+    """Each item, and how many come after it."""
+    return zip(reversed(range(len(items))), items, strict=True)
 
 
 def _not_asked() -> UpstreamError:
@@ -340,7 +377,7 @@ class _Verdicts:
             self._absent = self._absent or error
         elif isinstance(error, Refused):
             self._refused = self._refused or error
-        elif not (failure.counts and after_absence):
+        elif not ((failure.counts or failure.outcome == "redirect") and after_absence):
             self._failed = error
 
     def worst(self) -> GoproxyError:

@@ -30,8 +30,11 @@ class FileUpstream:
         self._root = Path(spec.url)
         self._name = spec.name
 
-    async def fetch(self, path: str, sink: Sink, limit: int) -> None:
-        """Copy one file into ``sink``. Raises Failure; NoRoom passes through."""
+    async def fetch(
+        self, path: str, sink: Sink, limit: int, *, hurry: bool = False, again: bool = False
+    ) -> str:
+        """Copy one file into ``sink``; there is nothing to be said about it. Raises Failure; NoRoom passes
+        through."""
         file = self._root / path
         try:
             async with aiofiles.open(file, "rb") as source:
@@ -48,3 +51,4 @@ class FileUpstream:
         except OSError as os_error:
             refused = Refused(f"{self._name}: {os_error.strerror}")
             raise Failure(refused, "refused") from os_error
+        return ""

@@ -7,7 +7,7 @@ import base64
 import os
 import string
 import time
-import zlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -19,11 +19,17 @@ from aiohttp import hdrs
 from yarl import URL
 
 from goproxy_vm import __version__
-from goproxy_vm.errors import Absent, ContentError, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.errors import Absent, ContentError, Looped, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, is_under_way, preference
 from goproxy_vm.upstream.failure import Failure, Outcome
+from goproxy_vm.upstream.gzip import BadGzip, gunzip
+from goproxy_vm.upstream.health import Health
+from goproxy_vm.upstream.trail import current
+from goproxy_vm.upstream.wire import Portion
 
 if TYPE_CHECKING:
+    from goproxy_vm.upstream.environment import Environment
     from goproxy_vm.upstream.sink import Sink
     from goproxy_vm.upstream.spec import UpstreamSpec
 
@@ -32,12 +38,16 @@ MOST_REQUESTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 TROUBLE = frozenset({429, 502, 503, 504})
 REFUSALS = frozenset({401, 403, 451})
+LOOP = 508
 ABSENCE = frozenset({404, 410})
 SENTENCE = 200
 """Bytes of an upstream's own sentence that are passed on."""
 REASON = 40
 """Bytes of a status line's reason that are passed on."""
-CHUNK = 1 << 20
+PIECE = 64 << 10
+"""Bytes that are read of a body at once, where that is not quick enough to read all that is there."""
+ELSEWHERE = 100
+"""Hosts that an upstream redirects to whose failures are remembered."""
 WORD = 3
 """How often, within the time that an upstream may be silent, one that works on an answer is to say so."""
 
@@ -49,6 +59,22 @@ class Limits:
     connect: float
     stall: float
     total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How requests leave this host: its name in CDN-Loop, and what the environment says of proxies."""
+
+    name: str
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """Who is asked: ``name`` for people; ``health`` of one that the upstream redirects to, else None."""
+
+    name: str
+    health: Health | None = None
 
 
 class HttpUpstream:
@@ -64,7 +90,10 @@ class HttpUpstream:
         spec: UpstreamSpec,
         session: aiohttp.ClientSession,
         limits: Limits,
+        way: Way,
         redirected: Callable[[str, Outcome, float], None],
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """``redirected`` is told of each request that it answered by sending us to itself again, or later."""
         self._base = URL(spec.url)
@@ -72,37 +101,82 @@ class HttpUpstream:
         self._label = spec.label
         self._session = session
         self._limits = limits
+        self._way = way
         self._redirect = redirected
+        self._now = now
+        self._elsewhere: OrderedDict[URL, _Peer] = OrderedDict()
         self._headers = {
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
             PREFER: preference(limits.stall / WORD),
         }
+        userinfo = spec.userinfo or way.environment.credentials(self._base.host or "")
         self._auth: str | None = None
-        if spec.userinfo is not None:
-            credentials = base64.b64encode(":".join(spec.userinfo).encode())
+        if userinfo is not None:
+            credentials = base64.b64encode(":".join(userinfo).encode())
             self._auth = f"Basic {credentials.decode()}"
 
-    async def fetch(self, path: str, sink: Sink, limit: int) -> None:
-        """Copy one file into ``sink``, at most ``limit`` bytes. Raises Failure; NoRoom passes through."""
-        try:
-            await self._follow(self._url(path), sink, limit)
-        except aiohttp.ConnectionTimeoutError:
-            error = UpstreamTimeout(f"{self._name}: no connection within {self._limits.connect:g} s")
-            raise Failure(error, "timeout", counts=True) from None
-        except TimeoutError:
-            error = UpstreamTimeout(f"{self._name}: no byte for {self._limits.stall:g} s")
-            raise Failure(error, "timeout", counts=True) from None
-        except (aiohttp.ClientPayloadError, zlib.error):
-            cut = UpstreamError(f"{self._name}: the answer was cut off before its end")
-            # Retried, but no reason to back off: an upstream that cuts one file off answers for all others.
-            raise Failure(cut, "connection", passing=True) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError) as problem:
-            failed = UpstreamError(f"{self._name}: {_phrase(problem)}")
-            raise Failure(failed, "connection", counts=True) from None
-        except aiohttp.ClientError:
-            broken = UpstreamError(f"{self._name}: no valid HTTP")
-            raise Failure(broken, "connection", passing=True) from None
+    async def fetch(
+        self, path: str, sink: Sink, limit: int, *, hurry: bool = False, again: bool = False
+    ) -> str:
+        """Copy one file into ``sink``, at most ``limit`` bytes. Raises Failure; NoRoom passes through.
+
+        ``hurry``: do not ask a host that it redirects to and that is backed off from. ``again``: this is not
+        the first try. Returns what may explain why the file is not the one expected, as the beginning of a
+        sentence, or nothing.
+        """
+        url = self._url(path)
+        for left in reversed(range(MOST_REQUESTS)):
+            peer = self._peer(url)
+            if hurry and not again and peer.health is not None and not peer.health.admit():
+                raise Failure(UpstreamError(f"{peer.name}: it failed before"), "redirect", untried=True)
+            started = time.monotonic()
+            try:
+                said = await self._hop(url, peer, sink, limit)
+            except Failure as failure:
+                raise _against(peer, failure, again=again) from None
+            except (aiohttp.ClientError, TimeoutError, BadGzip) as problem:
+                raise _against(peer, self._broken(peer, problem), again=again) from None
+            if not isinstance(said, URL):
+                return said
+            url = said
+            if left and url.origin() == self._base.origin():  # the last of too many ends as a failure
+                self._redirect(self._label, "ok", time.monotonic() - started)
+        raise _failure(self._name, "too many redirects")
+
+    def _peer(self, url: URL) -> _Peer:
+        origin = url.origin()
+        if origin == self._base.origin():
+            return _Peer(self._name)
+        peer = self._elsewhere.get(origin)
+        if peer is None:
+            host = _shown(url.authority.rpartition("@")[2], SENTENCE)
+            health = Health(self._now, self._limits.stall)
+            peer = self._elsewhere[origin] = _Peer(f"{self._name}: redirected to {host}", health)
+        self._elsewhere.move_to_end(origin)
+        if len(self._elsewhere) > ELSEWHERE:
+            self._elsewhere.popitem(last=False)
+        return peer
+
+    def _broken(self, peer: _Peer, problem: Exception) -> Failure:
+        """What failed without an answer, or in the middle of it."""
+        name = peer.name
+        if isinstance(problem, aiohttp.ConnectionTimeoutError):
+            late = UpstreamTimeout(f"{name}: no connection within {self._limits.connect:g} s")
+            return Failure(late, "timeout", counts=True)
+        if isinstance(problem, TimeoutError):
+            silent = UpstreamTimeout(f"{name}: no byte for {self._limits.stall:g} s")
+            return Failure(silent, "timeout", counts=True)
+        # Retried, but no reason to back off: an upstream that cuts one file off answers for all others.
+        if isinstance(problem, BadGzip):
+            bad = UpstreamError(f"{name}: the answer is no valid gzip, though its Content-Encoding says so")
+            return Failure(bad, "connection", passing=True)
+        if isinstance(problem, aiohttp.ClientPayloadError):
+            cut = UpstreamError(f"{name}: the answer was cut off before its end")
+            return Failure(cut, "connection", passing=True)
+        if isinstance(problem, aiohttp.ClientConnectionError | aiohttp.ClientHttpProxyError):
+            return Failure(UpstreamError(f"{name}: {_phrase(problem)}"), "connection", counts=True)
+        return Failure(UpstreamError(f"{name}: no valid HTTP"), "connection", passing=True)
 
     def _url(self, path: str) -> URL:
         # Decoded once already: what a version may hold, as "%" and "#", must not mean anything here. Go sends
@@ -110,25 +184,23 @@ class HttpUpstream:
         safe = "/+@!" if path.startswith(("sumdb/", "lookup/")) else "/+@"
         return URL(f"{self._base}/{quote(path, safe=safe)}", encoded=True)
 
-    async def _follow(self, url: URL, sink: Sink, limit: int) -> None:
-        for left in reversed(range(MOST_REQUESTS)):
-            started = time.monotonic()
-            async with await self._ask(url) as response:
-                self.answered += 1
-                if response.status not in REDIRECTS:
-                    await self._receive(response, sink, limit)
-                    return
-                url = self._redirected(url, response.headers.get(hdrs.LOCATION))
-            if left and url.origin() == self._base.origin():  # the last of too many ends as a failure
-                self._redirect(self._label, "ok", time.monotonic() - started)
-        raise self._failure("too many redirects")
+    async def _hop(self, url: URL, peer: _Peer, sink: Sink, limit: int) -> URL | str:
+        """One answer: where it redirects to, or what is to be said about the file that came."""
+        async with await self._ask(url, peer) as response:
+            self.answered += 1
+            if peer.health is not None and response.status not in TROUBLE:
+                peer.health.succeeded()
+            if response.status in REDIRECTS:
+                return _redirected(peer, url, response.headers.get(hdrs.LOCATION))
+            await self._receive(response, peer, sink, limit)
+            return _remark(response, peer.name.removeprefix(f"{self._name}: "), peer.health is not None)
 
-    async def _ask(self, url: URL) -> aiohttp.ClientResponse:
+    async def _ask(self, url: URL, peer: _Peer) -> aiohttp.ClientResponse:
         """The answer, however often the upstream says before that it is at work (another goproxy_vm does)."""
         first = time.monotonic()
         while True:
             started = time.monotonic()
-            response = await self._get(url)
+            response = await self._get(url, peer)
             if not is_under_way(response.status, response.headers.get(PREFERENCE_APPLIED, "")):
                 return response
             response.release()
@@ -136,89 +208,79 @@ class HttpUpstream:
             if url.origin() == self._base.origin():
                 self._redirect(self._label, "ok", now - started)
             if now - first > self._limits.total:
-                late = UpstreamTimeout(f"{self._name}: still at work after {self._limits.total:g} s")
+                late = UpstreamTimeout(f"{peer.name}: still at work after {self._limits.total:g} s")
                 raise Failure(late, "timeout")
-            await asyncio.sleep(
-                self._limits.stall / WORD - (now - started)
-            )  # one that does not wait as asked
+            # One that does not wait as asked is made to.
+            await asyncio.sleep(self._limits.stall / WORD - (now - started))
 
-    async def _get(self, url: URL) -> aiohttp.ClientResponse:
+    async def _get(self, url: URL, peer: _Peer) -> aiohttp.ClientResponse:
+        headers = self._headers | {loop.FIELD: loop.value(current(), self._way.name)}
+        if self._auth is not None and peer.health is None:
+            headers[hdrs.AUTHORIZATION] = self._auth
+            url = url.with_user(None)  # what it redirects to itself with: aiohttp would take neither
         try:
             return await self._session.get(
-                url, headers=self._headers, allow_redirects=False, middlewares=(self._authorize,)
+                url, headers=headers, allow_redirects=False, proxy=self._way.environment.proxy(url)
             )
         except aiohttp.ClientConnectionError:
             raise  # a certificate's error is a ValueError too
         except ValueError:  # such as a host that cannot be looked up, in a redirect's Location
-            raise self._failure("a URL that cannot be asked") from None
+            raise _failure(peer.name, "a URL that cannot be asked") from None
 
-    async def _authorize(
-        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        # Not among the headers given to aiohttp: with an entry in ~/.netrc as well it would take neither.
-        if self._auth is not None and request.url.origin() == self._base.origin():
-            request.headers[hdrs.AUTHORIZATION] = self._auth
-        return await send(request)
-
-    def _redirected(self, url: URL, location: str | None) -> URL:
-        if not location:
-            raise self._failure("a redirect without a Location")
-        # As sent, signatures may depend on it; only what no request line may hold is quoted.
-        safe = quote(location, safe=string.punctuation, errors="surrogateescape")
-        try:
-            target = url.join(URL(safe, encoded=True))
-            known = target.scheme in ("http", "https") and target.host and target.port
-        except ValueError:  # host and port are looked at only when they are asked for
-            known = None
-        if not known:
-            raise self._failure("a redirect to no valid URL")
-        if url.scheme == "https" and target.scheme == "http":
-            raise self._failure("a redirect from https to http, refused")
-        return target
-
-    def _failure(self, reason: str) -> Failure:
-        return Failure(UpstreamError(f"{self._name}: {reason}"), "unavailable")
-
-    async def _receive(self, response: aiohttp.ClientResponse, sink: Sink, limit: int) -> None:
+    async def _receive(self, response: aiohttp.ClientResponse, peer: _Peer, sink: Sink, limit: int) -> None:
         if response.status != 200:
-            raise await self._refusal(response)
-        encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
-        if encoding not in ("identity", "gzip"):
-            raise self._failure(f"content encoding {encoding[:20]!r}, which was not asked for")
-        length = response.content_length if encoding == "identity" else None
+            raise await self._refusal(response, peer)
+        # Any other encoding is none, as for Go: what was not asked for is mostly the storage's own note.
+        zipped = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() == "gzip"
         if (response.content_length or 0) > limit:
-            raise self._too_large(limit)
-        await sink.begin(length)
+            raise _too_large(peer, limit)
+        await sink.begin(None if zipped else response.content_length)
         if _stands_in(response):
             sink.stand_in()
         received = 0
-        chunks = self._counted(response.content.iter_any())
-        async for chunk in _gunzip(chunks) if encoding == "gzip" else chunks:
+        chunks = self._counted(response.content, peer, limit)
+        async for chunk in gunzip(chunks) if zipped else chunks:
             received += len(chunk)
             if received > limit:
-                response.close()
-                raise self._too_large(limit)
+                raise _too_large(peer, limit)
             await sink.write(chunk)
 
-    async def _counted(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
+    async def _counted(self, content: aiohttp.StreamReader, peer: _Peer, limit: int) -> AsyncIterator[bytes]:
+        """The body as it was sent, at most ``limit`` bytes, in portions that cost no more than others can
+        wait for: it may come in pieces of a byte."""
+        portion = Portion(PIECE)
+        taken = 0
+        while True:
+            buffered = content.total_bytes > taken
+            started = time.perf_counter()
+            if portion.bytes == portion.most:
+                chunk = await content.readany()
+            else:
+                chunk = await content.read(portion.bytes)
+            if buffered:  # else it had to be waited for
+                portion.took(time.perf_counter() - started)
+            if not chunk:
+                return
+            taken += len(chunk)
             self.received += len(chunk)
+            if taken > limit:
+                raise _too_large(peer, limit)
             yield chunk
+            if portion.bytes < portion.most:
+                await asyncio.sleep(0)  # reading what is there already lets nobody else have a turn
 
-    def _too_large(self, limit: int) -> Failure:
-        error = ContentError(f"{self._name}: the file is over the limit of {limit} bytes")
-        return Failure(error, "content")
-
-    async def _refusal(self, response: aiohttp.ClientResponse) -> Failure:
+    async def _refusal(self, response: aiohttp.ClientResponse, peer: _Peer) -> Failure:
         said = await self._first_line(response)
         reason = _shown(response.reason or "", REASON)
-        sentence = f"{self._name}: {response.status} {reason}".rstrip() + (said and f": {said}")
+        sentence = f"{peer.name}: {response.status} {reason}".rstrip() + (said and f": {said}")
         if response.status in ABSENCE:
             absent = Absent(sentence)
             absent.remembered = _stands_in(response)
             return Failure(absent, "not_found")
         if response.status in REFUSALS:
             return Failure(Refused(sentence), "refused")
+        if response.status == LOOP:
+            return Failure(Looped(sentence), "unavailable")
         counts = response.status in TROUBLE
         retry_after = _seconds(response.headers.get(hdrs.RETRY_AFTER)) if counts else None
         return Failure(UpstreamError(sentence), "unavailable", counts=counts, retry_after=retry_after)
@@ -236,31 +298,56 @@ class HttpUpstream:
         return _shown(head.decode("utf-8", "replace").strip().partition("\n")[0], SENTENCE)
 
 
+def _against(peer: _Peer, failure: Failure, *, again: bool) -> Failure:
+    """A failure as the upstream's that sent us there: of a host elsewhere it is innocent."""
+    if peer.health is None or not (failure.counts or failure.passing):
+        return failure
+    passing = again or not peer.health.failing
+    if failure.counts:
+        peer.health.failed(failure.retry_after)
+    return Failure(failure.error, "redirect", passing=passing, retry_after=failure.retry_after)
+
+
+def _redirected(peer: _Peer, url: URL, location: str | None) -> URL:
+    if not location:
+        raise _failure(peer.name, "a redirect without a Location")
+    # As sent, signatures may depend on it; only what no request line may hold is quoted.
+    safe = quote(location, safe=string.punctuation, errors="surrogateescape")
+    try:
+        target = url.join(URL(safe, encoded=True))
+        known = target.scheme in ("http", "https") and target.host and target.port
+    except ValueError:  # host and port are looked at only when they are asked for
+        known = None
+    if not known:
+        raise _failure(peer.name, "a redirect to no valid URL")
+    if url.scheme == "https" and target.scheme == "http":
+        raise _failure(peer.name, "a redirect from https to http, refused")
+    return target
+
+
+def _failure(name: str, reason: str) -> Failure:
+    return Failure(UpstreamError(f"{name}: {reason}"), "unavailable")
+
+
+def _too_large(peer: _Peer, limit: int) -> Failure:
+    return Failure(ContentError(f"{peer.name}: the file is over the limit of {limit} bytes"), "content")
+
+
+def _remark(response: aiohttp.ClientResponse, name: str, elsewhere: bool) -> str:
+    """What may explain why an answer is not the file that was asked for; begins a sentence."""
+    said = [name] if elsewhere else []
+    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip()
+    if encoding.lower() not in ("", "identity", "gzip"):
+        said.append(f"content encoding {_shown(encoding, REASON)!r}, which was not asked for")
+    if response.content_type in ("text/html", "application/xhtml+xml"):
+        said.append("an HTML page, for a login perhaps")
+    return "".join(f"{each}: " for each in said)
+
+
 def _stands_in(response: aiohttp.ClientResponse) -> bool:
     """Whether a server like this one says that it answers in place of upstreams that fail it."""
     status = response.headers.get("Cache-Status", "")
     return "goproxy-vm; " in status and ("detail=built-from-" in status or "detail=stale" in status)
-
-
-async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Decode gzip, of one member or more, in bounded pieces; zlib.error where it ends too early."""
-    inflate = _inflater()
-    async for chunk in chunks:
-        left = chunk
-        while left:
-            if inflate.eof:
-                inflate = _inflater()
-            yield inflate.decompress(left, CHUNK)
-            left = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-    while not inflate.eof:
-        rest = inflate.decompress(b"", CHUNK)
-        if not rest:
-            raise zlib.error("the gzip stream is cut off")
-        yield rest
-
-
-def _inflater() -> zlib._Decompress:
-    return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
 
 def _shown(text: str, most: int) -> str:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import getproxies
 
 import aiohttp
 
 from goproxy_vm.errors import StartError
+from goproxy_vm.upstream.wire import HEAD_MOST, MOST_FIELDS, Connector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from goproxy_vm.upstream.http import Limits
+    from goproxy_vm.upstream.resolver import Resolver
 
 
 def open_session(
-    trust: ssl.SSLContext, limits: Limits, traces: Sequence[aiohttp.TraceConfig] = ()
+    trust: ssl.SSLContext,
+    limits: Limits,
+    resolver: Resolver,
+    traces: Sequence[aiohttp.TraceConfig] = (),
 ) -> aiohttp.ClientSession:
     """A session for upstreams, to be closed; ``traces`` see its requests. Call it inside a running loop."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
+        connector=Connector(limit=0, ssl=trust, keepalive_timeout=60, resolver=resolver),
         timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect, sock_read=limits.stall),
-        trust_env=_environment_speaks(),
+        trust_env=False,  # our own reading of it is that of Go
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=list(traces),
+        max_line_size=HEAD_MOST,
+        max_field_size=HEAD_MOST,
+        max_headers=MOST_FIELDS,
     )
 
 
@@ -43,11 +48,3 @@ def trusted(ca_file: Path | None) -> ssl.SSLContext:
             reason = error.strerror or "no PEM certificates"
             raise StartError(f"upstream_ca_file: {ca_file}: {reason}") from None
     return trust
-
-
-def _environment_speaks() -> bool:
-    """Whether the environment names proxies or credentials: aiohttp looks them up anew for each request."""
-    with contextlib.suppress(OSError, RuntimeError):  # nobody's home, or closed to us
-        if Path(os.environ.get("NETRC") or "~/.netrc").expanduser().exists():
-            return True
-    return not getproxies().keys().isdisjoint(("http", "https"))

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from goproxy_vm.errors import Denied, GoproxyError, MalformedPath, RequestError, UnderWay
+from goproxy_vm.errors import Denied, GoproxyError, Looped, MalformedPath, RequestError, UnderWay
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import cut, get_logger
+from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.asker import Asker
+from goproxy_vm.upstream import trail
 from goproxy_vm.web import pages
 from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection
@@ -62,12 +64,15 @@ class Handler:
         sumdb: SumdbMirror | None,
         metrics: Metrics,
         upstreams: list[str],
+        name: str,
         reader: Executor,
         access: AccessLog,
         forwarded: Forwarded,
         front: Front | None = None,
     ) -> None:
+        """``name`` is this server's in CDN-Loop."""
         self._settings = settings
+        self._name = name
         self._front = front
         self._access = access
         self._store = store
@@ -179,6 +184,10 @@ class Handler:
         )
         resource = wanted.resource
         asked.resource(resource)
+        through = loop.names(request.headers.getall(loop.FIELD, ()))
+        if self._name in through:
+            raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
+        trail.begin(through)
         if isinstance(resource, ModuleResource):
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:

@@ -71,8 +71,8 @@ async def inside(world: World, tmp_path: Path) -> AsyncIterator[Inside]:
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.cache_dir)
         stack.push_async_callback(store.close)
-        upstreams = Upstreams(parse_upstreams(settings.upstream), Limits(5, 30, 60), metrics)
-        itself = Upstreams(parse_upstreams(f"http://{NAME}"), Limits(5, 30, 60), metrics)
+        upstreams = Upstreams(parse_upstreams(settings.upstream), Limits(5, 30, 60), metrics, "here")
+        itself = Upstreams(parse_upstreams(f"http://{NAME}"), Limits(5, 30, 60), metrics, "here")
         for chain in (upstreams, itself):
             await chain.start()
             stack.push_async_callback(chain.close)

@@ -18,6 +18,7 @@ from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.modzip import check_zip
 from goproxy_vm.protocol.sumdb import Verifier
+from goproxy_vm.protocol.tlog import Tile
 from goproxy_vm.proxy.operations import Operations
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
@@ -628,6 +629,19 @@ async def test_what_was_trimmed_is_brought_again(serve: Serve, world: World) -> 
     await host.server.stop()
     host = await serve(world.upstream, sumdb=world.spec, offline=True)
     assert await looked_up(host, world, 3, 290) == found
+
+
+async def test_tiles_used_last_stay_in_memory(
+    serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goproxy_vm.proxy.database.TILES", 2)
+    host = await serve(world.upstream, sumdb=world.spec)
+    assert host.server.mirror is not None
+    database = host.server.mirror._database
+    first, second, third = (Tile.parse(f"tile/8/0/00{number}") for number in range(3))
+    for tile in (first, second, first, third):
+        await database._widest(tile)
+    assert list(database._tiles) == [first, third]
 
 
 async def test_a_head_is_kept_only_with_its_tiles(

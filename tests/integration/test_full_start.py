@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from goproxy_vm.cache.files import Kind
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
 from goproxy_vm.server import Server
@@ -144,7 +145,7 @@ async def scenario(disk: Path, end: str) -> None:
             finally:
                 await server.stop()
             async with opened(cache, sumdb=None) as again:
-                assert await again.complete_versions(M) == [V, NEW], left
+                assert await again.versions_with(M, Kind.MOD, Kind.ZIP) == [V, NEW], left
                 assert await again.answers.get("k") is not None, left
         print("all were served")
 

@@ -167,3 +167,39 @@ async def test_an_upstream_that_cannot_carry_is_not_backed_off_from(
     second.forget_rules()
     assert await fetch(upstreams, path="m") == b"second"
     assert [watch()[1] for watch in world.counts.watches[:2]] == [False, True]
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html>", b" \n<html>", b'{"error": "log in"}'])
+async def test_a_page_does_not_say_that_the_database_is_carried(
+    world: World, first: FakeUpstream, database: FakeUpstream, page: bytes
+) -> None:
+    """A portal that answers everything, or a wiki that makes a page of it."""
+    first.on(SUPPORTED, Reply(page))
+    database.on("*", Reply(b"", 503), times=3)
+    both = await Both.make(world, first, database)
+    await sentence(both.sources, Unproven)
+    database.files[f"/{LOOKUP}"] = b"record"
+    assert await ask(both.sources) == b"record", "its 404 is none of the database"
+
+
+@pytest.mark.parametrize("reply", [Reply(b"", 403), Reply(b"<html>"), Reply(b"", 500)])
+async def test_whether_it_is_carried_is_not_asked_at_each_lookup(
+    world: World, first: FakeUpstream, database: FakeUpstream, reply: Reply
+) -> None:
+    first.on(SUPPORTED, reply)
+    database.on("*", Reply(b"", 503))
+    both = await Both.make(world, first, database)
+    for _ in range(3):
+        await sentence(both.sources, Unproven)
+    await asyncio.gather(*(sentence(both.sources, Unproven) for _ in range(5)))
+    assert first.count(SUPPORTED) == 1
+
+
+async def test_one_asks_whether_it_is_carried_for_all(
+    world: World, first: FakeUpstream, database: FakeUpstream
+) -> None:
+    first.files[SUPPORTED] = b""
+    database.on("*", Reply(b"", 503))
+    both = await Both.make(world, first, database)
+    await asyncio.gather(*(sentence(both.sources, Unconfirmed) for _ in range(5)))
+    assert first.count(SUPPORTED) == 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import files, memory
+from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.index import Known
 from goproxy_vm.cache.store import Statistics, Store
 from goproxy_vm.config import Settings
@@ -156,18 +157,18 @@ async def test_the_tree_is_a_file_proxy(root: Path) -> None:
     assert (directory / "v1.0.0.info").read_bytes() == b'{"Version":"v1.0.0"}'
 
 
-async def test_complete_versions(root: Path) -> None:
+async def test_versions_with(root: Path) -> None:
     async with opened(root) as s:
         await s.put(INFO, b"{}", h1=None, module=M, version=V)
         await put_mod(s)
         await put_mod(s, version="v1.1.0")
-        assert await s.complete_versions(M) == []
+        assert await s.versions_with(M, Kind.MOD, Kind.ZIP) == []
         await drained(s)
         (await adopt_zip(s)).close()
-        assert await s.complete_versions(M) == [V], "the queue counts"
+        assert await s.versions_with(M, Kind.MOD, Kind.ZIP) == [V], "the queue counts"
         await drained(s)
-        assert await s.complete_versions(M) == [V]
-        assert await s.complete_versions("example.com/other") == []
+        assert await s.versions_with(M, Kind.MOD, Kind.ZIP) == [V]
+        assert await s.versions_with("example.com/other", Kind.MOD, Kind.ZIP) == []
 
 
 async def test_readers_and_writers_at_once(root: Path) -> None:

@@ -177,6 +177,7 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
         *[None] * 3,
         host.server.metrics,
         upstreams=[],
+        name="here",
         reader=None,  # type: ignore[arg-type]  # none is used
         access=None,  # type: ignore[arg-type]
         forwarded=None,  # type: ignore[arg-type]

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
-from goproxy_vm.protocol.content import check_info, check_latest, check_mod, parse_list, render_list
+from goproxy_vm.protocol.content import (
+    check_info,
+    check_latest,
+    check_mod,
+    not_retracted,
+    parse_list,
+    render_list,
+)
 
 M = "example.com/m"
 
@@ -178,3 +185,25 @@ def test_no_go_mod(data: bytes) -> None:
     with pytest.raises(ContentError) as refused:
         check_mod(data)
     assert len(refused.value.sentence) < 200
+
+
+VERSIONS = ["v1.0.0", "v1.1.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]
+
+
+@pytest.mark.parametrize(
+    ("mod", "left"),
+    [
+        ("", VERSIONS),
+        ("retract v1.1.0", ["v1.0.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]),
+        ('retract "v1.1.0" // why', ["v1.0.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]),
+        ("retract [v1.1.0, v1.2.0]", ["v1.0.0", "v1.10.0"]),
+        ("retract[v1.1.0,v1.2.0-rc.1]", ["v1.0.0", "v1.2.0", "v1.10.0"]),
+        ("retract (\n\t// all\n\t[ v1.0.0 , v1.2.0 ]\n\n\tv1.10.0\n)", []),
+        ("retract(\n v1.0.0\n)\nrequire (\n v1.1.0\n)\n", VERSIONS[1:]),
+        ("require (\n\texample.com/retract v1.1.0\n)\nretract x y\nretract\nretracted v1.0.0\n", VERSIONS),
+        ("require example.com/x v1.0.0\nreplace v1.0.0 => v1.1.0", VERSIONS),
+        ("\ufeff\x00\nretract v1.0.0", VERSIONS[1:]),
+    ],
+)
+def test_retractions(mod: str, left: list[str]) -> None:
+    assert not_retracted(VERSIONS, mod.encode()) == left

@@ -182,3 +182,12 @@ def test_clock_offset() -> None:
 def test_clock(offsets: dict[str, float], status: str, words: str) -> None:
     found = check_clock(offsets)
     assert (found.status, found.found) == (status, words)
+
+
+def test_a_proxy_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
+    settings = Settings(cache_dir=tmp_path, upstream="http://127.0.0.1:1", listen=(Address("127.0.0.1", 0),))
+    checks = {each.id: each.finding for each in examine(lambda: Loaded(settings, {}, ()), None)}
+    assert checks["upstreams"].status == "failed"
+    assert checks["upstreams"].remedy == "correct or unset HTTPS_PROXY"
+    assert checks["database"].found == "HTTPS_PROXY must be usable first"
