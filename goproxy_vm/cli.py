@@ -57,7 +57,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     # Only this command needs the server: the others answer at once, without aiohttp and the rest.
     from goproxy_vm import server
 
-    return server.run(lambda: _load(arguments))
+    return server.run(lambda: _load(arguments), greets=sys.stderr.isatty())
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,16 @@ def acknowledged_bytes(sock: socket.socket) -> int | None:
         return None
 
 
+def outward_address() -> str:
+    """The IPv4 address by which others reach this host, as far as its routes tell: that of the way out; "" if
+    there is none. Nothing is sent.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # TEST-NET-1: nobody's (RFC 5737)
+        return str(sock.getsockname()[0])
+    return ""
+
+
 def peer_user(sock: socket.socket) -> int | None:
     """The user id of whoever connected to a Unix socket; None where the system cannot say."""
     if sys.platform != "linux":

@@ -18,6 +18,7 @@ from aiohttp import web
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
+from goproxy_vm.console.greeting import Serving, greeting, said
 from goproxy_vm.errors import OperatorError, StartError
 from goproxy_vm.hostos import (
     listen_fds,
@@ -51,7 +52,7 @@ from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
-from goproxy_vm.web.listener import Bound, Listener, bind, url_of
+from goproxy_vm.web.listener import Bound, Listener, bind, reachable, url_of
 from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
@@ -111,6 +112,23 @@ class Server:
         """Stop listening, let answers under way finish within ``shutdown_timeout``, close the store."""
         await self._stack.aclose()
 
+    async def greeting(self) -> str:
+        """What a person is told who starts it, as soon as each upstream was tried."""
+        settings = self._settings
+        trials = {each.name: each for each in await self._upstreams_in_use.trials()}
+        return greeting(
+            Serving(
+                version=__version__,
+                url=settings.public_url or await asyncio.to_thread(reachable, self.urls),
+                admin_url=self.admin_url,
+                directory=str(settings.cache_dir),
+                used_bytes=self.store.usage.used,
+                limit_bytes=self.store.admission.limits.total,
+                upstreams=[(name, said(trials.get(name))) for name in self._upstreams_in_use.names],
+                database=settings.sumdb.name if settings.sumdb else "",
+            )
+        )
+
     async def reload(self, settings: Settings) -> Reloaded:
         """Put into force what may change while others keep their connections (:data:`RELOADED`).
 
@@ -145,7 +163,7 @@ class Server:
         stack.push_async_callback(prover.close)
         reader = ThreadPoolExecutor(READERS, "answer-reader")
         stack.callback(reader.shutdown)
-        upstreams = await self._upstreams(stack, settings.upstream)
+        self._upstreams_in_use = upstreams = await self._upstreams(stack, settings.upstream)
         database = await self._database(stack, store, upstreams)
         proofs = Proofs(settings, store, database, self.metrics)
         slots = FairSlots(settings.max_misses)
@@ -287,7 +305,7 @@ class Server:
         return main, admin
 
 
-async def _serve(loaded: Loaded, again: Callable[[], Loaded]) -> None:
+async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
     settings = loaded.settings
     loop = asyncio.get_running_loop()
     stopped, hung_up = asyncio.Event(), asyncio.Event()
@@ -309,6 +327,8 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded]) -> None:
         pid=os.getpid(),
     )
     notify("READY=1")
+    if greets:
+        print(await server.greeting(), file=sys.stderr, flush=True)
     watchdog = asyncio.create_task(_pet_watchdog())
     reloader = asyncio.create_task(_reload(server, again, hung_up))
     await stopped.wait()
@@ -346,13 +366,14 @@ async def _reload(server: Server, again: Callable[[], Loaded], hung_up: asyncio.
             log.warning("restart needed", changed=done.restart)
 
 
-def run(again: Callable[[], Loaded]) -> int:
+def run(again: Callable[[], Loaded], *, greets: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start.
 
-    ``again`` reads the settings, at the start and after each SIGHUP.
+    ``again`` reads the settings, at the start and after each SIGHUP; ``greets`` says that a person looks on.
     """
     loaded = again()
     raise_open_files_limit()
-    with logs.setup(loaded.settings.log_format, loaded.settings.log_level):
-        asyncio.run(_serve(loaded, again))
+    greets = greets and loaded.settings.log_format == "text"
+    with logs.setup(loaded.settings.log_format, loaded.settings.log_level, greets=greets):
+        asyncio.run(_serve(loaded, again, greets=greets))
     return 0

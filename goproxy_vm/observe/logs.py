@@ -90,12 +90,15 @@ def get_logger(name: str) -> Log:
 
 
 @contextlib.contextmanager
-def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_MOST) -> Iterator[Writer]:
+def setup(
+    log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_MOST, greets: bool = False
+) -> Iterator[Writer]:
     """Send all logs of the process, those of asyncio and aiohttp too, to ``fd`` while the context lasts.
 
     ``log_format`` is text or json; ``level`` debug, info, warning or error. Libraries log from info on at
     the least: their debug lines are about their insides. At the end, lines that wait are written, for two
     seconds at most.
+    ``greets``: lines of a good start are left out, for a person is greeted instead.
     """
     render: Render = {"text": render_text, "json": render_json}[log_format]
     if leads_to_journal(fd):
@@ -103,7 +106,7 @@ def setup(log_format: str, level: str, *, fd: int = STDERR, most: int = QUEUED_M
     root, ours = logging.getLogger(), logging.getLogger(_ROOT)
     before = root.handlers[:], root.level, ours.level
     writer = Writer(fd, render, most)
-    root.handlers[:] = [_Handler(writer)]
+    root.handlers[:] = [_Handler(writer, greets=greets)]
     set_level(level)
     logging.captureWarnings(True)
     writer.start()
@@ -173,11 +176,18 @@ class Writer:
                 return  # nobody will ever read it, and there is nowhere to say so
 
 
+def _good_start(record: logging.LogRecord) -> bool:
+    """Whether a line only says that all is as it should be: it serves, and there was nothing to recover."""
+    event = record.getMessage()
+    return event == "serving" or (event == "recovered" and not any(getattr(record, _FIELDS, {}).values()))
+
+
 class _Handler(logging.Handler):
     """Turns records into lines."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, *, greets: bool) -> None:
         super().__init__()
+        self._greets = greets
         self._writer = writer
         self._allowance = Allowance()
 
@@ -186,7 +196,7 @@ class _Handler(logging.Handler):
             for client, lines in self._allowance.left_out():
                 fields = {"client": client, "lines": lines}
                 self._writer.put(_line(record.created, "warning", "logs", "lines left out", fields))
-            if self._allowed(record):
+            if self._allowed(record) and not (self._greets and _good_start(record)):
                 self._writer.put(self._line(record))
         except Exception:  # noqa: BLE001 (a log line is never worth a failed request)
             self.handleError(record)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -22,6 +20,8 @@ from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.http import HttpUpstream, Limits, Way
+from goproxy_vm.upstream.probe import Trial
+from goproxy_vm.upstream.probe import probe as probe_upstream
 from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
 from goproxy_vm.upstream.sink import Memory, Sink
@@ -95,12 +95,17 @@ class Upstreams:
         # The same ones as carriers of the checksum database: one that lacks it still has every module.
         self._carriers: list[_Upstream] = []
         self._session: aiohttp.ClientSession | None = None
-        self._probes: set[asyncio.Task[None]] = set()
+        self._probes: list[asyncio.Task[Trial]] = []
+        self._looks: set[asyncio.Task[None]] = set()
 
     @property
     def names(self) -> list[str]:
         """The upstreams in their order, without userinfo."""
         return [spec.name for spec in self._list.entries]
+
+    async def trials(self) -> list[Trial]:
+        """What came of the first try of each upstream that was tried, within ``connect_timeout``."""
+        return list(await asyncio.gather(*self._probes))
 
     @property
     def resting(self) -> bool:
@@ -154,7 +159,8 @@ class Upstreams:
                     spec, self._session, self._limits, way, self._metrics.upstream, now=self._now
                 )
                 if probe and environment.proxy(URL(spec.url)) is None:
-                    self._begin(self._probe(spec, trust, resolver))
+                    trial = probe_upstream(spec, trust, resolver, self._limits.connect)
+                    self._probes.append(asyncio.create_task(trial, name="probe"))
             upstream = _Upstream(spec, source, Health(self._now, self._limits.stall))
             self._upstreams.append(upstream)
             self._carriers.append(replace(upstream, health=Health(self._now, self._limits.stall)))
@@ -164,10 +170,10 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close the session."""
-        probes = list(self._probes)
-        for probe in probes:
-            probe.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        tasks = [*self._probes, *self._looks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -316,41 +322,14 @@ class Upstreams:
             carrier.health.succeeded()
         self._metrics.upstream(carrier.spec.label, outcome, self._now() - started)
 
-    def _begin(self, probe: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(probe, name="probe")
-        self._probes.add(task)
-        task.add_done_callback(self._probes.discard)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="second look")
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
 
     @staticmethod
     def _received(source: HttpUpstream | FileUpstream) -> Callable[[], tuple[int, None]]:
         return lambda: (source.received, None)
-
-    async def _probe(self, spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver) -> None:
-        """Connect and hang up: a wrong name or a closed port is in the log from the start."""
-        url = URL(spec.url)
-        host, port = url.raw_host or "", url.port or 0
-        secure, name = (trust, host) if url.scheme == "https" else (None, None)
-        try:
-            async with asyncio.timeout(self._limits.connect):
-                for left, found in _countdown(await resolver.resolve(host, port, socket.AF_UNSPEC)):
-                    try:
-                        _, writer = await asyncio.open_connection(
-                            found["host"], port, ssl=secure, server_hostname=name
-                        )
-                    except OSError:
-                        if not left:
-                            raise
-                        continue
-                    writer.close()
-                    await writer.wait_closed()
-                    return
-        except (OSError, TimeoutError) as error:
-            log.warning("upstream cannot be reached", upstream=spec.name, reason=str(error) or "timed out")
-
-
-def _countdown(items: Sequence[T]) -> Iterator[tuple[int, T]]:
-    """Each item, and how many come after it."""
-    return zip(reversed(range(len(items))), items, strict=True)
 
 
 def _not_asked() -> UpstreamError:

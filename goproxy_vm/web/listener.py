@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import StartError
+from goproxy_vm.hostos import outward_address
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -122,6 +123,17 @@ def url_of(sock: socket.socket) -> str:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in str(name[0]) else str(name[0])
     return f"http://{host}:{name[1]}"
+
+
+def reachable(urls: Sequence[str]) -> str:
+    """The URL by which other hosts reach one of these listeners, as far as can be told; "" if none do."""
+    for url in urls:
+        host, port = url.removeprefix("http://").rsplit(":", 1) if url.startswith("http://") else ("", "")
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104 (every address)
+            host = outward_address() or socket.gethostname()
+        if host and host != "[::1]" and not host.startswith("127."):
+            return f"http://{host}:{port}"
+    return ""
 
 
 class Acceptor:

@@ -6,7 +6,9 @@ import fcntl
 import http.client
 import json
 import os
+import pty
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +88,35 @@ def wait_for_event(running: Running, event: str) -> None:
         if running.log[-1]["event"] == event:
             return
     raise AssertionError(f"no {event!r} in {running.log}")
+
+
+# On a terminal
+
+
+def test_a_person_is_greeted(cache: Path, upstream: UpstreamThread) -> None:
+    """The line to copy first, and no log line of a good start."""
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "serve", *ANY_PORT, "--cache-dir", str(cache), "--upstream", upstream.url]
+    process = subprocess.Popen(command, stderr=theirs, stdout=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while b"  admin " not in said:
+            said += os.read(ours, 65536)
+        process.terminate()
+        assert process.wait(30) == 0
+        with suppress(OSError):  # EIO: the terminal's other side is closed
+            while part := os.read(ours, 65536):
+                said += part
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    lines = said.decode().replace("\r", "").splitlines()
+    assert lines[0].endswith("serves; Ctrl-C ends it")
+    name = upstream.url.removeprefix("http://")
+    assert re.search(rf"^  upstreams   {name}  ok, \d+ ms$", "\n".join(lines), re.MULTILINE)
+    assert not [line for line in lines if "WARNING" in line or " serving " in line or "temporary=0" in line]
 
 
 # SIGHUP

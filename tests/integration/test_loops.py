@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.config import Settings
-from goproxy_vm.config.values import Address
+from goproxy_vm.config.address import Address
 from goproxy_vm.doctor.asking import Asker
 from goproxy_vm.doctor.network import check_upstreams
 from goproxy_vm.protocol.loop import MOST, names, new_name, value

@@ -32,7 +32,8 @@ class Served:
         self.warnings: Sequence[str] = ()
         self.outcome: int | BaseException = 0
 
-    def run(self, again: Callable[[], Loaded]) -> int:
+    def run(self, again: Callable[[], Loaded], *, greets: bool) -> int:
+        assert not greets, "no terminal"
         loaded = again()
         self.settings, self.warnings = loaded.settings, loaded.warnings
         if isinstance(self.outcome, BaseException):
