@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 log = get_logger("proxy")
 
+RECOVERY = "recovery"
+"""On whose behalf files without a record are looked at after a start."""
+
 
 class Proxy:
     """Answers module requests from the store, or through at most one upstream fetch each."""
@@ -136,7 +139,7 @@ class Proxy:
 
     async def _fetched(self, resource: ModuleResource, asker: Asker, built: Answer | None) -> Answer:
         if not self._may_fetch(asker):
-            return await self._without_record(resource)
+            return await self._without_record(resource, asker)
         self._absences.recent.check(resource.path)
         if resource.endpoint is not Endpoint.MOD and not self._upstreams.resting:
             self._start_mod(resource, asker)
@@ -177,12 +180,12 @@ class Proxy:
         """What was asked for of a version brings its ``.info``."""
         self._prefetch.complete(resource.module, resource.version)
 
-    async def _without_record(self, resource: ModuleResource) -> Answer:
+    async def _without_record(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Offline, the file that recovery has not come to yet, or had to leave; else Absent."""
         if self._settings.offline and await self._store.stray(resource.path) is not None:
 
             async def bring() -> StoredFile:
-                stored = await self._reclaim(resource)
+                stored = await self._reclaim(resource, asker.client)
                 if stored is None:
                     raise Absent(NOT_HERE)
                 return stored
@@ -240,12 +243,12 @@ class Proxy:
             Endpoint.MOD: self._fetch_mod,
             Endpoint.ZIP: self._fetch_zip,
         }[resource.endpoint]
-        return await self._fetching.hold(resource, claim, lambda: fetch(resource))
+        return await self._fetching.hold(resource, claim, lambda: fetch(resource, claim.client))
 
-    async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
+    async def _fetch_info(self, resource: ModuleResource, client: str) -> StoredFile:
         sink = Memory()
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
 
         async def check() -> None:
@@ -258,10 +261,10 @@ class Proxy:
             resource.path, sink.data, h1=None, module=resource.module, version=resource.version, since=since
         )
 
-    async def _fetch_mod(self, resource: ModuleResource) -> StoredFile:
+    async def _fetch_mod(self, resource: ModuleResource, client: str) -> StoredFile:
         sink = Memory()
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
         proof = self._proofs.begin(resource.module, resource.version)
 
@@ -278,16 +281,16 @@ class Proxy:
             resource.path, sink.data, h1=h1, module=resource.module, version=resource.version, since=since
         )
 
-    async def _fetch_zip(self, resource: ModuleResource) -> StoredFile:
+    async def _fetch_zip(self, resource: ModuleResource, client: str) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
         download = self._store.download()
         proof = self._proofs.begin(resource.module, resource.version)
 
         async def check() -> str:
             await download.finish()
-            report = await self._prover.prove(download.path, resource.module, resource.version)
+            report = await self._prover.prove(download.path, resource.module, resource.version, client)
             await proof.verdict("zip", report.h1)
             return report.h1
 
@@ -307,7 +310,7 @@ class Proxy:
         finally:
             await download.discard()
 
-    async def _reclaim(self, resource: ModuleResource) -> StoredFile | None:
+    async def _reclaim(self, resource: ModuleResource, client: str) -> StoredFile | None:
         """A file that is there without a record, unless it is known to be wrong; it is not fetched then.
 
         What the checksum database has a record of is held to it. Where nobody can be asked, the file counts
@@ -319,7 +322,7 @@ class Proxy:
             return None
         module, version = resource.module, resource.version
         try:
-            h1, first_seen = await self._examine(resource, file)
+            h1, first_seen = await self._examine(resource, file, client)
             claimed = await self._store.claim(
                 resource.path, h1=h1, module=module, version=version, first_seen=first_seen, since=since
             )
@@ -332,7 +335,7 @@ class Proxy:
             log.warning("file without a record not read", path=resource.path, reason=str(error))
         return None
 
-    async def _examine(self, resource: ModuleResource, file: Path) -> tuple[str | None, bool]:
+    async def _examine(self, resource: ModuleResource, file: Path, client: str) -> tuple[str | None, bool]:
         """The h1 of a file that may be right, and whether nobody could say that it is. ContentError."""
         kind = resource.endpoint
         if kind is Endpoint.INFO:
@@ -348,7 +351,7 @@ class Proxy:
                     raise ContentError("it is no text")
                 h1 = h1_mod(data)
             else:
-                h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
+                h1 = (await self._prover.prove(file, resource.module, resource.version, client)).h1
             try:
                 await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
             except Unproven:
@@ -362,7 +365,7 @@ class Proxy:
         if not isinstance(resource, ModuleResource):
             return False
         try:
-            stored = await self._reclaim(resource)
+            stored = await self._reclaim(resource, RECOVERY)
         except GoproxyError as error:
             log.warning("file without a record withheld", path=path, reason=error.sentence)
             return None
