@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,7 @@ from goproxy_vm.errors import (
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
+    from goproxy_vm.proxy.slots import FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
 LIMIT = 1 << 20
@@ -41,6 +43,7 @@ class _Source:
     upstreams: Upstreams
     index: int
     prefix: str
+    slots: FairSlots
     carries: bool = False
     lacking_until: float = 0.0
     trouble: UpstreamError | None = None
@@ -60,18 +63,21 @@ class _Source:
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]]) -> T:
         """As :meth:`Sources.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
-        sink = Memory()
+        async with AsyncExitStack() as slot:
+            await slot.enter_async_context(self.slots.proof())
+            sink = Memory()
 
-        async def verdict() -> T:
-            return await check(sink.data)
+            async def verdict() -> T:
+                await slot.aclose()  # the check has tiles fetched
+                return await check(sink.data)
 
-        try:
-            value = await self.upstreams.fetch_from(
-                self.index, self.prefix + path, sink, limit=LIMIT, check=verdict
-            )
-        except UpstreamError as error:
-            self.trouble = error
-            raise
+            try:
+                value = await self.upstreams.fetch_from(
+                    self.index, self.prefix + path, sink, limit=LIMIT, check=verdict
+                )
+            except UpstreamError as error:
+                self.trouble = error
+                raise
         self.carries = True
         return value
 
@@ -102,14 +108,15 @@ class Sources:
     nobody waits for, finds out whether a source is back.
     """
 
-    def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams) -> None:
-        """``upstreams`` is None where the database has an explicit URL: that is then asked alone."""
+    def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams, slots: FairSlots) -> None:
+        """``upstreams`` is None where the database has an explicit URL: that is then asked alone. Each
+        request takes one of ``slots``."""
         self._sources = (
-            [_Source(upstreams, index, f"sumdb/{name}/") for index in range(len(upstreams.names))]
+            [_Source(upstreams, index, f"sumdb/{name}/", slots) for index in range(len(upstreams.names))]
             if upstreams is not None
             else []
         )
-        self._sources.append(_Source(database, 0, "", carries=True))
+        self._sources.append(_Source(database, 0, "", slots, carries=True))
 
     def __len__(self) -> int:
         return len(self._sources)
