@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.slots import FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
-LIMIT = 1 << 20
-"""Bytes allowed for a lookup, a tree head or a tile."""
+LONGEST_TILE = 256 << 10
+"""Bytes allowed for a tile; the largest, those of records, have some fifty thousand."""
+LONGEST_NOTE = 32 << 10
+"""Bytes allowed for a lookup or a tree head; they have some hundred, and one more for each signature."""
 LACKING = 600.0
 """Seconds for which a carrier that lacked what another had is asked last."""
 
@@ -73,7 +75,7 @@ class _Source:
 
             try:
                 value = await self.upstreams.fetch_from(
-                    self.index, self.prefix + path, sink, limit=LIMIT, check=verdict
+                    self.index, self.prefix + path, sink, limit=_limit(path), check=verdict
                 )
             except UpstreamError as error:
                 self.trouble = error
@@ -94,7 +96,7 @@ class _Source:
 
     def look_again(self, path: str) -> None:
         """Find out whether it still fails, when it is time to; nobody waits for that."""
-        self.upstreams.look_again(self.index, self.prefix + path, limit=LIMIT)
+        self.upstreams.look_again(self.index, self.prefix + path, limit=_limit(path))
 
 
 class Sources:
@@ -172,6 +174,10 @@ class Sources:
     def _order(self, skip: int) -> list[_Source]:
         turned = self._sources[skip % len(self) :] + self._sources[: skip % len(self)]
         return sorted(turned, key=lambda source: (source.failing, source.slow, source.lacking))
+
+
+def _limit(path: str) -> int:
+    return LONGEST_TILE if path.startswith("tile/") else LONGEST_NOTE
 
 
 async def _carried(said: Sequence[tuple[_Source, GoproxyError]]) -> bool:

@@ -8,6 +8,7 @@ from goproxy_vm.protocol import semver
 from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
+from goproxy_vm.proxy.steps import in_turns
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
@@ -54,7 +55,8 @@ class Substitutes:
 
     async def versions(self, module: str) -> list[str]:
         """The versions whose ``.mod`` and zip are stored, in their order."""
-        return parse_list("\n".join(await self._store.complete_versions(module)).encode(), module)
+        stored = "\n".join(await self._store.complete_versions(module)).encode()
+        return await in_turns(parse_list(stored, module))
 
 
 def _built(endpoint: Endpoint, data: bytes, status: str) -> Answer:

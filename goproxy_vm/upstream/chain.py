@@ -22,7 +22,7 @@ from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.http import HttpUpstream, Limits
 from goproxy_vm.upstream.session import open_session, trusted
-from goproxy_vm.upstream.sink import Memory, Sink
+from goproxy_vm.upstream.sink import Nowhere, Sink
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 
 __all__ = ["Limits", "Upstreams"]
@@ -277,7 +277,7 @@ class Upstreams:
         outcome: Outcome = "ok"
         try:
             async with asyncio.timeout(self._limits.total):
-                await carrier.source.fetch(path, Memory(), limit)
+                await carrier.source.fetch(path, Nowhere(), limit)
         except TimeoutError:
             outcome = "probe"
             carrier.health.failed(None)

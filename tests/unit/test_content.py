@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
-from goproxy_vm.protocol.content import check_info, check_latest, check_mod, parse_list, render_list
+from goproxy_vm.protocol import content, semver
+from goproxy_vm.protocol.content import Steps, check_info, check_latest, render_list
 
 M = "example.com/m"
+T = TypeVar("T")
+
+
+def finish(steps: Steps[T]) -> T:
+    """What the steps come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+def parse_list(data: bytes, module: str) -> list[str]:
+    return finish(content.parse_list(data, module))
+
+
+def check_mod(data: bytes) -> None:
+    finish(content.check_mod(data))
 
 
 def info(**fields: object) -> bytes:
@@ -178,3 +200,33 @@ def test_no_go_mod(data: bytes) -> None:
     with pytest.raises(ContentError) as refused:
         check_mod(data)
     assert len(refused.value.sentence) < 200
+
+
+def test_a_long_list_is_the_same_in_steps() -> None:
+    """Lines are whole in each step, whatever is on them, and none counts twice."""
+    versions = [f"v1.{n}.{n % 7}" for n in range(3000)] + [f"v0.1.0-{n}.x" for n in range(3000)]
+    lines = [f"{version} 2019-11-09T02:19:31Z é" for version in versions] * 2 + ["junk", "v2.0.0"] * 100
+    random.Random(1).shuffle(lines)
+    steps = content.parse_list("\n".join(lines).encode(), M)
+    assert sum(1 for _ in content.parse_list("\n".join(lines).encode(), M)) > 100
+    assert finish(steps) == sorted(versions, key=semver.order)
+
+
+def test_bounds_of_lists_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MOST_VERSIONS", 500)
+    lines = "".join(f"v1.{n}.0\n" for n in range(500)).encode()
+    assert len(parse_list(lines * 2, M)) == 500
+    with pytest.raises(ContentError, match="more than 500 versions"):
+        parse_list(lines + b"v1.500.0", M)
+    for refuse in (lambda data: parse_list(data, M), check_mod):
+        with pytest.raises(ContentError, match="a line of more than"):
+            refuse(b"v1.0.0\n" + b"x" * (content.LONGEST_LINE + 5000))
+
+
+def test_a_long_go_mod_is_the_same_in_steps() -> None:
+    text = "".join(f"require (\n\texample.com/é{n} v1.0.0 // {'x' * (n % 300)}\n)\n" for n in range(3000))
+    check_mod(f"module m\n{text}".encode())
+    assert sum(1 for _ in content.check_mod(f"module m\n{text}".encode())) > 100
+    for wrong in (text, f"module m\n{text}<html>\n{text}"):
+        with pytest.raises(ContentError):
+            check_mod(wrong.encode())
