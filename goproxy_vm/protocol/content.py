@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import heapq
 import json
 import re
@@ -24,7 +25,7 @@ MOST_VERSIONS = 50_000
 LONGEST_INFO = 8 << 10
 """Bytes of an ``.info`` or ``@latest``. Real ones have some hundred."""
 LONGEST_LINE = 64 << 10
-"""Bytes of a line in a list or a go.mod."""
+"""Bytes of a line in a list or a go.mod that are looked at."""
 
 # RFC 3339 as clients read it: an hour of one digit, a comma and an offset up to 24:60 pass, too.
 _TIME = re.compile(
@@ -86,13 +87,14 @@ def check_mod(data: bytes) -> Steps[None]:
     """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
     ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
     which path ``module`` names is not looked at: a fork that a replace directive puts in names another's."""
-    named = within = False
-    for block in _blocks(data, 4096):
+    named = within = cut = False
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for block, whole in _blocks(data, 4096):
         try:
-            lines = block.decode().splitlines()
+            lines = decoder.decode(block, final=whole).splitlines()
         except UnicodeDecodeError:
             raise ContentError("the go.mod is no UTF-8 text") from None
-        for line in lines:
+        for line in lines[cut:]:  # of a line that is cut the beginning counts
             code = line.partition("//")[0].strip()
             if within:
                 within = code != ")"
@@ -102,6 +104,7 @@ def check_mod(data: bytes) -> Steps[None]:
                 if not _DIRECTIVE.fullmatch(directive):
                     raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
                 named = named or directive == "module"
+        cut = not whole
         yield
     if not named:
         raise ContentError("the go.mod names no module")
@@ -172,11 +175,13 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
     lines = valid = False
     found: set[str] = set()
     runs: list[list[str]] = []
-    for block in _blocks(data, 1024):
-        fields = {
-            line.split(None, 1)[0] for line in block.decode("utf-8", "replace").split("\n") if line.split()
-        }
-        lines = lines or bool(fields)
+    cut = False
+    for block, whole in _blocks(data, 1024):
+        each_line = block.decode("utf-8", "replace").split("\n")
+        lines = lines or any(map(str.strip, each_line))
+        # No version is as long as a line that is cut.
+        fields = {line.split(None, 1)[0] for line in each_line[cut : None if whole else -1] if line.strip()}
+        cut = not whole
         valid = valid or any(map(semver.is_valid, fields))
         fields -= found
         new = [each for each in fields if semver.is_canonical(each) and semver.agrees(module, each)]
@@ -197,16 +202,17 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
     return versions
 
 
-def _blocks(data: bytes, size: int) -> Iterator[bytes]:
-    """Whole lines, of about ``size`` bytes together: what takes long is done for one after the other."""
+def _blocks(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
+    """Lines of about ``size`` bytes together, and whether the last is whole, or is cut for its length: what
+    takes long is done for one after the other."""
     at = 0
     while at < len(data):
         end = data.find(b"\n", at + size, at + size + LONGEST_LINE) + 1
-        if not end:
-            end = len(data)
-            if end - at > size + LONGEST_LINE:
-                raise ContentError(f"it has a line of more than {LONGEST_LINE} bytes")
-        yield data[at:end]
+        whole = bool(end)
+        if not whole:
+            end = min(len(data), at + size + LONGEST_LINE)
+            whole = end == len(data)
+        yield data[at:end], whole
         at = end
 
 

@@ -218,9 +218,33 @@ def test_bounds_of_lists_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parse_list(lines * 2, M)) == 500
     with pytest.raises(ContentError, match="more than 500 versions"):
         parse_list(lines + b"v1.500.0", M)
-    for refuse in (lambda data: parse_list(data, M), check_mod):
-        with pytest.raises(ContentError, match="a line of more than"):
-            refuse(b"v1.0.0\n" + b"x" * (content.LONGEST_LINE + 5000))
+
+
+@pytest.mark.parametrize("size", [100, 60_000, content.LONGEST_LINE + 2000, 200_000, 1_000_000])
+def test_very_long_lines(size: int) -> None:
+    """Versions are never so long, and of a go.mod's line only the beginning counts."""
+    longest = content.LONGEST_LINE
+    long = f"v1.0.0-{'x' * size}"
+    versions = parse_list(f"v0.1.0\n{long}\nv1.0.0 {'é' * size}\nv0.2.0".encode(), M)
+    assert [each for each in versions if len(each) < 10] == [
+        "v0.1.0",
+        "v0.2.0",
+        *["v1.0.0"] * (size < longest // 3),
+    ]
+    assert (long in versions) == (size < longest)
+    assert all(len(each) < longest for each in versions)
+    with pytest.raises(ContentError, match="no line that begins"):
+        parse_list(b"<html>" + b"v1.0.0 " * size, M)
+    check_mod(f"// {'é' * size}\nmodule m // {'é' * size}\n// module\n\nrequire (\n{'x' * size}\n)".encode())
+    for wrong in (
+        f"// {'module ' * size}\n",
+        f"module m\n<html{'x' * size}\n",
+        f"module m\n{'x' * 5000}\n<html>",
+    ):
+        with pytest.raises(ContentError):
+            check_mod(wrong.encode())
+    with pytest.raises(ContentError, match="UTF-8"):
+        check_mod(b"module m\n// " + b"x" * size + b"\xc3\n")
 
 
 def test_a_long_go_mod_is_the_same_in_steps() -> None:
