@@ -164,9 +164,10 @@ class Server:
         reader = ThreadPoolExecutor(READERS, "answer-reader")
         stack.callback(reader.shutdown)
         self._upstreams_in_use = upstreams = await self._upstreams(stack, settings.upstream)
-        database = await self._database(stack, store, upstreams)
+        # Both kinds need one at the least.
+        slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
+        database = await self._database(stack, store, upstreams, slots)
         proofs = Proofs(settings, store, database, self.metrics)
-        slots = FairSlots(settings.max_misses)
         proxy = Proxy(settings, store, upstreams, prover, proofs, slots)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
@@ -270,7 +271,7 @@ class Server:
         return upstreams
 
     async def _database(
-        self, stack: AsyncExitStack, store: Store, upstreams: Upstreams
+        self, stack: AsyncExitStack, store: Store, upstreams: Upstreams, slots: FairSlots
     ) -> ChecksumDatabase | None:
         """The checksum database: through the upstreams, and itself last; an explicit URL is asked alone."""
         spec = self._settings.sumdb
@@ -280,7 +281,7 @@ class Server:
         itself = await self._upstreams(
             stack, spec.url or f"https://{spec.name}", database=True, probe=spec.url is not None
         )
-        sources = Sources(spec.name, None if spec.url else upstreams, itself)
+        sources = Sources(spec.name, None if spec.url else upstreams, itself, slots)
         database = ChecksumDatabase(spec, self._settings, store, sources, self.metrics)
         await database.open()
         stack.push_async_callback(database.close)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.publish import Checkpoint
     from goproxy_vm.cache.recovery import Prove
 
+AT_ONCE = 64 << 10
+"""Bytes that are hashed where they are; a ``.mod`` may have 16 MiB."""
+
 log = get_logger("cache")
 
 T = TypeVar("T")
@@ -216,7 +219,11 @@ class Store:
         """
         kind = await self._hold_to_first_seen(path, h1, module, version)
         await self._queue.room()
-        content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
+        if len(data) <= AT_ONCE:
+            digest = hashlib.sha256(data)
+        else:
+            digest = await self._parts.downloads.run(hashlib.sha256, data)
+        content = StoredFile(data, len(data), digest.hexdigest())
         try:
             reservation = self.admission.at_once(len(data))
         except NoRoom as error:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
+import heapq
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol import semver
+
+T = TypeVar("T")
+
+Steps: TypeAlias = Generator[None, None, T]
+"""Something that may take long, in steps of a millisecond at most; a short one is a single step."""
+
+LONGEST_LIST = 2 << 20
+"""Bytes. The longest real one is that of the toolchains: some five thousand lines of forty bytes."""
+MOST_VERSIONS = 50_000
+"""Versions in a list: ten times as many as that has."""
+LONGEST_INFO = 8 << 10
+"""Bytes of an ``.info`` or ``@latest``. Real ones have some hundred."""
+LONGEST_LINE = 64 << 10
+"""Bytes of a line in a list or a go.mod that are looked at."""
 
 # RFC 3339 as clients read it: an hour of one digit, a comma and an offset up to 24:60 pass, too.
 _TIME = re.compile(
@@ -77,19 +93,29 @@ def check_supported(data: bytes) -> None:
         raise ContentError("a page in place of the checksum database")
 
 
-def check_mod(data: bytes) -> None:
+def check_mod(data: bytes) -> Steps[None]:
     """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
     ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
     which path ``module`` names is not looked at: a fork that a replace directive puts in names another's."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ContentError("the go.mod is no UTF-8 text") from None
-    named = False
-    for directive in _directives(text):
-        if not _DIRECTIVE.fullmatch(directive):
-            raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
-        named = named or directive == "module"
+    named = within = cut = False
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for block, whole in _blocks(data, 4096):
+        try:
+            lines = decoder.decode(block, final=whole).splitlines()
+        except UnicodeDecodeError:
+            raise ContentError("the go.mod is no UTF-8 text") from None
+        for line in lines[cut:]:  # of a line that is cut the beginning counts
+            code = line.partition("//")[0].strip()
+            if within:
+                within = code != ")"
+            elif code:
+                directive = re.split(r"[\s(]", code, maxsplit=1)[0]
+                within = code.endswith("(")
+                if not _DIRECTIVE.fullmatch(directive):
+                    raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
+                named = named or directive == "module"
+        cut = not whole
+        yield
     if not named:
         raise ContentError("the go.mod names no module")
 
@@ -97,7 +123,7 @@ def check_mod(data: bytes) -> None:
 def not_retracted(versions: Iterable[str], mod: bytes) -> list[str]:
     """The versions that a go.mod does not retract (go.dev/ref/mod#go-mod-file-retract); its other lines, and
     those that are malformed, do not matter."""
-    spans: list[tuple[semver.Key, semver.Key]] = []
+    spans: list[tuple[str, str]] = []
     within = False
     for line in mod.decode("utf-8", "replace").splitlines():
         code = line.partition("//")[0].strip()
@@ -108,27 +134,15 @@ def not_retracted(versions: Iterable[str], mod: bytes) -> list[str]:
             within = True
         elif span and (within or code.startswith("retract")):
             low, high = span[1] or span[3], span[2] or span[3]
-            spans.append((semver.Key(low), semver.Key(high)))
-    return [each for each in versions if not any(low <= semver.Key(each) <= high for low, high in spans)]
-
-
-def _directives(text: str) -> Iterator[str]:
-    """The first word of each line that is not within parentheses."""
-    within = False
-    for line in text.splitlines():
-        code = line.partition("//")[0].strip()
-        if within:
-            within = code != ")"
-        elif code:
-            yield re.split(r"[\s(]", code, maxsplit=1)[0]
-            within = code.endswith("(")
+            spans.append((semver.order(low), semver.order(high)))
+    return [each for each in versions if not any(low <= semver.order(each) <= high for low, high in spans)]
 
 
 class _Object(list[tuple[str, Any]]):
     """A JSON object: all of its members in their order, the case of their keys folded."""
 
     def __init__(self, members: list[tuple[str, Any]]) -> None:
-        super().__init__((key.casefold(), value) for key, value in members)
+        super().__init__([(key.casefold(), value) for key, value in members])
 
 
 def _fields(data: bytes) -> _Object:
@@ -177,22 +191,59 @@ def _check_origin(value: object) -> None:
             raise ContentError(f"the info's Origin.{key} is no string")
 
 
-def parse_list(data: bytes, module: str) -> list[str]:
+def parse_list(data: bytes, module: str) -> Steps[list[str]]:
     """The versions a list may offer: canonical, of the module's major; in semver order.
 
     Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). Pseudo-
     versions stay: clients pass over them unless their ``@latest`` finds nothing, and then take the newest
     (PROTOCOL §1 "latest"); many a proxy has no ``@latest``, and then the choice must be the same as directly.
-    ContentError where there are lines, and none begins with a version: a page, not a list.
+    ContentError where there are lines, and none begins with a version: a page, not a list; and where it has
+    more than ``MOST_VERSIONS``.
     """
-    lines = [line.split() for line in data.decode("utf-8", "replace").split("\n")]
-    first = {fields[0] for fields in lines if fields}
-    if first and not any(map(semver.is_valid, first)):
+    lines = valid = False
+    found: set[str] = set()
+    runs: list[list[str]] = []
+    cut = False
+    for block, whole in _blocks(data, 1024):
+        each_line = block.decode("utf-8", "replace").split("\n")
+        lines = lines or any(map(str.strip, each_line))
+        # No version is as long as a line that is cut.
+        fields = {line.split(None, 1)[0] for line in each_line[cut : None if whole else -1] if line.strip()}
+        cut = not whole
+        valid = valid or any(map(semver.is_valid, fields))
+        fields -= found
+        new = [each for each in fields if semver.is_canonical(each) and semver.agrees(module, each)]
+        found.update(new)
+        if len(found) > MOST_VERSIONS:
+            raise ContentError(f"the list has more than {MOST_VERSIONS} versions")
+        runs.append(sorted(map(semver.order, new)))
+        yield
+    if lines and not valid:
         raise ContentError("the list has no line that begins with a version")
-    versions = [each for each in first if semver.is_canonical(each) and semver.agrees(module, each)]
-    return sorted(versions, key=semver.Key)
+    found.clear()
+    yield
+    versions: list[str] = []
+    for each in heapq.merge(*runs):
+        versions.append(semver.ordered(each))
+        if len(versions) % 100 == 0:
+            yield
+    return versions
+
+
+def _blocks(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
+    """Lines of about ``size`` bytes together, and whether the last is whole, or is cut for its length: what
+    takes long is done for one after the other."""
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at + size, at + size + LONGEST_LINE) + 1
+        whole = bool(end)
+        if not whole:
+            end = min(len(data), at + size + LONGEST_LINE)
+            whole = end == len(data)
+        yield data[at:end], whole
+        at = end
 
 
 def render_list(versions: Iterable[str]) -> bytes:
     """A list document: one version a line."""
-    return "".join(f"{version}\n" for version in versions).encode()
+    return "\n".join([*versions, ""]).encode()

@@ -51,11 +51,27 @@ class ZipReport:
     uncompressed: int
 
 
-def check_zip(file: BinaryIO, module: str, version: str, *, max_bytes: int = MAX_ZIP) -> ZipReport:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a check may cost: bytes of the directory, and bytes that its entries declare to hold."""
+
+    directory: int
+    content: int
+
+
+class Expensive(Exception):
+    """The check would cost more than it may; whether the zip is good is not known."""
+
+
+def check_zip(
+    file: BinaryIO, module: str, version: str, *, max_bytes: int = MAX_ZIP, most: Work | None = None
+) -> ZipReport:
     """Check that ``file`` is a zip of ``module`` at ``version`` that every ``go`` accepts, and hash it.
 
     ``max_bytes`` bounds the archive itself. Raises ContentError naming the entry and the rule, in a sentence
-    of bounded length. Memory grows with the directory, not with the contents.
+    of bounded length; Expensive, before any content is looked at, if it is over ``most``. Memory grows with
+    the directory, not with the contents. No byte of content is read twice: entries that overlap are refused,
+    though Go reads them, for no tool that packs modules makes them.
     """
     try:
         if not is_canonical(version) or not agrees(module, version):
@@ -63,13 +79,13 @@ def check_zip(file: BinaryIO, module: str, version: str, *, max_bytes: int = MAX
         archive = _Archive(file)
         if archive.size > max_bytes:
             raise _Fault(f"{archive.size} bytes are over the limit of {max_bytes}")
-        entries = _directory(archive)
+        entries = _directory(archive, most)
         total = _check_structure(entries, f"{module}@{version}/")
+        if most is not None and total > most.content:
+            raise Expensive
         # Of several directory entries of one name Go reads the last (no file may be there twice).
         last = {entry.name: entry for entry in entries}
-        digests = {
-            entry.name: _digest(archive, entry) for entry in sorted(last.values(), key=lambda e: e.offset)
-        }
+        digests = {entry.name: _digest(archive, entry, start) for entry, start in _bodies(archive, last)}
     except _Fault as fault:
         raise ContentError(f"zip: {_shortened(str(fault))}") from None
     return ZipReport(h1_lines((entry.name, digests[entry.name]) for entry in entries), len(entries), total)
@@ -97,7 +113,6 @@ class _Archive:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.size = file.seek(0, 2)
-        self.read_bodies = 0
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; fewer at the end, none outside."""
@@ -106,16 +121,9 @@ class _Archive:
         self.file.seek(offset)
         return self.file.read(length)
 
-    def bodies(self, offset: int, length: int) -> Iterator[bytes]:
-        """Up to ``length`` bytes from ``offset`` in chunks.
-
-        Go accepts entries that overlap, and empty deflate blocks give any amount of work without giving a
-        byte. So all entries together may read what the largest archive can hold.
-        """
+    def chunks(self, offset: int, length: int) -> Iterator[bytes]:
+        """Up to ``length`` bytes from ``offset`` in chunks."""
         while length and (chunk := self.read_at(offset, min(length, _CHUNK))):
-            self.read_bodies += len(chunk)
-            if self.read_bodies > MAX_ZIP:
-                raise _Fault(f"its overlapping entries read more than {MAX_ZIP} bytes")
             yield chunk
             offset += len(chunk)
             length -= len(chunk)
@@ -133,12 +141,14 @@ class _Entry(NamedTuple):
     offset: int
 
 
-def _directory(archive: _Archive) -> list[_Entry]:
+def _directory(archive: _Archive, most: Work | None) -> list[_Entry]:
     """Every record up to the first that is none: Go trusts the count alone, modulo 65536."""
     records, start, base = _directory_end(archive)
     archive.file.seek(start)
     entries: list[_Entry] = []
     while entry := _record(archive.file):
+        if most is not None and archive.file.tell() - start > most.directory:
+            raise Expensive
         entries.append(entry._replace(offset=entry.offset + base) if base else entry)
     if (len(entries) - records) % 65536:
         raise _Fault(f"not a valid zip file: {len(entries)} entries instead of {records}")
@@ -317,12 +327,34 @@ def _fold_char(char: str) -> str:
     return char
 
 
-def _digest(archive: _Archive, entry: _Entry) -> bytes:
+def _bodies(archive: _Archive, entries: dict[bytes, _Entry]) -> list[tuple[_Entry, int]]:
+    """Each entry and where its content begins, in that order; none overlaps another.
+
+    Empty deflate blocks give any amount of work without giving a byte, and one body may have any number of
+    entries: so what is read is bounded by the archive's own size before anything of it is.
+    """
+    found = sorted(((entry, _body_offset(archive, entry)) for entry in entries.values()), key=lambda e: e[1])
+    before, end = b"", 0
+    for entry, start in found:
+        length = _stored_length(archive, entry)
+        if entry.name.endswith(b"/") or not length:
+            continue
+        if start < end:
+            raise _Fault(f"{_shown(entry.name)}: its content overlaps that of {_shown(before)}")
+        before, end = entry.name, min(start + length, archive.size)
+    return found
+
+
+def _stored_length(archive: _Archive, entry: _Entry) -> int:
+    # A size over 2⁶³ is negative to Go too, which then reads as far as there are bytes.
+    return entry.compressed if entry.compressed >= 0 else archive.size
+
+
+def _digest(archive: _Archive, entry: _Entry, start: int) -> bytes:
     """SHA-256 of an entry's content, read and checked as Go's archive/zip does."""
     digest = hashlib.sha256()
     crc = length = 0
     try:
-        start = _body_offset(archive, entry.offset)
         if entry.name.endswith(b"/"):
             if entry.size:
                 raise _Fault("a directory with content")
@@ -345,28 +377,27 @@ def _digest(archive: _Archive, entry: _Entry) -> bytes:
     return digest.digest()
 
 
-def _body_offset(archive: _Archive, offset: int) -> int:
-    header = archive.read_at(offset, _LOCAL.size)
+def _body_offset(archive: _Archive, entry: _Entry) -> int:
+    header = archive.read_at(entry.offset, _LOCAL.size)
     if len(header) != _LOCAL.size:
-        raise _Fault("its header is cut off")
+        raise _Fault(f"{_shown(entry.name)}: its header is cut off")
     signature, name_length, extra_length = _LOCAL.unpack(header)
     if signature != b"PK\x03\x04":
-        raise _Fault("no header where the directory says")
-    return offset + _LOCAL.size + int(name_length) + int(extra_length)
+        raise _Fault(f"{_shown(entry.name)}: no header where the directory says")
+    return entry.offset + _LOCAL.size + int(name_length) + int(extra_length)
 
 
 def _content(archive: _Archive, entry: _Entry, start: int) -> Iterator[bytes]:
     """The content in chunks of bounded size. Nothing is known yet about its length."""
-    # A size over 2⁶³ is negative to Go too, which then reads as far as there are bytes.
-    bodies = archive.bodies(start, entry.compressed if entry.compressed >= 0 else archive.size)
+    body = archive.chunks(start, _stored_length(archive, entry))
     if entry.method == _STORED:
-        yield from bodies
+        yield from body
         return
     if entry.method != _DEFLATED:
         raise _Fault(f"unsupported compression method {entry.method}")
     inflate = zlib.decompressobj(-15)
-    for body in bodies:
-        data = body
+    for chunk in body:
+        data = chunk
         while data and not inflate.eof:
             yield inflate.decompress(data, _CHUNK)
             data = inflate.unconsumed_tail

@@ -22,6 +22,7 @@ _UPPER = re.compile(r"[A-Z]")
 _ESCAPED = re.compile(r"!([a-z])")
 
 
+@lru_cache(maxsize=1024)
 def split_path_version(path: str) -> tuple[str, str] | None:
     """A module path cut into prefix and major suffix (``/v2``, ``.v3-unstable`` or empty).
 

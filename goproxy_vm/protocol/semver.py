@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import total_ordering
 
 from goproxy_vm.protocol.names import split_path_version
 
@@ -22,38 +21,30 @@ _VERSION = re.compile(
 _STAMP = re.compile(r"([0-9]{14})-([A-Za-z0-9]+)", re.ASCII)
 
 
-@total_ordering
-class Key:
-    """A version's place in Go's order: invalid ones first, then by precedence, then by the text itself."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, version: str) -> None:
-        match = _VERSION.fullmatch(version)
-        if match is None:
-            self._key: tuple[object, ...] = (0, version)
-            return
-        numbers = tuple(_number(part or "0") for part in match.group(1, 2, 3))
-        pre = match[4]
-        parts = tuple(_pre_part(part) for part in pre.split(".")) if pre else ()
-        self._key = (1, numbers, (0, parts) if pre else (1, ()), version)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self._key == other._key
-
-    def __lt__(self, other: Key) -> bool:
-        return self._key < other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+def order(version: str) -> str:
+    """Text whose plain order is Go's order of versions: invalid ones first, then by precedence, then by the
+    text itself; :func:`ordered` takes the version out of it. Not a tuple: very many would stop everything
+    for the garbage collector."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return f"0\0{version}"
+    numbers = "".join(_number(part or "0") for part in match.group(1, 2, 3))
+    pre = "".join(map(_pre_part, match[4].split("."))) if match[4] else "\3"
+    return f"1{numbers}{pre}\0{version}"
 
 
-def _number(digits: str) -> tuple[int, str]:
-    return len(digits), digits  # numbers have any length: compare by length, then text
+def ordered(text: str) -> str:
+    """The version that :func:`order` has made the text of."""
+    return text.rpartition("\0")[2]
 
 
-def _pre_part(part: str) -> tuple[int, int, str]:
-    return (0, *_number(part)) if part.isdigit() else (1, 0, part)
+def _number(digits: str) -> str:
+    return chr(len(digits)) + digits  # numbers have any length: compare by length, then text
+
+
+def _pre_part(part: str) -> str:
+    """Numbers come before words; a NUL ends a word, and the last part: fewer parts come first."""
+    return f"\1{_number(part)}" if part.isdigit() else f"\2{part}\0"
 
 
 def is_valid(version: str) -> bool:
@@ -119,11 +110,12 @@ def latest(versions: Iterable[str]) -> str | None:
     """The one that ``latest`` means: the highest release, else the highest prerelease, else the newest
     pseudo-version (go.dev/ref/mod#version-queries); None of none."""
 
-    def order(version: str) -> tuple[int, str, Key]:
+    def rank(version: str) -> tuple[int, str, str]:
         commit = pseudo(version)
-        return (0, commit.time, Key(version)) if commit else (2 - is_prerelease(version), "", Key(version))
+        place = order(version)
+        return (0, commit.time, place) if commit else (2 - is_prerelease(version), "", place)
 
-    return max(versions, key=order, default=None)
+    return max(versions, key=rank, default=None)
 
 
 def agrees(path: str, version: str) -> bool:

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.content import check_info, check_latest, parse_list, render_list
+from goproxy_vm.protocol.content import (
+    LONGEST_INFO,
+    LONGEST_LIST,
+    check_info,
+    check_latest,
+    parse_list,
+    render_list,
+)
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.prover import Turns
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
 from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.proxy.steps import in_turns
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -30,8 +39,8 @@ if TYPE_CHECKING:
 
 log = get_logger("proxy")
 
-LIMIT = 16 << 20
-"""Bytes allowed for a list, an ``.info`` or an ``@latest``."""
+SHORT = 16 << 10
+"""Bytes of a list that is read at once: real ones, but for a few."""
 NOT_HERE = "not stored here, and this request may not fetch it"
 
 
@@ -58,6 +67,7 @@ class Documents:
         self._named = named
         self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
         self._behind = Backlog(self._refresh)
+        self._reading = Turns()
 
     async def close(self) -> None:
         """Cancel what is under way."""
@@ -145,7 +155,7 @@ class Documents:
         cached = await self._store.answers.get(resource.path)
         if cached is not None and 0 <= self._wall() - cached.stored < self._settings.fresh:
             return cached.data
-        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource))
+        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource, claim.client))
 
     async def _refresh(self, resource: ModuleResource) -> None:
         """Fetch what was answered from an older copy."""
@@ -153,13 +163,17 @@ class Documents:
         with contextlib.suppress(GoproxyError):  # logged where it happened
             await self._flights.join(resource.path, lambda: self._bring(resource, claim), claim)
 
-    async def _fetch(self, resource: ModuleResource) -> bytes:
-        sink = Memory()
+    async def _fetch(self, resource: ModuleResource, client: str) -> bytes:
+        with Memory(self._fetching.memory) as sink:
+            return await self._fetch_into(sink, resource, client)
+
+    async def _fetch_into(self, sink: Memory, resource: ModuleResource, client: str) -> bytes:
         since = self._store.keeper.fences.now
+        is_list = resource.endpoint is Endpoint.LIST
 
         async def check() -> bytes:
-            if resource.endpoint is Endpoint.LIST:
-                return render_list(parse_list(sink.data, resource.module))
+            if is_list:
+                return await self._list(sink.data, resource.module, client)
             if resource.endpoint is Endpoint.LATEST:
                 version = check_latest(sink.data, resource.module)
             else:
@@ -168,7 +182,9 @@ class Documents:
             return sink.data
 
         try:
-            data = await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
+            data = await self._upstreams.fetch(
+                resource.path, sink, limit=LONGEST_LIST if is_list else LONGEST_INFO, check=check
+            )
         except Absent:
             await self._store.answers.delete(resource.path)
             raise
@@ -181,6 +197,14 @@ class Documents:
         else:
             log.info("answer kept out by a purge", path=resource.path)
         return data
+
+    async def _list(self, data: bytes, module: str, client: str) -> bytes:
+        """The list to serve. Of long ones one is read at a time, and clients take turns: else each would take
+        its memory, and each the time of all."""
+        if len(data) <= SHORT:
+            return render_list(await in_turns(parse_list(data, module)))
+        async with self._reading.take(client):
+            return render_list(await in_turns(parse_list(data, module)))
 
 
 def _answer(resource: ModuleResource, data: bytes, result: Result, fresh_for: float) -> Answer:

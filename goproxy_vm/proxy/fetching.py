@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.flight import Flights
     from goproxy_vm.proxy.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
+    from goproxy_vm.upstream.sink import MemoryBudget
 
 PATIENCE = 2.0
 """Seconds for which a client waits for an upstream where there is something to answer without it."""
@@ -62,8 +63,10 @@ class Fetching:
         upstreams: Upstreams,
         absences: Absences,
         fences: Fences,
+        memory: MemoryBudget,
     ) -> None:
         self.slots = slots
+        self.memory = memory
         self.absences = absences
         self._limit = settings.total_timeout
         self._upstreams = upstreams

@@ -19,18 +19,20 @@ from goproxy_vm.errors import (
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.content import check_info, check_mod
+from goproxy_vm.protocol.content import LONGEST_INFO, check_info, check_mod
 from goproxy_vm.protocol.dirhash import h1_mod
+from goproxy_vm.protocol.modzip import MAX_SPECIAL
 from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
 from goproxy_vm.proxy.absence import Absences
 from goproxy_vm.proxy.answer import Answer, Result, file_answer
-from goproxy_vm.proxy.documents import LIMIT, NOT_HERE, Documents
+from goproxy_vm.proxy.documents import NOT_HERE, Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.prefetch import Prefetch
+from goproxy_vm.proxy.steps import in_turns
 from goproxy_vm.proxy.substitutes import Substitutes
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Memory, MemoryBudget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,11 @@ if TYPE_CHECKING:
     from goproxy_vm.upstream.chain import Upstreams
 
 log = get_logger("proxy")
+
+AT_ONCE = 64 << 10
+"""Bytes of a ``.mod`` that is hashed where it is."""
+RECOVERY = "recovery"
+"""On whose behalf files without a record are looked at after a start."""
 
 
 class Proxy:
@@ -71,7 +78,9 @@ class Proxy:
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._absences = Absences(settings.negative, settings.stale, store.answers, monotonic, wall)
-        self._fetching = Fetching(settings, slots, upstreams, self._absences, store.keeper.fences)
+        self._fetching = Fetching(
+            settings, slots, upstreams, self._absences, store.keeper.fences, MemoryBudget()
+        )
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
@@ -138,7 +147,7 @@ class Proxy:
 
     async def _fetched(self, resource: ModuleResource, asker: Asker, built: Answer | None) -> Answer:
         if not self._may_fetch(asker):
-            return await self._without_record(resource)
+            return await self._without_record(resource, asker)
         self._absences.recent.check(resource.path)
         if resource.endpoint is not Endpoint.MOD and not self._upstreams.resting:
             self._start_mod(resource, asker)
@@ -179,12 +188,12 @@ class Proxy:
         """What was asked for of a version brings its ``.info``."""
         self._prefetch.complete(resource.module, resource.version)
 
-    async def _without_record(self, resource: ModuleResource) -> Answer:
+    async def _without_record(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Offline, the file that recovery has not come to yet, or had to leave; else Absent."""
         if self._settings.offline and await self._store.stray(resource.path) is not None:
 
             async def bring() -> StoredFile:
-                stored = await self._reclaim(resource)
+                stored = await self._reclaim(resource, asker.client)
                 if stored is None:
                     raise Absent(NOT_HERE)
                 return stored
@@ -242,54 +251,56 @@ class Proxy:
             Endpoint.MOD: self._fetch_mod,
             Endpoint.ZIP: self._fetch_zip,
         }[resource.endpoint]
-        return await self._fetching.hold(resource, claim, lambda: fetch(resource))
+        return await self._fetching.hold(resource, claim, lambda: fetch(resource, claim.client))
 
-    async def _fetch_info(self, resource: ModuleResource) -> StoredFile:
-        sink = Memory()
+    async def _fetch_info(self, resource: ModuleResource, client: str) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
+        module, version = resource.module, resource.version
+        with Memory(self._fetching.memory) as sink:
 
-        async def check() -> None:
-            check_info(sink.data, resource.module, resource.version)
+            async def check() -> None:
+                check_info(sink.data, module, version)
 
-        await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
-        if sink.substitute:
-            return StoredFile(sink.data, len(sink.data), sha256(sink.data).hexdigest())
-        return await self._store.put(
-            resource.path, sink.data, h1=None, module=resource.module, version=resource.version, since=since
-        )
+            await self._upstreams.fetch(resource.path, sink, limit=LONGEST_INFO, check=check)
+            if sink.substitute:
+                return StoredFile(sink.data, len(sink.data), sha256(sink.data).hexdigest())
+            return await self._store.put(
+                resource.path, sink.data, h1=None, module=module, version=version, since=since
+            )
 
-    async def _fetch_mod(self, resource: ModuleResource) -> StoredFile:
-        sink = Memory()
+    async def _fetch_mod(self, resource: ModuleResource, client: str) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
-        proof = self._proofs.begin(resource.module, resource.version)
+        module, version = resource.module, resource.version
+        proof = self._proofs.begin(module, version)
+        with Memory(self._fetching.memory) as sink:
 
-        async def check() -> str:
-            if not self._proofs.recorded(resource.module):
-                check_mod(sink.data)  # else a login page would be the file first seen, for ever
-            h1 = h1_mod(sink.data)
-            await proof.verdict("mod", h1)
-            return h1
+            async def check() -> str:
+                if not self._proofs.recorded(module):
+                    await in_turns(check_mod(sink.data))  # else a login page would be the file first seen
+                h1 = await _h1_mod(sink.data)
+                await proof.verdict("mod", h1)
+                return h1
 
-        with _cancelling(proof):
-            h1 = await self._upstreams.fetch(resource.path, sink, limit=LIMIT, check=check)
-        return await self._store.put(
-            resource.path, sink.data, h1=h1, module=resource.module, version=resource.version, since=since
-        )
+            with _cancelling(proof):
+                h1 = await self._upstreams.fetch(resource.path, sink, limit=MAX_SPECIAL, check=check)
+            return await self._store.put(
+                resource.path, sink.data, h1=h1, module=module, version=version, since=since
+            )
 
-    async def _fetch_zip(self, resource: ModuleResource) -> StoredFile:
+    async def _fetch_zip(self, resource: ModuleResource, client: str) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource)) is not None:
+        if (reclaimed := await self._reclaim(resource, client)) is not None:
             return reclaimed
         download = self._store.download()
         proof = self._proofs.begin(resource.module, resource.version)
 
         async def check() -> str:
             await download.finish()
-            report = await self._prover.prove(download.path, resource.module, resource.version)
+            report = await self._prover.prove(download.path, resource.module, resource.version, client)
             await proof.verdict("zip", report.h1)
             return report.h1
 
@@ -309,7 +320,7 @@ class Proxy:
         finally:
             await download.discard()
 
-    async def _reclaim(self, resource: ModuleResource) -> StoredFile | None:
+    async def _reclaim(self, resource: ModuleResource, client: str) -> StoredFile | None:
         """A file that is there without a record, unless it is known to be wrong; it is not fetched then.
 
         What the checksum database has a record of is held to it. Where nobody can be asked, the file counts
@@ -321,7 +332,7 @@ class Proxy:
             return None
         module, version = resource.module, resource.version
         try:
-            h1, first_seen = await self._examine(resource, file)
+            h1, first_seen = await self._examine(resource, file, client)
             claimed = await self._store.claim(
                 resource.path, h1=h1, module=module, version=version, first_seen=first_seen, since=since
             )
@@ -334,23 +345,23 @@ class Proxy:
             log.warning("file without a record not read", path=resource.path, reason=str(error))
         return None
 
-    async def _examine(self, resource: ModuleResource, file: Path) -> tuple[str | None, bool]:
+    async def _examine(self, resource: ModuleResource, file: Path, client: str) -> tuple[str | None, bool]:
         """The h1 of a file that may be right, and whether nobody could say that it is. ContentError."""
         kind = resource.endpoint
         if kind is Endpoint.INFO:
-            info = await self._store.read_stray(file, LIMIT)
+            info = await self._store.read_stray(file, LONGEST_INFO)
             check_info(info, resource.module, resource.version)
             return None, False
         known = await self._store.known(resource.module, resource.version)
         proof = self._proofs.begin(resource.module, resource.version)
         with _cancelling(proof):
             if kind is Endpoint.MOD:
-                data = await self._store.read_stray(file, LIMIT)
+                data = await self._store.read_stray(file, MAX_SPECIAL)
                 if b"\0" in data:
                     raise ContentError("it is no text")
-                h1 = h1_mod(data)
+                h1 = await _h1_mod(data)
             else:
-                h1 = (await self._prover.prove(file, resource.module, resource.version)).h1
+                h1 = (await self._prover.prove(file, resource.module, resource.version, client)).h1
             try:
                 await proof.verdict("mod" if kind is Endpoint.MOD else "zip", h1)
             except Unproven:
@@ -364,7 +375,7 @@ class Proxy:
         if not isinstance(resource, ModuleResource):
             return False
         try:
-            stored = await self._reclaim(resource)
+            stored = await self._reclaim(resource, RECOVERY)
         except GoproxyError as error:
             log.warning("file without a record withheld", path=path, reason=error.sentence)
             return None
@@ -393,6 +404,11 @@ class Proxy:
 
         self._files.detach(concerned)
         self._prefetch.forget(matches)
+
+
+async def _h1_mod(data: bytes) -> str:
+    """The h1 of a ``.mod``; of a large one in a thread, which does not keep the interpreter for it."""
+    return h1_mod(data) if len(data) <= AT_ONCE else await asyncio.to_thread(h1_mod, data)
 
 
 async def _ready(answer: Answer | None) -> Answer | None:

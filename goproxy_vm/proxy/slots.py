@@ -1,10 +1,10 @@
-"""Slots for misses, shared fairly by client address."""
+"""Slots for requests to upstreams: misses share them fairly by client address, proofs have a part of them."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -18,8 +18,11 @@ MOST_WAITING = 10_000
 
 
 class FairSlots:
-    """At most ``total`` misses at once; a slot that comes free goes to the client that holds fewest, and
-    among those to whoever has waited longest.
+    """At most ``total`` misses and requests of proofs at once; a slot that comes free goes to a proof, else
+    to the client that holds fewest, and among those to whoever has waited longest.
+
+    Neither kind ever takes the last ``share`` slots from the other: a miss holds its slot until it is proven,
+    and would otherwise wait for a proof that waits for it. Proofs go first, for misses wait for them.
 
     No client ever holds more than a quarter of the slots, alone or not: a fetch cannot be taken back, so
     that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever wants more
@@ -27,9 +30,15 @@ class FairSlots:
     number of clients that wait, however much they wait for.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, share: int = 0) -> None:
         self._free = total
+        self._share = share
         self._most = max(1, total // 4)
+        self._most_proofs = total - share
+        self._proofs = 0
+        """Slots that proofs hold."""
+        self._proving: deque[asyncio.Future[None]] = deque()
+        """Proofs that wait."""
         self._held: Counter[str] = Counter()
         self._queues: dict[str, dict[Claim, int]] = {}
         """By client, what waits for it in order, each with its number."""
@@ -80,9 +89,31 @@ class FairSlots:
         self._line_up(client)
         self.grant()
 
+    @asynccontextmanager
+    async def proof(self) -> AsyncIterator[None]:
+        """Hold a slot for one request that a proof needs. Whoever holds it must wait for nothing but the
+        answer: neither for a slot, nor for who may hold one."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._proving.append(turn)
+        self.grant()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._free += 1
+                self._proofs -= 1
+            self.grant()
+
     def grant(self) -> None:
         """Give away what is free."""
-        while self._free and self._next:
+        while self._free and self._proving and self._proofs < self._most_proofs:
+            turn = self._proving.popleft()
+            if not turn.done():  # else it was cancelled
+                self._free -= 1
+                self._proofs += 1
+                turn.set_result(None)
+        while self._free > max(0, self._share - self._proofs) and self._next:
             held, number, client = self._next[0]
             queue = self._queues.get(client)
             if queue is None or held != self._held[client] or number != next(iter(queue.values())):

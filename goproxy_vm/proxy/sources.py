@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,10 +24,13 @@ from goproxy_vm.protocol.content import check_supported
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
+    from goproxy_vm.proxy.slots import FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
-LIMIT = 1 << 20
-"""Bytes allowed for a lookup, a tree head or a tile."""
+LONGEST_TILE = 256 << 10
+"""Bytes allowed for a tile; the largest, those of records, have some fifty thousand."""
+LONGEST_NOTE = 32 << 10
+"""Bytes allowed for a lookup or a tree head; they have some hundred, and one more for each signature."""
 LACKING = 600.0
 """Seconds for which a carrier that lacked what another had is asked last."""
 UNCLEAR = 60.0
@@ -46,6 +50,7 @@ class _Source:
     upstreams: Upstreams
     index: int
     prefix: str
+    slots: FairSlots
     carries: bool = False
     lacking_until: float = 0.0
     unclear_until: float = 0.0
@@ -67,18 +72,21 @@ class _Source:
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]]) -> T:
         """As :meth:`Sources.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
-        sink = Memory()
+        async with AsyncExitStack() as slot:
+            await slot.enter_async_context(self.slots.proof())
+            sink = Memory()
 
-        async def verdict() -> T:
-            return await check(sink.data)
+            async def verdict() -> T:
+                await slot.aclose()  # the check has tiles fetched
+                return await check(sink.data)
 
-        try:
-            value = await self.upstreams.fetch_from(
-                self.index, self.prefix + path, sink, limit=LIMIT, check=verdict
-            )
-        except UpstreamError as error:
-            self.trouble = error
-            raise
+            try:
+                value = await self.upstreams.fetch_from(
+                    self.index, self.prefix + path, sink, limit=_limit(path), check=verdict
+                )
+            except UpstreamError as error:
+                self.trouble = error
+                raise
         self.carries = True
         return value
 
@@ -97,7 +105,7 @@ class _Source:
 
     def look_again(self, path: str) -> None:
         """Find out whether it still fails, when it is time to; nobody waits for that."""
-        self.upstreams.look_again(self.index, self.prefix + path, limit=LIMIT)
+        self.upstreams.look_again(self.index, self.prefix + path, limit=_limit(path))
 
 
 class Sources:
@@ -111,14 +119,15 @@ class Sources:
     nobody waits for, finds out whether a source is back.
     """
 
-    def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams) -> None:
-        """``upstreams`` is None where the database has an explicit URL: that is then asked alone."""
+    def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams, slots: FairSlots) -> None:
+        """``upstreams`` is None where the database has an explicit URL: that is then asked alone. Each
+        request takes one of ``slots``."""
         self._sources = (
-            [_Source(upstreams, index, f"sumdb/{name}/") for index in range(len(upstreams.names))]
+            [_Source(upstreams, index, f"sumdb/{name}/", slots) for index in range(len(upstreams.names))]
             if upstreams is not None
             else []
         )
-        self._sources.append(_Source(database, 0, "", carries=True))
+        self._sources.append(_Source(database, 0, "", slots, carries=True))
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -174,6 +183,10 @@ class Sources:
     def _order(self, skip: int) -> list[_Source]:
         turned = self._sources[skip % len(self) :] + self._sources[: skip % len(self)]
         return sorted(turned, key=lambda source: (source.failing, source.slow, source.lacking))
+
+
+def _limit(path: str) -> int:
+    return LONGEST_TILE if path.startswith("tile/") else LONGEST_NOTE
 
 
 async def _carried(said: Sequence[tuple[_Source, GoproxyError]]) -> bool:

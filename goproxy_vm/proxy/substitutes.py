@@ -10,6 +10,7 @@ from goproxy_vm.protocol import semver
 from goproxy_vm.protocol.content import minimal_info, not_retracted, parse_list, render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
+from goproxy_vm.proxy.steps import in_turns
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
@@ -75,7 +76,8 @@ class Substitutes:
             return await asyncio.to_thread(lambda: not_retracted(versions, mod.pread(0, mod.length)))
 
     async def _with(self, module: str, *kinds: Kind) -> list[str]:
-        return parse_list("\n".join(await self._store.versions_with(module, *kinds)).encode(), module)
+        stored = "\n".join(await self._store.versions_with(module, *kinds)).encode()
+        return await in_turns(parse_list(stored, module))
 
 
 def _built(endpoint: Endpoint, data: bytes, status: str) -> Answer:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -24,7 +24,7 @@ from goproxy_vm.upstream.probe import Trial
 from goproxy_vm.upstream.probe import probe as probe_upstream
 from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
-from goproxy_vm.upstream.sink import Memory, Sink
+from goproxy_vm.upstream.sink import Nowhere, Sink
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 
 __all__ = ["Limits", "Upstreams"]
@@ -307,7 +307,7 @@ class Upstreams:
         outcome: Outcome = "ok"
         try:
             async with asyncio.timeout(self._limits.total):
-                await carrier.source.fetch(path, Memory(), limit)
+                await carrier.source.fetch(path, Nowhere(), limit)
         except TimeoutError:
             outcome = "probe"
             carrier.health.failed(None)

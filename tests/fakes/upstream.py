@@ -14,7 +14,7 @@ from typing import Literal, Self
 from urllib.parse import unquote
 
 from goproxy_vm.protocol.names import escape_path, escape_version
-from goproxy_vm.protocol.semver import Key
+from goproxy_vm.protocol.semver import order
 from tests.fakes.modules import build_zip
 
 
@@ -117,7 +117,7 @@ class FakeUpstream:
         self.files[f"{base}{name}.mod"] = gomod
         self.files[f"{base}{name}.zip"] = build_zip(module, version, body) if zipped is None else zipped
         listed = self.files.get(f"{base}list", b"").decode().split()
-        versions = sorted({*listed, version}, key=Key)
+        versions = sorted({*listed, version}, key=order)
         self.files[f"{base}list"] = "".join(f"{v}\n" for v in versions).encode()
         self.files[f"/{escape_path(module)}/@latest"] = self.files[
             f"{base}{escape_version(versions[-1])}.info"

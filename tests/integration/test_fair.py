@@ -10,7 +10,7 @@ import pytest
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.web import connection
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import until
 from tests.integration.conftest import Host, Serve
 from tests.integration.test_database import NAME, World
@@ -94,8 +94,8 @@ async def test_modules_and_the_mirror_share_the_slots(serve: Serve, world: World
         world.upstream, sumdb=world.spec, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=4
     )
     gate = world.upstream.hold("*")
-    asking = [ask(host, f"/example.com/m{n}/@v/list", f"10.0.0.{n}") for n in range(4)]
-    await until(lambda: world.upstream.count("*/@v/list") == 4)
+    asking = [ask(host, f"/example.com/m{n}/@v/list", f"10.0.0.{n}") for n in range(3)]
+    await until(lambda: world.upstream.count("*/@v/list") == 3)
     asking.append(ask(host, f"/sumdb/{NAME}/{LOOKUP}", "10.0.1.1"))
     await until(lambda: host.server.mirror.fetches_in_flight == 1)
     assert world.upstream.count("/sumdb/*") == 0
@@ -123,3 +123,59 @@ async def test_who_hangs_up_leaves_nothing(
     await until(lambda: host.server.proxy.fetches_in_flight == 2)
     assert upstream.count("*") == 2
     gate.open()
+
+
+class Under:
+    """How many requests an upstream has at a time."""
+
+    def __init__(self, upstream: FakeUpstream) -> None:
+        self.now = self.most = 0
+        self._reply = upstream._reply
+        upstream._reply = self._count  # type: ignore[method-assign]
+
+    async def _count(self, path: str) -> Reply:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(0.01)
+            return await self._reply(path)
+        finally:
+            self.now -= 1
+
+
+async def many(world: World, count: int) -> list[str]:
+    """Modules with records all over the log, so that each proof needs tiles of its own."""
+    modules = [f"example.com/n{n}" for n in range(count)]
+    for module in modules:
+        world.upstream.add_module(module, "v1.0.0")
+        world.database.grow(60)
+        world.record(module, "v1.0.0")
+    return modules
+
+
+@pytest.mark.parametrize("max_misses", [1, 2, 5, 16])
+async def test_proofs_are_among_the_requests_that_are_bounded(
+    serve: Serve, world: World, max_misses: int
+) -> None:
+    """By modules and by the mirror; each zip holds a slot while it waits for its proof, and gets it."""
+    modules = await many(world, 24)
+    host = await serve(world.upstream, sumdb=world.spec, max_misses=max_misses, stall_timeout=10.0)
+    under = Under(world.upstream)
+    asking = [ask(host, f"/{module}/@v/v1.0.0.zip", f"10.0.0.{n}") for n, module in enumerate(modules)]
+    asking += [
+        ask(host, f"/sumdb/{NAME}/lookup/{module}@v1.0.0", f"10.0.1.{n}") for n, module in enumerate(modules)
+    ]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*asking)
+    assert under.most <= max(2, max_misses)
+
+
+async def test_zips_that_hold_every_slot_are_proven(serve: Serve, world: World) -> None:
+    modules = await many(world, 12)
+    host = await serve(world.upstream, sumdb=world.spec, max_misses=8, stall_timeout=20.0, prefetch=False)
+    gate = world.upstream.hold("/example.com/*")
+    asking = [ask(host, f"/{module}/@v/v1.0.0.zip", f"10.0.0.{n}") for n, module in enumerate(modules)]
+    await until(lambda: world.upstream.count("/example.com/*") == 6)  # all but the share of proofs
+    gate.open()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*asking)

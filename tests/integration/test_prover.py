@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
 import os
 import select
 import signal
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.errors import ContentError, NoRoom
-from goproxy_vm.prover import ZipProver
+from goproxy_vm.prover import ZipProver, pool, worker
 from tests.fakes.modules import build_zip, raw_zip
 
 M, V = "example.com/m", "v1.0.0"
@@ -343,6 +345,170 @@ async def test_close_in_the_middle_of_a_job_ends_the_worker_at_once(
     assert worker.returncode == -signal.SIGKILL
     with pytest.raises(asyncio.CancelledError):
         await job
+
+
+def costly(path: Path, name: str = "costly") -> Path:
+    """A small zip that takes long: 40 MB of zeros in 40 kB."""
+    file = path / name
+    file.write_bytes(build_zip(M, V, {name: bytes(40 << 20)}))
+    return file
+
+
+async def test_a_small_zip_that_costs_much_is_the_workers(tmp_path: Path) -> None:
+    prover = ZipProver()
+    try:
+        for file in (costly(tmp_path), many_files(tmp_path)):
+            assert file.stat().st_size < 1 << 20
+            first = prover._worker
+            assert (await prover.prove(file, M, V)).files > 0
+            assert prover._worker is not None
+            assert first in (None, prover._worker)
+    finally:
+        await prover.close()
+
+
+def many_files(path: Path) -> Path:
+    file = path / "many"
+    file.write_bytes(build_zip(M, V, {f"f{i}": b"" for i in range(3000)}))
+    return file
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seconds without a word are silence."""
+    monkeypatch.setattr(pool, "SILENCE", 3.0)
+
+
+@linux
+async def test_a_worker_that_hangs_is_replaced(
+    worker_only: ZipProver, slow: Path, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    first = await under_way(worker_only, slow)
+    first.send_signal(signal.SIGSTOP)
+    assert (await job).uncompressed == 200_000_000
+    assert first.returncode == -signal.SIGKILL
+    assert worker_pid(worker_only) != first.pid
+    assert "worker hung" in caplog.text
+
+
+@linux
+async def test_a_worker_that_hangs_twice_is_this_hosts_trouble(
+    worker_only: ZipProver, slow: Path, tmp_path: Path, impatient: None
+) -> None:
+    job = asyncio.create_task(worker_only.prove(slow, M, V))
+    other = asyncio.create_task(worker_only.prove(large(tmp_path), M, V))
+    for _ in range(2):
+        hanging = await under_way(worker_only, slow)
+        hanging.send_signal(signal.SIGSTOP)
+        await hanging.wait()
+    with pytest.raises(NoRoom, match="hangs"):
+        await job
+    assert (await other).files == 1  # others are served
+
+
+async def test_a_worker_that_says_that_it_works_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes."""
+    monkeypatch.setattr(pool, "SILENCE", 1.0)
+    file = large(tmp_path)
+    slowly = tmp_path / "slowly"
+    report = json.dumps({"path": str(file), "h1": "h1:x", "files": 1, "uncompressed": 1})
+    work = "for i in 1 2 3 4 5 6; do sleep 0.3; echo +; done"
+    slowly.write_text(f"#!/bin/sh\nread line\n{work}\necho '{report}'\nread line\n")
+    slowly.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slowly))
+    prover = ZipProver(inline_limit=-1)
+    try:
+        assert (await prover.prove(file, M, V)).h1 == "h1:x"
+    finally:
+        await prover.close()
+
+
+async def test_a_worker_that_is_stopped_does_not_keep_the_server_from_its_end(
+    worker_only: ZipProver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "PARTING", 0.1)
+    await worker_only.start()
+    stopped = worker_only._worker
+    assert stopped is not None
+    stopped.send_signal(signal.SIGSTOP)
+    await worker_only.close()
+    assert stopped.returncode == -signal.SIGKILL
+
+
+def test_a_zip_that_takes_too_long_is_refused(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time of the processor that it takes, so that a busy host is no reason."""
+    read, write = os.pipe()
+    monkeypatch.setattr(worker, "LEAST_SECONDS", -100.0)
+    monkeypatch.setattr(worker, "BEAT", 0.01)
+    with os.fdopen(write, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        said = worker.answer({"path": str(slow), "module": M, "version": V})
+    with os.fdopen(read, "rb") as heard:
+        assert heard.read() == pool.ALIVE
+    assert "more time" in str(said["error"])
+
+
+async def test_clients_take_turns(worker_only: ZipProver, tmp_path: Path) -> None:
+    """One with many zips costs another the time of two of them at most."""
+    files = [large(tmp_path, f"large-{i}") for i in range(8)]
+    done: list[str] = []
+
+    async def prove(client: str, file: Path) -> None:
+        await worker_only.prove(file, M, V, client)
+        done.append(client)
+
+    clients = ["greedy"] * 6 + ["modest", "other"]
+    await asyncio.gather(*(prove(*each) for each in zip(clients, files, strict=True)))
+    assert done[2:4] == ["modest", "other"]
+    assert done[4:] == ["greedy"] * 4
+
+
+async def test_small_zips_take_turns(tmp_path: Path) -> None:
+    prover = ZipProver()
+    done: list[str] = []
+
+    async def prove(client: str, file: Path) -> None:
+        await prover.prove(file, M, V, client)
+        done.append(client)
+
+    clients = ["greedy"] * 6 + ["modest"]
+    try:
+        await asyncio.gather(*(prove(client, small(tmp_path, f"{i}")) for i, client in enumerate(clients)))
+    finally:
+        await prover.close()
+    assert done.index("modest") <= 2
+
+
+async def test_who_leaves_the_queue_is_passed_over(worker_only: ZipProver, tmp_path: Path) -> None:
+    files = [large(tmp_path, f"large-{i}") for i in range(5)]
+    jobs = [asyncio.create_task(worker_only.prove(file, M, V, "one")) for file in files]
+    while len(worker_only._jobs) < 5:
+        await asyncio.sleep(0)
+    for job in jobs[1:4]:
+        job.cancel()
+    await asyncio.gather(*jobs[1:4], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert len(worker_only._jobs) == 2  # what has not begun is not done in vain
+    assert [(await job).files for job in (jobs[0], jobs[4])] == [1, 1]
+
+
+@linux
+async def test_a_verdict_that_nobody_waits_for_is_no_complaint(
+    worker_only: ZipProver, slow: Path, tmp_path: Path
+) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    job = asyncio.create_task(worker_only.prove(slow, "example.com/another", V))
+    await under_way(worker_only, slow)
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+    del job
+    assert (await worker_only.prove(large(tmp_path), M, V)).files == 1
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("limit", [-1, 1 << 30])

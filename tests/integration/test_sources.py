@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from goproxy_vm.errors import Absent, GoproxyError, Unconfirmed, Unproven
+from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.upstream.chain import Upstreams
 from tests.fakes.upstream import FakeUpstream, Reply
@@ -47,7 +48,7 @@ class Both:
     def __init__(self, upstreams: Upstreams, itself: Upstreams) -> None:
         self.upstreams = upstreams
         self.itself = itself
-        self.sources = Sources("db", upstreams, itself)
+        self.sources = Sources("db", upstreams, itself, FairSlots(8))
 
     @classmethod
     async def make(cls, world: World, carrier: FakeUpstream, database: FakeUpstream) -> Both:
@@ -157,7 +158,7 @@ async def test_an_upstream_that_cannot_carry_is_not_backed_off_from(
     database.on("*", Reply(b"", 503))
     first.files["/m"] = b"first"
     upstreams = await world.make(f"{first.url}|{second.url}")
-    sources = Sources("db", upstreams, await world.make(database.url))
+    sources = Sources("db", upstreams, await world.make(database.url), FairSlots(8))
     await sentence(sources, Unproven)
     assert upstreams.failing(0)
     assert [watch()[1] for watch in world.counts.watches[:2]] == [True, True]

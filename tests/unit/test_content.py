@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
-from goproxy_vm.protocol.content import (
-    check_info,
-    check_latest,
-    check_mod,
-    not_retracted,
-    parse_list,
-    render_list,
-)
+from goproxy_vm.protocol import content, semver
+from goproxy_vm.protocol.content import Steps, check_info, check_latest, not_retracted, render_list
 
 M = "example.com/m"
+T = TypeVar("T")
+
+
+def finish(steps: Steps[T]) -> T:
+    """What the steps come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+def parse_list(data: bytes, module: str) -> list[str]:
+    return finish(content.parse_list(data, module))
+
+
+def check_mod(data: bytes) -> None:
+    finish(content.check_mod(data))
 
 
 def info(**fields: object) -> bytes:
@@ -207,3 +222,57 @@ VERSIONS = ["v1.0.0", "v1.1.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]
 )
 def test_retractions(mod: str, left: list[str]) -> None:
     assert not_retracted(VERSIONS, mod.encode()) == left
+
+
+def test_a_long_list_is_the_same_in_steps() -> None:
+    """Lines are whole in each step, whatever is on them, and none counts twice."""
+    versions = [f"v1.{n}.{n % 7}" for n in range(3000)] + [f"v0.1.0-{n}.x" for n in range(3000)]
+    lines = [f"{version} 2019-11-09T02:19:31Z é" for version in versions] * 2 + ["junk", "v2.0.0"] * 100
+    random.Random(1).shuffle(lines)
+    steps = content.parse_list("\n".join(lines).encode(), M)
+    assert sum(1 for _ in content.parse_list("\n".join(lines).encode(), M)) > 100
+    assert finish(steps) == sorted(versions, key=semver.order)
+
+
+def test_bounds_of_lists_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MOST_VERSIONS", 500)
+    lines = "".join(f"v1.{n}.0\n" for n in range(500)).encode()
+    assert len(parse_list(lines * 2, M)) == 500
+    with pytest.raises(ContentError, match="more than 500 versions"):
+        parse_list(lines + b"v1.500.0", M)
+
+
+@pytest.mark.parametrize("size", [100, 60_000, content.LONGEST_LINE + 2000, 200_000, 1_000_000])
+def test_very_long_lines(size: int) -> None:
+    """Versions are never so long, and of a go.mod's line only the beginning counts."""
+    longest = content.LONGEST_LINE
+    long = f"v1.0.0-{'x' * size}"
+    versions = parse_list(f"v0.1.0\n{long}\nv1.0.0 {'é' * size}\nv0.2.0".encode(), M)
+    assert [each for each in versions if len(each) < 10] == [
+        "v0.1.0",
+        "v0.2.0",
+        *["v1.0.0"] * (size < longest // 3),
+    ]
+    assert (long in versions) == (size < longest)
+    assert all(len(each) < longest for each in versions)
+    with pytest.raises(ContentError, match="no line that begins"):
+        parse_list(b"<html>" + b"v1.0.0 " * size, M)
+    check_mod(f"// {'é' * size}\nmodule m // {'é' * size}\n// module\n\nrequire (\n{'x' * size}\n)".encode())
+    for wrong in (
+        f"// {'module ' * size}\n",
+        f"module m\n<html{'x' * size}\n",
+        f"module m\n{'x' * 5000}\n<html>",
+    ):
+        with pytest.raises(ContentError):
+            check_mod(wrong.encode())
+    with pytest.raises(ContentError, match="UTF-8"):
+        check_mod(b"module m\n// " + b"x" * size + b"\xc3\n")
+
+
+def test_a_long_go_mod_is_the_same_in_steps() -> None:
+    text = "".join(f"require (\n\texample.com/é{n} v1.0.0 // {'x' * (n % 300)}\n)\n" for n in range(3000))
+    check_mod(f"module m\n{text}".encode())
+    assert sum(1 for _ in content.check_mod(f"module m\n{text}".encode())) > 100
+    for wrong in (text, f"module m\n{text}<html>\n{text}"):
+        with pytest.raises(ContentError):
+            check_mod(wrong.encode())

@@ -18,7 +18,7 @@ NAMES = vectors()["names"]
 def test_semver_sort() -> None:
     group = NAMES["semver_sort"]
     shuffled = random.Random(1).sample(group["input"], len(group["input"]))
-    assert sorted(shuffled, key=semver.Key) == group["sorted"]
+    assert sorted(shuffled, key=semver.order) == group["sorted"]
 
 
 @pytest.mark.parametrize("case", NAMES["check_path_version"], ids=lambda c: f"{c['path']}@{c['version']}")
@@ -77,9 +77,9 @@ VERSIONS = st.one_of(
 
 @given(VERSIONS, VERSIONS, VERSIONS)
 def test_order_is_total(a: str, b: str, c: str) -> None:
-    x, y, z = map(semver.Key, (a, b, c))
+    x, y, z = map(semver.order, (a, b, c))
     assert (x < y) + (y < x) + (x == y) == 1
     assert (a == b) == (x == y)
     if x <= y <= z:
         assert x <= z
-    assert len({x, semver.Key(a)}) == 1
+    assert len({x, semver.order(a)}) == 1

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goproxy_vm.web.fileio import PIECE, pieces
 from goproxy_vm.web.send import Unsatisfiable, matches, parse_range
+
+if TYPE_CHECKING:
+    from goproxy_vm.web.connection import Connection
 
 
 @pytest.mark.parametrize(
@@ -64,3 +72,28 @@ def test_any_header_gives_a_part_of_the_file_or_nothing(value: str, length: int)
 )
 def test_if_none_match(header: str, *, expected: bool) -> None:
     assert matches(header, '"a"') is expected
+
+
+async def test_a_quick_client_leaves_turns_to_others() -> None:
+    """One that takes all at once was sent 16 MiB in a single turn of the loop."""
+    turns, got = 0, bytearray()
+
+    class Quick:
+        client = "quick"
+        transport = SimpleNamespace(write=got.extend)
+
+        async def taken(self) -> None:
+            """It always has."""
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    body = bytes(4 << 20)
+    assert await pieces(cast("Connection", Quick()), body, 0, len(body)) == len(body)
+    counting.cancel()
+    assert bytes(got) == body
+    assert turns >= len(body) // PIECE

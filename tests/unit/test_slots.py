@@ -240,3 +240,87 @@ async def test_what_is_no_longer_true_does_not_pile_up() -> None:
     assert len(club.slots._next) < 200
     assert club.slots.waiting == 0
     await club.empty()
+
+
+class Proving:
+    """Proofs under way."""
+
+    def __init__(self, slots: FairSlots) -> None:
+        self.slots = slots
+        self.inside = 0
+        self.leave = asyncio.Event()
+
+    def ask(self, count: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._hold()) for _ in range(count)]
+
+    async def _hold(self) -> None:
+        async with self.slots.proof():
+            self.inside += 1
+            try:
+                await self.leave.wait()
+            finally:
+                self.inside -= 1
+
+
+async def test_neither_kind_takes_the_last_slots_from_the_other() -> None:
+    club = Club(8)
+    club.slots = FairSlots(8, share=2)
+    proofs = Proving(club.slots)
+    for n in range(10):
+        club.ask(f"{n}")
+    await settle()
+    assert len(club.inside) == 6
+    asked = proofs.ask(10)
+    await settle()
+    assert proofs.inside == 2
+    asked[0].cancel()  # holds one
+    asked[5].cancel()  # waits
+    await settle()
+    assert proofs.inside == 2
+    await club.empty()
+    await settle()
+    assert proofs.inside == 6
+    late = club.ask("late")
+    others = [club.ask(f"{n}") for n in range(5)]
+    await settle()
+    assert len(club.inside) == 2
+    proofs.leave.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await settle()
+    assert len(club.inside) == 6
+    assert club.slots._free == 2
+    club.leave[late].set()
+    await club.empty()
+    assert (club.slots._free, club.slots._proofs, len(others)) == (8, 0, 5)
+
+
+async def test_a_slot_that_comes_free_goes_to_a_proof_first() -> None:
+    club = Club(4)
+    club.slots = FairSlots(4, share=1)
+    proofs = Proving(club.slots)
+    tasks = [club.ask(f"{n}") for n in range(4)]
+    asked = proofs.ask(3)
+    await settle()
+    assert (len(club.inside), proofs.inside) == (3, 1)
+    club.leave[tasks[0]].set()
+    await settle()
+    assert (len(club.inside), proofs.inside) == (2, 2)
+    proofs.leave.set()
+    await asyncio.gather(*asked)
+    await settle()
+    assert len(club.inside) == 3
+    await club.empty()
+
+
+async def test_a_proof_that_is_cancelled_as_its_turn_comes_gives_the_slot_back() -> None:
+    slots = FairSlots(1)
+    proofs = Proving(slots)
+    first, second, third = proofs.ask(3)
+    await settle()
+    first.cancel()
+    second.cancel()
+    await settle()
+    assert proofs.inside == 1
+    third.cancel()
+    await settle()
+    assert (slots._free, slots._proofs) == (1, 0)

@@ -1,0 +1,168 @@
+"""Lists, infos and go.mods as long as an upstream can make them, and a second client beside."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from goproxy_vm.protocol import content
+from goproxy_vm.upstream import sink
+from tests.fakes.upstream import FakeUpstream, Reply
+from tests.fakes.wire import Wire, until
+from tests.integration.conftest import Host, Serve
+
+M = "/example.com/m"
+INFO = f"{M}/@v/v1.0.0.info"
+LONG = b"".join(b"v1.%d.0\n" % n for n in range(content.MOST_VERSIONS))
+LIMIT = 16 << 20
+"""Bytes that Go allows for a go.mod."""
+
+
+class Turns:
+    """The processor's time that the loop's turns take: it is what a second client waits for."""
+
+    def __init__(self) -> None:
+        self.longest = self.total = 0.0
+        self.answered = 0
+
+
+@asynccontextmanager
+async def beside(host: Host) -> AsyncIterator[Turns]:
+    """A second client that asks for a hit again and again, and somebody who looks at the clock each turn."""
+    turns, stop = Turns(), asyncio.Event()
+
+    async def look() -> None:
+        before = time.thread_time()
+        while not stop.is_set():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            turns.longest = max(turns.longest, now - before)
+            turns.total += now - before
+            before = now
+
+    async def ask() -> None:
+        async with Wire(host.server.url) as wire:
+            while not stop.is_set():
+                wire.ask(INFO)
+                assert (await wire.answer()).status == 200
+                turns.answered += 1
+
+    assert (await host.get(INFO)).status == 200
+    tasks = [asyncio.create_task(look()), asyncio.create_task(ask())]
+    try:
+        yield turns
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_hits_beside_the_longest_list(serve: Serve, upstream: FakeUpstream) -> None:
+    """One of 4.7 MB made them wait for 8 s, and again each time it was no longer fresh."""
+    upstream.on("/example.com/b/@v/list", Reply(LONG))
+    host = await serve(upstream, fresh=0.0, stall_timeout=10.0)
+    async with beside(host) as turns:
+        got = await host.get("/example.com/b/@v/list")
+    assert (got.status, got.body.count(b"\n")) == (200, content.MOST_VERSIONS)
+    assert turns.longest < turns.total / 8
+    assert turns.answered > 50
+
+
+async def test_long_lists_are_read_one_after_the_other(serve: Serve, upstream: FakeUpstream) -> None:
+    """Their memory is that of one, and short ones do not wait for them."""
+    upstream.on("/example.com/b*/@v/list", Reply(LONG[: len(LONG) // 5]))
+    host = await serve(upstream, stall_timeout=10.0)
+
+    async def peak(names: list[str]) -> int:
+        tracemalloc.start()
+        try:
+            asking = [asyncio.create_task(host.get(f"/example.com/{name}/@v/list")) for name in names]
+            if len(names) > 1:
+                await until(lambda: upstream.count("/example.com/b*") >= len(names))
+                assert (await host.get(f"{M}/@v/list")).status == 200
+                assert not all(task.done() for task in asking)
+            assert {got.status for got in await asyncio.gather(*asking)} == {200}
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert await peak([f"b{n}" for n in range(6)]) < 3 * await peak(["b"])
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        (f"{M}/@v/list", content.LONGEST_LIST),
+        (f"{M}/@latest", content.LONGEST_INFO),
+        (f"{M}/@v/main.info", content.LONGEST_INFO),
+        (f"{M}/@v/v0.9.0.info", content.LONGEST_INFO),
+    ],
+)
+@pytest.mark.parametrize("length", [None, -1])
+async def test_what_is_longer_than_any_real_one_is_not_read(
+    serve: Serve, upstream: FakeUpstream, path: str, size: int, length: int | None
+) -> None:
+    upstream.on(path, Reply(b"v1.0.0\n" * (size // 7 + 1), length=length))
+    host = await serve(upstream)
+    got = await host.get(path)
+    assert (got.status, f"over the limit of {size} bytes" in got.text) == (502, True)
+
+
+async def test_more_versions_than_any_real_list_has(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.on(f"{M}/@v/list", Reply(LONG + b"v2.0.0\nv1.2.3-one.more\n"))
+    host = await serve(upstream)
+    got = await host.get(f"{M}/@v/list")
+    assert (got.status, "more than 50000 versions" in got.text) == (502, True)
+
+
+async def test_hits_beside_the_longest_go_mod(serve: Serve, upstream: FakeUpstream) -> None:
+    text = b"module example.com/b\n" + b"// x\n" * (1 << 20)
+    upstream.on("/example.com/b/@v/v1.0.0.mod", Reply(text))
+    host = await serve(upstream, stall_timeout=10.0)
+    async with beside(host) as turns:
+        assert (await host.get("/example.com/b/@v/v1.0.0.mod")).body == text
+    assert turns.longest < turns.total / 8
+    assert turns.answered > 50
+
+
+def held() -> int:
+    """Bytes that are in memory for fetches."""
+    return sum(len(each._data) for each in gc.get_objects() if isinstance(each, sink.Memory))
+
+
+async def test_memory_of_many_large_ones(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 of 16 MiB at once took 1,450 MB; here 24 of 4 MiB, which come to a stand before their end."""
+    monkeypatch.setattr(sink, "FREE", 64 << 10)
+    size = 4 << 20
+    body = b"module example.com/b\n" + bytes([10]) * size
+    upstream.on("/example.com/b*/@v/*.mod", Reply(body, send=size - 1000, then="stall"))
+    upstream.on("/example.com/large/@v/*.mod", Reply(b"module x\n" + b"\n" * (1 << 20)))
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=128)
+    asking = [asyncio.create_task(host.get(f"/example.com/b{n}/@v/v1.0.0.mod")) for n in range(24)]
+    await until(lambda: held() >= 3 * size)
+    await asyncio.sleep(0.3)  # as much as ever comes
+    assert held() <= sink.LARGE * size + 24 * sink.FREE
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200  # small ones wait for none of them
+    assert (await host.get(f"{M}/@v/list")).status == 200
+    monkeypatch.setattr(sink, "PATIENCE", 0.1)
+    got = await host.get("/example.com/large/@v/v1.0.0.mod")
+    assert (got.status, "no memory" in got.text, got.headers["Retry-After"]) == (503, True, "5")
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_large_ones_take_turns(serve: Serve, upstream: FakeUpstream) -> None:
+    body = b"module example.com/b\n" + b"\n" * (1 << 20)
+    upstream.on("/example.com/b*/@v/*.mod", Reply(body))
+    host = await serve(upstream, stall_timeout=10.0)
+    got = await asyncio.gather(*(host.get(f"/example.com/b{n}/@v/v1.0.0.mod") for n in range(10)))
+    assert {(each.status, len(each.body)) for each in got} == {(200, len(body))}
+    assert not host.server.proxy._fetching.memory._large.locked()
