@@ -318,11 +318,24 @@ class Index:
         return h1 if row is None else str(row[0])
 
     def prove(
-        self, module: str, version: str, hashes: dict[str, str], database: str, now: float
+        self,
+        module: str,
+        version: str,
+        hashes: dict[str, str],
+        database: str,
+        now: float,
+        *,
+        fetched: bool = True,
     ) -> list[Victim]:
         """Keep what a checksum database has proven, by kind: a hash that was only seen first gives way, one
-        that another database has proven stays. The rows of files with other hashes, which are strays now."""
+        that another database has proven stays. The rows of files with other hashes, which are strays now.
+
+        Unless a file of it was ``fetched``, nothing is kept of a version that is not on record already: who
+        looks versions up would fill the disk.
+        """
         doubted: list[Victim] = []
+        if not (fetched or self._on_record(module, version)):
+            return doubted
         with self._database.transaction():
             for kind, h1 in hashes.items():
                 self._connection.execute(
@@ -335,6 +348,14 @@ class Index:
                     "module = ? AND version = ? AND kind = ? AND h1 <> ?", module, version, kind, h1
                 )
         return doubted
+
+    def _on_record(self, module: str, version: str) -> bool:
+        (found,) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM known WHERE module = ? AND version = ?)"
+            " OR EXISTS (SELECT 1 FROM files WHERE module = ? AND version = ?)",
+            (module, version, module, version),
+        ).fetchone()
+        return bool(found)
 
     def _doubt(self, condition: str, *values: object) -> list[Victim]:
         """Make strays of the files for which ``condition`` (SQL of ours) is true; the rows they had."""

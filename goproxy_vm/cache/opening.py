@@ -130,7 +130,7 @@ async def open_parts(
     lost = not layout.index.exists() and any(layout.modules.iterdir())
     database = await writer.run(Database.open, layout.index)
     stack.push_async_callback(writer.run, database.close)
-    answers, records, snapshots = await _others(stack, layout, threads, health)
+    answers, records, snapshots = await _others(stack, layout, threads, health, settings)
     await records.take_over(answers)
     try:
         begun = await writer.run(_begin, database, settings, protected, boot)
@@ -183,8 +183,8 @@ async def open_parts(
     policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
 
     async def trim() -> None:
-        await answers.trim(settings.answers_max_size)
-        await records.trim(settings.sumdb_max_size)
+        await answers.trim()
+        await records.trim()
 
     janitor = Janitor(stock, policy, pressed, trim)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
@@ -251,11 +251,15 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 
 
 async def _others(
-    stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
+    stack: AsyncExitStack,
+    layout: Layout,
+    threads: dict[str, Threads],
+    health: Health,
+    settings: Settings,
 ) -> tuple[Answers, Records, Snapshots]:
     path = layout.answers
     try:
-        answers = await Answers.open(path, threads["database"], health)
+        answers = await Answers.open(path, threads["database"], health, most_bytes=settings.answers_max_size)
         stack.push_async_callback(answers.close)
         path = layout.records
         records = await Answers.open(path, threads["database"], health, precious=True)
@@ -265,7 +269,7 @@ async def _others(
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"{path}: {reason(error)}") from error
-    return answers, Records(records), snapshots
+    return answers, Records(records, settings.sumdb_max_size), snapshots
 
 
 def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:

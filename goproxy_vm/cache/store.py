@@ -9,6 +9,7 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from goproxy_vm.cache.download import Download
@@ -363,12 +364,14 @@ class Store:
             return h1_on_record
         return await self._ask(h1, self._stock.index.remember, module, version, kind, h1, time.time())
 
-    async def prove(self, module: str, version: str, hashes: dict[str, str], database: str) -> None:
-        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version. Stored
-        files that have others are not served any more before they were looked at."""
-        doubted = await self._ask(
-            NOTHING, self._stock.index.prove, module, version, hashes, database, time.time()
-        )
+    async def prove(
+        self, module: str, version: str, hashes: dict[str, str], database: str, *, fetched: bool
+    ) -> None:
+        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version of which
+        a file is stored, or was ``fetched`` now. Stored files that have others are not served any more before
+        they were looked at."""
+        prove = partial(self._stock.index.prove, fetched=fetched)
+        doubted = await self._ask(NOTHING, prove, module, version, hashes, database, time.time())
         for victim in doubted:
             log.error("stored file doubted", path=victim.path, database=database)
             self._memory.forget(victim.path)

@@ -116,6 +116,8 @@ class Proof:
             )
             raise
         self._metrics.verification(kind, "known" if record is None else "verified")
+        if record is not None and self._database is not None:
+            await self._database.keep(record, self._module, self._version)
 
     def cancel(self) -> None:
         """Give up gathering: the download failed."""

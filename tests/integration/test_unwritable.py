@@ -34,7 +34,7 @@ async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: 
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        patch.setattr("goproxy_vm.cache.plain.PlainCache", fail)
         async with opened(root) as s:
             assert s.trouble == "disk I/O error"
             answer = await s.answers.get("k")
@@ -65,7 +65,7 @@ async def test_no_answers_and_no_room_for_new_ones(root: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        patch.setattr("goproxy_vm.cache.plain.PlainCache", fail)
         async with opened(root) as s:
             assert s.trouble == FULL
             assert await s.answers.get("k") is None
