@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index, Victim
     from goproxy_vm.cache.publish import Checkpoint, Item
 
@@ -38,6 +39,7 @@ class CommitQueue:
         health: Health,
         stored: Callable[[Item], None],
         replaced: Callable[[Victim], None],
+        holders: Holders,
         clock: LogicalClock,
         checkpoint: Checkpoint | None = None,
         full: Callable[[], None] = lambda: None,
@@ -53,6 +55,7 @@ class CommitQueue:
         self._health = health
         self._stored = stored
         self._replaced = replaced
+        self._holders = holders
         self._clock = clock
         self._full = full
         self._checkpoint: Checkpoint = checkpoint or (lambda step, path: None)
@@ -138,12 +141,17 @@ class CommitQueue:
         return replaced
 
     def _settle(self, item: Item, *, stored: bool) -> None:
+        hold = item.content.hold
         if stored:
+            if hold is not None:
+                self._holders.published(hold)
             self._stored(item)
+        item.content.close()
+        if hold is not None and not stored:
+            self._holders.unlinked(hold, item.reservation.size)
         if self.pending.get(item.path) is item:
             del self.pending[item.path]
         self._queued -= 1
         self._in_memory -= len(item.content.data or b"")
         item.reservation.release()
-        item.content.close()
         item.settled.set()

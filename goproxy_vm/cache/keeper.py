@@ -92,13 +92,17 @@ class Keeper:
         self._janitor = janitor
         self._scrub = scrub
         self._recoverer = recoverer
-        self._pins = pins
-        self._pinned = Selector(pins)
+        self.pins_settled(pins)
         self._ordered: set[asyncio.Task[None]] = set()
 
     def pinned(self, module: str, version: str) -> bool:
         """Whether a version is kept from eviction."""
         return self._pinned(module, version)
+
+    def pins_settled(self, pins: dict[str, str]) -> None:
+        """What is pinned from now on: source by pattern."""
+        self._pins = pins
+        self._pinned = Selector(pins)
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
@@ -243,8 +247,7 @@ class Keeper:
     async def _settle_pins(self) -> None:
         """Mark the rows by the pins as they are now."""
         stock = self._stock
-        self._pins = await stock.ask(stock.ledger.pins)
-        self._pinned = Selector(self._pins)
+        self.pins_settled(await stock.ask(stock.ledger.pins))
         await stock.queue.flushed()
         async with stock.queue.disk:
             await to_the_end(self._mark())

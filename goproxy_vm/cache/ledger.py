@@ -29,6 +29,8 @@ class Ledger:
         self._database = database
         self._connection = database.connection
         self._clock = clock
+        self._ended: list[Pass] = []
+        """Passes whose end could not be written."""
 
     def begin(self, reason: PassReason, target: int | None, entries: int, size: int) -> Pass:
         """Open the record of a pass over so many files and bytes; it stays open if the process is killed.
@@ -55,20 +57,33 @@ class Ledger:
         )
 
     def end(self, record: Pass, entries: int, size: int, *, reached: bool | None) -> None:
-        """Close the record of a pass that left so many files and bytes, and forget the oldest ones."""
+        """Close the record of a pass that left so many files and bytes, and forget the oldest ones.
+
+        Raises nothing: an end that cannot be written is kept for :meth:`write_ends`, lest the pass be taken
+        for one that a kill interrupted.
+        """
         record.finished = self._clock.wall()
         record.reached = reached
-        record.after = Totals(entries, size, self.oldest_idle())
-        with contextlib.suppress(sqlite3.OperationalError), self._database.transaction():
-            if not record.id:
-                record.id = self._insert(record)
-            self.save(record)
-            self._connection.execute(
-                "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
-            )
-            self._connection.execute(
-                "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
-            )
+        self._ended.append(record)
+        with contextlib.suppress(sqlite3.Error):
+            record.after = Totals(entries, size, self.oldest_idle())
+            self.write_ends()
+
+    def write_ends(self) -> None:
+        """Write the ends of passes that are not written yet."""
+        while self._ended:
+            record = self._ended[0]
+            with self._database.transaction():
+                if not record.id:
+                    record.id = self._insert(record)
+                self.save(record)
+                self._connection.execute(
+                    "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
+                )
+                self._connection.execute(
+                    "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
+                )
+            del self._ended[0]
 
     def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""

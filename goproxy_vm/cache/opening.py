@@ -15,6 +15,7 @@ from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
+from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.janitor import Janitor, Policy
 from goproxy_vm.cache.keeper import Keeper
@@ -101,6 +102,8 @@ class _Begun:
     clock: LogicalClock
     sums: list[Sum]
     pins: dict[str, str]
+    interrupted: bool
+    """Whether the run before did not end cleanly."""
     unsettled: sqlite3.Error | None
     """Why what a start writes down could not be: it is kept in memory, and tried again."""
 
@@ -160,10 +163,26 @@ async def open_parts(
     recency = Recency(database, index, memory, clock, writer, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
-    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
+    holders = Holders(usage, admission.changed, lambda: admission.wanted > 0)
+
+    def replaced(victim: Victim) -> None:
+        usage.remove(victim)
+        holders.removed(victim.path, victim.bytes)
+
+    queue = CommitQueue(index, writer, health, stored, replaced, holders, clock, checkpoint, starve)
     stack.push_async_callback(queue.close)
     remover = Remover(
-        layout, index, usage, admission, clock, writer, queue.disk, queue.threads, memory.forget, gone
+        layout,
+        index,
+        usage,
+        holders,
+        admission,
+        clock,
+        writer,
+        queue.disk,
+        queue.threads,
+        memory.forget,
+        gone,
     )
     stock = Stock(
         layout=layout,
@@ -172,6 +191,7 @@ async def open_parts(
         ledger=Ledger(database, clock),
         usage=usage,
         admission=admission,
+        holders=holders,
         clock=clock,
         health=health,
         queue=queue,
@@ -186,7 +206,7 @@ async def open_parts(
         await answers.trim()
         await records.trim()
 
-    janitor = Janitor(stock, policy, pressed, trim)
+    janitor = Janitor(stock, policy, pressed, trim, interrupted=begun.interrupted)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
@@ -204,10 +224,14 @@ async def open_parts(
         nonlocal settled
         if settled:
             await writer.run(database.set, "running", 1)
+            await writer.run(stock.ledger.write_ends)
             return
         async with queue.disk:
-            await writer.run(_settle, database, index, clock, settings, protected, boot)
+            pins = await writer.run(_settle, database, index, clock, settings, protected, boot)
             usage.reset(await writer.run(index.sums))
+            # What was believed until now may be unsure, a stray or not pinned from here on.
+            memory.forget_all()
+            keeper.pins_settled(pins)
         settled = True
 
     attempts = {
@@ -288,14 +312,14 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
 
 
 def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
-    index, clock = Index(database), begin_clock(database)
+    index, clock, interrupted = Index(database), begin_clock(database), database.unclean
     unsettled = None
     try:
         marked = _settle(database, index, clock, settings, protected, boot)
     except sqlite3.OperationalError as error:
         unsettled = error
         marked = _hold_back(database, index, clock, settings, boot)
-    return _Begun(index, clock, index.sums(), marked, unsettled)
+    return _Begun(index, clock, index.sums(), marked, interrupted, unsettled)
 
 
 def _hold_back(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.admission import Admission
     from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index, Victim
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.threads import Threads
@@ -37,6 +38,7 @@ class Remover:
         layout: Layout,
         index: Index,
         usage: Usage,
+        holders: Holders,
         admission: Admission,
         clock: LogicalClock,
         database: Threads,
@@ -48,6 +50,7 @@ class Remover:
         self._layout = layout
         self._index = index
         self._usage = usage
+        self._holders = holders
         self._admission = admission
         self._clock = clock
         self._database = database
@@ -88,6 +91,7 @@ class Remover:
         await self._database.run(self._index.remove, removed, reason, self._clock.wall())
         for victim in removed:
             self._usage.remove(victim)
+            self._holders.removed(victim.path, victim.bytes)
             self._gone(victim, reason)
         if removed:
             self._admission.changed()

@@ -16,7 +16,7 @@ from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from goproxy_vm.cache.clock import LogicalClock
 
@@ -38,16 +38,22 @@ class Shelf:
     connection: sqlite3.Connection
     clock: LogicalClock
 
-    def victims(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
+    def victims(
+        self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
+    ) -> list[Victim]:
         """The next zips to evict until ``need`` bytes are free, at most ``limit`` of them: probation by
-        age, then protected; after all others as many pinned ones as ``pinned_excess`` bytes."""
+        age, then protected; after all others as many pinned ones as ``pinned_excess`` bytes. Not the
+        ``spared`` paths."""
         chosen: list[Victim] = []
         for pinned in (0, 1):
             left = min(need, pinned_excess) if pinned else need
             for row in paused(self.connection.execute(ORDER, (pinned,))):
                 if left <= 0 or len(chosen) == limit:
                     break
-                chosen.append(victim(row))
+                each = victim(row)
+                if each.path in spared:
+                    continue
+                chosen.append(each)
                 left -= chosen[-1].bytes
                 need -= chosen[-1].bytes
         return chosen

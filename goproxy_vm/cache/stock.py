@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.commit import CommitQueue
     from goproxy_vm.cache.facts import Pass, PassReason
     from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.ledger import Ledger
@@ -35,6 +36,7 @@ class Stock:
     ledger: Ledger
     usage: Usage
     admission: Admission
+    holders: Holders
     clock: LogicalClock
     health: Health
     queue: CommitQueue

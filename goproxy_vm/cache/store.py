@@ -195,8 +195,8 @@ class Store:
         """A hit that was answered without :meth:`get`."""
         self._memory.touch(path)
 
-    def watch(self, gone: Callable[[str], None]) -> None:
-        """Have ``gone`` told of each path whose file goes, or is replaced, at once."""
+    def watch(self, gone: Callable[[str | None], None]) -> None:
+        """Have ``gone`` told of each path whose file goes, or is replaced, at once; None stands for all."""
         self._memory.watch(gone)
 
     def download(self) -> Download:
@@ -252,6 +252,7 @@ class Store:
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
+                content.held(self._stock.holders.unpublished(path))
                 answer = opened.enter_context(content.share())
                 reservation = await download.hand_over()
                 opened.pop_all()
@@ -265,6 +266,8 @@ class Store:
         try:
             await self._parts.downloads.run(download.path.unlink, missing_ok=True)
         finally:
+            if answer.hold is not None:
+                self._stock.holders.unlinked(answer.hold, reservation.size)
             reservation.release()
         return answer
 
@@ -317,7 +320,7 @@ class Store:
                     first_seen=first_seen,
                 )
             )
-            return await self._parts.hits.open(open_stored, file, length, sha256)
+            return await self._open(path, length, sha256)
 
     async def refuse(self, path: str) -> None:
         """A stray is not what it should be: it goes, its bytes to quarantine. NoRoom: the index failed."""
@@ -433,8 +436,17 @@ class Store:
         if entry is None or (entry.unsure and not await self._sound(entry)):
             return None
         self._memory.keep(Entry(path, entry.length, entry.sha256, entry.h1))
+        return await self._open(path, entry.length, entry.sha256)
+
+    async def _open(self, path: str, length: int, sha256: str) -> StoredFile:
+        """A stored file, counted as open from before it is: it may be removed meanwhile."""
         file, _ = self._stock.layout.file(path)
-        return await self._parts.hits.open(open_stored, file, entry.length, entry.sha256)
+        hold = self._stock.holders.of(path)
+        try:
+            return (await self._parts.hits.open(open_stored, file, length, sha256)).held(hold)
+        except BaseException:
+            hold.release(resting=False)
+            raise
 
     async def _sound(self, entry: Entry) -> bool:
         """Whether a file that a power loss may have damaged is whole; else it is gone now."""

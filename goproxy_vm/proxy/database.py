@@ -272,6 +272,8 @@ class ChecksumDatabase:
             data = await self._answer(place.path) or b""
             if self._dropped == dropped:
                 self._remember(place, data)
+        else:
+            self._tiles.move_to_end(place)
         return data
 
     def _remember(self, place: Tile, data: bytes) -> None:

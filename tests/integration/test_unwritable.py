@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.cache import opening
+from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import NoRoom
@@ -90,6 +91,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     with closing(sqlite3.connect(root / "index.db")) as database:
         database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
         database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+        database.execute("INSERT INTO pins VALUES ('old.example/*@*', 'config')")
         database.commit()
     (root / "modules" / path(1, "mod")).write_bytes(b"y")
     settle = opening._settle
@@ -108,11 +110,19 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         assert await s.get(path(1, "mod")) is None, "it was hashed"
         assert await s.get(path(2, "mod")) is None, "it is not proven"
         assert s.keeper.pinned("a.example/m", V)
+        assert s.keeper.pinned("old.example/m", V)
+        forgotten: list[str | None] = []
+        s.watch(forgotten.append)
+        s._parts.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
         await s._parts.trial.once()
         assert not s.writable
         monkeypatch.setattr(opening, "_settle", settle)
         await s._parts.trial.once()
         assert s.writable
+        assert s._parts.memory.entry(path(2, "mod")) is None, "believed before"
+        assert forgotten == [None], "nor is what was prepared of it"
+        assert s.keeper.pinned("a.example/m", V)
+        assert not s.keeper.pinned("old.example/m", V)
         assert await s.stray(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
         assert s._stock.index.withheld == frozenset()

@@ -18,6 +18,7 @@ from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Kind, StoredFile, open_stored
 from goproxy_vm.cache.health import Health
+from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index, Sum
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.publish import Item, publish
@@ -75,6 +76,7 @@ class Rig:
             self.health,
             lambda item: self.stored.append(item.path),
             self.replaced.append,
+            Holders(Usage(), lambda: None, lambda: False),
             LogicalClock(None),
             self.checkpoint,
         )
