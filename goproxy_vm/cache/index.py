@@ -7,18 +7,26 @@ belong to the one database thread; sqlite3.Error: index.db cannot be read or wri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
+from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.facts import KINDS
 from goproxy_vm.cache.files import Entry, Kind
+from goproxy_vm.cache.layout import kind_of
 from goproxy_vm.cache.threads import paused
+from goproxy_vm.errors import MalformedPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from goproxy_vm.cache.database import Database
 
 BLOCK = 512
 """Bytes in one of ``st_blocks``."""
+MOST_BLOCKS = 1 << 50
+"""No disk has as many."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +88,47 @@ VICTIM = "id, path, module, version, kind, length, blocks, pinned, last_used"
 
 
 def victim(row: Sequence[Any]) -> Victim:
-    """The victim of a row with the columns VICTIM."""
+    """The victim of a row with the columns VICTIM. Impossible: such a row cannot be."""
     id_, path, module, version, kind, length, blocks, pinned, last_used = row
-    return Victim(id_, path, module, version, Kind(kind), length, blocks * BLOCK, bool(pinned), last_used)
+    try:
+        if kind_of(path).value != kind or length < 0 or blocks < 0 or not (module + version).isprintable():
+            raise Impossible(f"files {id_!r}")
+        return Victim(
+            int(id_),
+            path,
+            module,
+            version,
+            Kind(kind),
+            length,
+            blocks * BLOCK,
+            bool(pinned),
+            float(last_used),
+        )
+    except (MalformedPath, ValueError, TypeError, AttributeError) as error:
+        raise Impossible(f"files {id_!r}") from error
 
 
 def stray(path: str, kind: str, blocks: int) -> Victim:
-    """A file without a row."""
-    return Victim(None, path, "", "", Kind(kind), 0, blocks * BLOCK, pinned=False, last_used=0.0)
+    """A file without a row. Impossible: there can be none of that name."""
+    try:
+        if kind_of(path).value != kind or blocks < 0:
+            raise Impossible(f"strays {path!r}")
+        return Victim(None, path, "", "", Kind(kind), 0, blocks * BLOCK, pinned=False, last_used=0.0)
+    except (MalformedPath, ValueError, TypeError, AttributeError) as error:
+        raise Impossible(f"strays {path!r}") from error
+
+
+def possible(
+    make: Callable[..., T], rows: Iterable[Sequence[Any]], notice: Callable[[Exception], None]
+) -> Iterator[T]:
+    """What ``make`` makes of rows; those that cannot be are skipped, and ``notice`` is told."""
+    for row in rows:
+        try:
+            made = make(row)
+        except Impossible as error:
+            notice(error)
+        else:
+            yield made
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +160,9 @@ class Index:
         ).fetchone()
         if row is None or row[4] in self.withheld:
             return None
+        if not isinstance(row[1], bytes) or not isinstance(row[0], int):
+            self._database.notice(Impossible(f"files {row[4]!r}"))
+            return None
         suspect = self.suspected is not None and row[4] > self.suspected
         return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
 
@@ -147,12 +191,13 @@ class Index:
     def of_path(self, path: str) -> list[Victim]:
         """What stands under a path, row or stray, as something that may go: none or one."""
         rows = self._connection.execute(f"SELECT {VICTIM} FROM files WHERE path = ?", (path,)).fetchall()  # noqa: S608
-        return [victim(row) for row in rows] or self.strays("WHERE path = ?", path)
+        found = list(possible(victim, rows, self._database.notice))
+        return found or self.strays("WHERE path = ?", path)
 
     def strays(self, condition: str = "", *values: object) -> list[Victim]:
         """Files without a row, as something that may go; ``condition`` is SQL of ours."""
         rows = self._connection.execute(f"SELECT path, kind, blocks FROM strays {condition}", values)  # noqa: S608
-        return [stray(*row) for row in rows]
+        return list(possible(lambda row: stray(*row), rows, self._database.notice))
 
     def add_strays(self, strays: Iterable[tuple[str, Kind, int]]) -> list[Victim]:
         """Note files without a row: path, kind, blocks; those that are new here."""
@@ -245,7 +290,7 @@ class Index:
             "SELECT kind, pinned, count(*), coalesce(sum(blocks), 0) FROM files GROUP BY kind, pinned"
             " UNION ALL SELECT kind, 0, count(*), coalesce(sum(blocks), 0) FROM strays GROUP BY kind"
         )
-        return [Sum(Kind(kind), bool(pinned), count, blocks * BLOCK) for kind, pinned, count, blocks in rows]
+        return list(possible(_sum, rows, self._database.notice))
 
     def mark_pinned(self, pin: Iterable[int], unpin: Iterable[int]) -> None:
         """Change the mark of rows, by id."""
@@ -301,6 +346,8 @@ class Index:
         rows = self._connection.execute(
             "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
         ).fetchall()
+        if not all(isinstance(value, str) for row in rows for value in row):
+            raise Impossible(f"known {module}@{version}")
         found = {kind: (h1, database) for kind, h1, database in rows}
         mod, mod_database = found.get("mod", (None, ""))
         zip_, zip_database = found.get("zip", (None, ""))
@@ -363,7 +410,7 @@ class Index:
             f"SELECT {VICTIM} FROM files WHERE state = 0 AND {condition}",  # noqa: S608
             values,
         ).fetchall()
-        doubted = [victim(row) for row in rows]
+        doubted = list(possible(victim, rows, self._database.notice))
         self._connection.executemany("DELETE FROM files WHERE id = ?", ((each.id,) for each in doubted))
         self._connection.executemany(
             "INSERT INTO strays VALUES (?, ?, ?)",
@@ -382,3 +429,10 @@ class Index:
             "SELECT id, version, kind FROM files WHERE module = ? AND state = 0", (module,)
         )
         return [(version, kind) for id_, version, kind in rows if id_ not in self.withheld]
+
+
+def _sum(row: Sequence[Any]) -> Sum:
+    kind, pinned, count, blocks = row
+    if kind not in KINDS or not isinstance(blocks, int) or not 0 <= blocks < MOST_BLOCKS:
+        raise Impossible(f"sums {kind!r}")
+    return Sum(Kind(kind), bool(pinned), count, blocks * BLOCK)

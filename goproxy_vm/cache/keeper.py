@@ -75,6 +75,7 @@ class Keeper:
         self,
         stock: Stock,
         reader: Shelf,
+        reading: Threads,
         reports: Threads,
         snapshots: Snapshots,
         answers: Answers,
@@ -86,6 +87,8 @@ class Keeper:
         self.fences = Fences()
         self._stock = stock
         self._reader = reader
+        self._reading = reading
+        """The threads of ``reader``, which are those of the snapshots."""
         self._reports = reports
         self._snapshots = snapshots
         self._answers = answers
@@ -113,12 +116,12 @@ class Keeper:
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a cursor that is none."""
         await self._settled()
-        return await self._reports.run(self._reader.page, prefix, sort, limit, cursor)
+        return await self._reading.run(self._reader.page, prefix, sort, limit, cursor)
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""
         await self._settled()
-        return await self._reports.run(self._reader.version, module, version)
+        return await self._reading.run(self._reader.version, module, version)
 
     async def _settled(self) -> None:
         """What was fetched and asked for until now is on record."""
@@ -127,7 +130,7 @@ class Keeper:
 
     async def count(self) -> int:
         """Versions of which a file is stored."""
-        return await self._reports.run(self._reader.versions)
+        return await self._reading.run(self._reader.versions)
 
     async def purge(
         self, selection: Selection, *, forget_hash: bool, dry_run: bool, forget: Callable[[], None]
@@ -144,7 +147,7 @@ class Keeper:
         if not dry_run:
             self._fence_under_way(selection, matches)
         await self._stock.queue.flushed()
-        victims = await self._reports.run(self._reader.selected, selection)
+        victims = await self._reading.run(self._reader.selected, selection)
         if stored_only and victims and not dry_run:
             victims = await self._fence_selected(selection, victims)
         modules = {victim.module for victim in victims}
@@ -153,7 +156,7 @@ class Keeper:
         else:
             victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            versions = set(await self._reports.run(self._reader.known, matches))
+            versions = set(await self._reading.run(self._reader.known, matches))
         if dry_run:
             return await removal(victims, await self._answers.count(modules), dry_run=True)
         return await self._purge(victims, modules, versions if forget_hash else set(), forget)
@@ -171,7 +174,7 @@ class Keeper:
         versions = frozenset((victim.module, victim.version) for victim in victims)
         self.fences.add(lambda module, version: (module, version) in versions)
         await self._stock.queue.flushed()
-        return await self._reports.run(self._reader.files, sorted(versions), selection.kinds)
+        return await self._reading.run(self._reader.files, sorted(versions), selection.kinds)
 
     async def purge_versions(
         self,
@@ -190,17 +193,17 @@ class Keeper:
         if not dry_run:
             self.fences.add(matches)
         await self._stock.queue.flushed()
-        victims = await self._reports.run(self._reader.of_version, module, version)
+        victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
         if dry_run:
             return await removal(victims, await self._answers.count({module}), dry_run=True)
-        versions = set(await self._reports.run(self._reader.known, matches)) if forget_hash else set()
+        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
         return await self._purge(victims, {module}, versions, forget)
 
     async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
         """Files that wait to be looked at: they would be adopted after the purge too."""
         await self._recoverer.looked.wait()
-        return await self._reports.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
+        return await self._reading.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
 
     async def _purge(
         self,
@@ -228,7 +231,7 @@ class Keeper:
 
     async def pins(self) -> Pins:
         """All pins and what they cover."""
-        items = [await self._reports.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
+        items = [await self._reading.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
         return Pins(items, self._stock.usage.pinned, self._stock.admission.limits.pinned)
 
     async def pin(self, pattern: str) -> Pin:
@@ -236,7 +239,7 @@ class Keeper:
         pattern = normalize(pattern)
         await self._stock.ask(self._stock.ledger.add_pin, pattern)
         await self._settle_pins()
-        return await self._reports.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
+        return await self._reading.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""

@@ -130,13 +130,7 @@ class Layout:
         MalformedPath unless it is ``<module>/@v/<version>.<kind>`` and stays inside ``modules/``:
         the request parser has seen to it already, this is the second look.
         """
-        parts = path.split("/")
-        stem, _, suffix = parts[-1].rpartition(".")
-        kind = KINDS.get(suffix)
-        inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
-        if kind is None or not stem or not inside or "\0" in path:
-            raise MalformedPath(f"not the path of a stored file: {path!r}")
-        return self.modules.joinpath(*parts), kind
+        return self.modules.joinpath(*path.split("/")), kind_of(path)
 
     def temporary(self) -> Path:
         """A name in ``tmp/`` that no other file has."""
@@ -149,6 +143,17 @@ class Layout:
         if not isinstance(resource, ModuleResource) or resource.path != path or not resource.immutable:
             raise MalformedPath(f"not the path of a stored {kind}: {path!r}")
         return resource.module, resource.version
+
+
+def kind_of(path: str) -> Kind:
+    """Which kind of file has that escaped path. MalformedPath where it is the path of none."""
+    parts = path.split("/")
+    stem, _, suffix = parts[-1].rpartition(".")
+    kind = KINDS.get(suffix)
+    inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
+    if kind is None or not stem or not inside or "\0" in path:
+        raise MalformedPath(f"not the path of a stored file: {path!r}")
+    return kind
 
 
 def private_opener(path: str, flags: int) -> int:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers
 from goproxy_vm.cache.commit import CommitQueue
-from goproxy_vm.cache.database import Database
+from goproxy_vm.cache.database import Database, Watched, unsound
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
@@ -131,14 +132,13 @@ async def open_parts(
 
     # Files copied here, or whose index is gone: nothing is on record of them either.
     lost = not layout.index.exists() and any(layout.modules.iterdir())
-    database = await writer.run(Database.open, layout.index)
+    database, begun = await writer.run(_open_index, layout.index, settings, protected, boot)
     stack.push_async_callback(writer.run, database.close)
+    # Others use the same threads, whose errors say nothing of the index.
+    asking = Watched(writer, database.notice)
+    reading = Watched(threads["reports"], partial(database.notice, here=False))
     answers, records, snapshots = await _others(stack, layout, threads, health, settings)
     await records.take_over(answers)
-    try:
-        begun = await writer.run(_begin, database, settings, protected, boot)
-    except sqlite3.Error as error:
-        raise StartError(f"{layout.index}: {error}") from error
     index, clock = begun.index, begun.clock
     usage.reset(begun.sums)
     if begun.unsettled:
@@ -160,7 +160,7 @@ async def open_parts(
 
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
-    recency = Recency(database, index, memory, clock, writer, health, protected)
+    recency = Recency(database, index, memory, clock, asking, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
     holders = Holders(usage, admission.changed, lambda: admission.wanted > 0)
@@ -169,7 +169,7 @@ async def open_parts(
         usage.remove(victim)
         holders.removed(victim.path, victim.bytes)
 
-    queue = CommitQueue(index, writer, health, stored, replaced, holders, clock, checkpoint, starve)
+    queue = CommitQueue(index, asking, health, stored, replaced, holders, clock, checkpoint, starve)
     stack.push_async_callback(queue.close)
     remover = Remover(
         layout,
@@ -178,7 +178,7 @@ async def open_parts(
         holders,
         admission,
         clock,
-        writer,
+        asking,
         queue.disk,
         queue.threads,
         memory.forget,
@@ -187,7 +187,7 @@ async def open_parts(
     stock = Stock(
         layout=layout,
         index=index,
-        shelf=Shelf(database.connection, clock),
+        shelf=Shelf(database.connection, clock, database.notice),
         ledger=Ledger(database, clock),
         usage=usage,
         admission=admission,
@@ -196,7 +196,7 @@ async def open_parts(
         health=health,
         queue=queue,
         remover=remover,
-        database=writer,
+        database=asking,
         disk=threads["background"],
         flush=recency.flush,
     )
@@ -211,10 +211,10 @@ async def open_parts(
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
-    reader = Shelf(snapshots.connection, clock)
+    reader = Shelf(snapshots.connection, clock, partial(database.notice, here=False))
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
     keeper = Keeper(
-        stock, reader, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
+        stock, reader, reading, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
     )
     stack.push_async_callback(keeper.close)
     heads = Heads(layout, threads["downloads"], health)
@@ -223,12 +223,12 @@ async def open_parts(
     async def settle() -> None:
         nonlocal settled
         if settled:
-            await writer.run(database.set, "running", 1)
-            await writer.run(stock.ledger.write_ends)
+            await asking.run(database.begin_run)
+            await asking.run(stock.ledger.write_ends)
             return
         async with queue.disk:
-            pins = await writer.run(_settle, database, index, clock, settings, protected, boot)
-            usage.reset(await writer.run(index.sums))
+            pins = await asking.run(_settle, database, index, clock, settings, protected, boot)
+            usage.reset(await asking.run(index.sums))
             # What was believed until now may be unsure, a stray or not pinned from here on.
             memory.forget_all()
             keeper.pins_settled(pins)
@@ -311,8 +311,27 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
     return limits, settings.min_free.of(size)
 
 
+def _open_index(path: Path, settings: Settings, protected: int, boot: str) -> tuple[Database, _Begun]:
+    """The index, begun anew where what is there cannot be used. StartError."""
+    database = Database.open(path)
+    try:
+        return database, _begin(database, settings, protected, boot)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        database.connection.close()
+        if not unsound(error):
+            raise StartError(f"{path}: {error}") from error
+        database = Database.anew(path, error)
+    try:
+        return database, _begin(database, settings, protected, boot)
+    except sqlite3.Error as error:
+        database.close()
+        raise StartError(f"{path}: {error}") from error
+
+
 def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
     index, clock, interrupted = Index(database), begin_clock(database), database.unclean
+    for fact in ("clean", "first_seen"):
+        database.number(fact, 0)  # Impossible, before anything goes by it
     unsettled = None
     try:
         marked = _settle(database, index, clock, settings, protected, boot)
@@ -327,7 +346,7 @@ def _hold_back(
 ) -> dict[str, str]:
     """On a full disk: what must not be served as it is, as :func:`_settle` would write it, and the pins."""
     if _lost_power(database, boot):
-        index.suspected = database.get("clean", 0)
+        index.suspected = int(database.number("clean", 0))
     name, patterns = _proof(settings)
     if name and _must_prove(database, settings):
         index.withheld = frozenset(row[0] for row in index.not_proven(name, lambda m: exempt(patterns, m)))
@@ -344,9 +363,9 @@ def _settle(
     """Write down that this run has begun, and what its settings change; the pins."""
     ledger = Ledger(database, clock)
     with database.transaction():
-        database.set("running", 1)
+        database.begin_run()
         if _lost_power(database, boot):
-            count = index.suspect(database.get("clean", 0))
+            count = index.suspect(int(database.number("clean", 0)))
             log.warning("power loss: files committed last are checked before their first use", count=count)
         database.set("boot", boot)
         index.settle_policy(protected)
@@ -355,7 +374,7 @@ def _settle(
         ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys() or database.unclean:
-            index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
+            index.mark_pinned(*Shelf(database.connection, clock, database.notice).pinned(marked))
     database.unclean = False
     index.suspected, index.withheld = None, frozenset()
     return marked

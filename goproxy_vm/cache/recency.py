@@ -82,5 +82,6 @@ class Recency:
 
 def begin_clock(database: Database) -> LogicalClock:
     """The clock of this run, going on where the last one's was."""
-    logical, wall = database.get("clock", None), database.get("wall", None)
-    return LogicalClock(None if logical is None or wall is None else (float(logical), float(wall)))
+    if database.get("clock", None) is None or database.get("wall", None) is None:
+        return LogicalClock(None)
+    return LogicalClock((database.number("clock", None), database.number("wall", None)))

@@ -38,7 +38,7 @@ class Rig:
         self.clock = LogicalClock((0.0, 0.0), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
         self.database = database
         self.index = Index(database)
-        self.shelf = Shelf(database.connection, self.clock)
+        self.shelf = Shelf(database.connection, self.clock, database.notice)
 
     def add(
         self,
