@@ -185,11 +185,17 @@ class Database:
             raise StartError(
                 f"{path}: schema {version} is of a newer goproxy-vm; this one knows up to {len(SCHEMAS)}"
             )
+        if version == 0 and self._tables() and "meta" not in self._tables():
+            raise StartError(f"{path}: is a database, and none of goproxy-vm")
         for number, statements in enumerate(SCHEMAS[version:], version + 1):
             with self.transaction():
                 for statement in statements:
                     self.connection.execute(statement)
                 self.connection.execute(f"PRAGMA user_version = {number}")
+
+    def _tables(self) -> set[str]:
+        rows = self.connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        return {name for (name,) in rows}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.layout import private_opener
 from goproxy_vm.errors import NoRoom
@@ -130,7 +131,7 @@ class Download:
         try:
             if opening is not None:
                 file = await opening
-                await self._threads.run(self.path.unlink, missing_ok=True)
+                await self._threads.run(tree.remove, self.path, self.path.parent)
                 if self._writing is not None:
                     # A cancelled caller left it in its thread: it must not meet the number of this
                     # descriptor when that is another file's.

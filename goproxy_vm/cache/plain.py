@@ -6,6 +6,7 @@ Everything blocks and belongs to the database thread.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -15,6 +16,7 @@ import diskcache
 
 from goproxy_vm.cache.database import ALONE, damaged, mappable
 from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.layout import DIRECTORY
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ class ReadOnly:
 def open_cache(directory: Path, *, precious: bool) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(directory, DIRECTORY))  # OSError for a link
         if precious and mappable(directory / diskcache.core.DBNAME):
             with contextlib.suppress(sqlite3.OperationalError):  # no room for shared memory, perhaps
                 return _open_both(directory, "?")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
@@ -13,7 +13,6 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from goproxy_vm.cache.admission import Admission
     from goproxy_vm.cache.clock import LogicalClock
@@ -103,7 +102,7 @@ class Remover:
         for victim in paused(victims):
             file, _ = self._layout.file(victim.path)
             try:
-                file.unlink(missing_ok=True)
+                tree.remove(file, self._layout.modules)
             except NotADirectoryError:
                 continue
             except OSError as error:
@@ -111,13 +110,5 @@ class Remover:
                 continue
             directories.add(file.parent)
         for directory in directories:
-            _prune(directory, self._layout.modules)
+            tree.prune(directory, self._layout.modules)
         return failed
-
-
-def _prune(directory: Path, top: Path) -> None:
-    """Remove directories that have become empty, as far up as ``top``."""
-    with contextlib.suppress(OSError):
-        while directory != top:
-            directory.rmdir()
-            directory = directory.parent

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
@@ -264,7 +265,7 @@ class Store:
             return answer
         content.close()
         try:
-            await self._parts.downloads.run(download.path.unlink, missing_ok=True)
+            await self._parts.downloads.run(tree.remove, download.path, download.path.parent)
         finally:
             if answer.hold is not None:
                 self._stock.holders.unlinked(answer.hold, reservation.size)

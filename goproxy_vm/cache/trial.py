@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _write(directory: Path) -> None:
     """A file without a name, so that it counts for nobody."""
     if not directory.exists():
         directory.mkdir(mode=PRIVATE_DIRECTORY)
+    os.close(os.open(directory, DIRECTORY))  # OSError for a link
     with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         done = 0
         while done < ROOM:

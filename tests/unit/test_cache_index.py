@@ -165,5 +165,5 @@ def test_a_strangers_database_is_refused(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE files (x)")
     database.close()
-    with pytest.raises(StartError, match="already exists"):
+    with pytest.raises(StartError, match="none of goproxy-vm"):
         Database.open(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import recovery
+from goproxy_vm.cache import recovery, tree
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
@@ -70,8 +70,12 @@ async def test_temporary_files_of_the_run_before(tmp_path: Path) -> None:
 async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Path) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    remove_all = tree.remove_all
+
+    def fail(name: str, top: Path) -> None:
+        if name == "directory":
+            raise PermissionError(1, "Operation not permitted")
+        remove_all(name, top)
 
     async with opened(tmp_path):
         pass
@@ -80,7 +84,7 @@ async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
     plant(tmp_path, "a/@v/v1.0.0.info")
     async with opened(tmp_path) as shop:
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", fail)
+            patch.setattr(tree, "remove_all", fail)
             await recovered(shop)
         assert shop.store.recovery.temporary == 1
         assert shop.store.recovery.discarded == 1
@@ -266,18 +270,18 @@ async def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
 async def test_a_stray_that_cannot_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unlink = Path.unlink
+    remove = tree.remove
 
-    def fail(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == ".lock":
+    def fail(file: Path, top: Path) -> None:
+        if file.suffix == ".lock":
             raise PermissionError(1, "Operation not permitted")
-        unlink(path, missing_ok)
+        remove(file, top)
 
     async with opened(tmp_path) as shop:
         file = plant(tmp_path, "x.org/a/@v/v1.0.0.lock")
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             shop.store.recover(refuse)
             while not shop.store.recovery.done:
                 await asyncio.sleep(0)
