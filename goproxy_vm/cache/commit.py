@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index, Victim
+    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.publish import Checkpoint, Item
 
 log = get_logger("cache")
@@ -40,6 +41,7 @@ class CommitQueue:
         stored: Callable[[Item], None],
         replaced: Callable[[Victim], None],
         holders: Holders,
+        leftovers: Leftovers,
         clock: LogicalClock,
         checkpoint: Checkpoint | None = None,
         full: Callable[[], None] = lambda: None,
@@ -56,6 +58,7 @@ class CommitQueue:
         self._stored = stored
         self._replaced = replaced
         self._holders = holders
+        self._leftovers = leftovers
         self._clock = clock
         self._full = full
         self._checkpoint: Checkpoint = checkpoint or (lambda step, path: None)
@@ -115,11 +118,13 @@ class CommitQueue:
                     self._replaced(victim)
                 self._health.succeeded("files", "index")
         except (OSError, sqlite3.Error) as error:
-            await self._withdraw(batch, failed, error)
+            failed = {item: failed.get(item, error) for item in batch}
         except Exception as error:
             # A bug; the next batch must be stored all the same.
             log.exception("commit failed")
-            await self._withdraw(batch, failed, error)
+            failed = {item: failed.get(item, error) for item in batch}
+        for item, left in (await self.threads.run(withdraw, list(failed))).items():
+            self._leftovers.keep(*item.lies, item.reservation.size, left)
         for item, cause in failed.items():
             log.error("file not stored", path=item.path, reason=reason(cause))
             self._health.failed(cause)
@@ -128,11 +133,6 @@ class CommitQueue:
         for item in batch:
             self._settle(item, stored=item not in failed)
         self._settled.set()
-
-    async def _withdraw(self, batch: Sequence[Item], failed: dict[Item, Exception], error: Exception) -> None:
-        await self.threads.run(withdraw, [item for item in batch if item not in failed])
-        for item in batch:
-            failed.setdefault(item, error)
 
     def _record(self, items: Sequence[Item]) -> list[Victim]:
         self._checkpoint("index", "")
@@ -146,6 +146,7 @@ class CommitQueue:
             if hold is not None:
                 self._holders.published(hold)
             self._stored(item)
+            self._leftovers.replaced(item.target)
         item.content.close()
         if hold is not None and not stored:
             self._holders.unlinked(hold, item.reservation.size)

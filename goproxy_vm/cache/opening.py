@@ -22,6 +22,7 @@ from goproxy_vm.cache.janitor import Janitor, Policy
 from goproxy_vm.cache.keeper import Keeper
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.ledger import Ledger
+from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.quarantine import Quarantine
@@ -169,7 +170,10 @@ async def open_parts(
         usage.remove(victim)
         holders.removed(victim.path, victim.bytes)
 
-    queue = CommitQueue(index, asking, health, stored, replaced, holders, clock, checkpoint, starve)
+    leftovers = Leftovers(admission, health)
+    queue = CommitQueue(
+        index, asking, health, stored, replaced, holders, leftovers, clock, checkpoint, starve
+    )
     stack.push_async_callback(queue.close)
     remover = Remover(
         layout,
@@ -192,6 +196,7 @@ async def open_parts(
         usage=usage,
         admission=admission,
         holders=holders,
+        leftovers=leftovers,
         clock=clock,
         health=health,
         queue=queue,

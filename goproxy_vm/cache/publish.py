@@ -59,6 +59,11 @@ class Item:
         """The directory that :attr:`path` counts from."""
         return self.target.parents[self.path.count("/")]
 
+    @property
+    def lies(self) -> tuple[Path, Path]:
+        """Where its file is, and the directory of ours that this is in."""
+        return (self.target, self.top) if self.renamed else (self.temporary, self.temporary.parent)
+
     def row(self) -> Row:
         """The item as the index keeps it."""
         content = self.content
@@ -77,7 +82,7 @@ class Item:
 
 def publish(items: Sequence[Item], checkpoint: Checkpoint) -> dict[Item, OSError]:
     """Bring files to where readers look for them, in such an order that no name ever leads to less than
-    the whole file, not after a power loss either. The items that failed, whose traces are gone."""
+    the whole file, not after a power loss either. The items that failed, for :func:`withdraw`."""
     failed: dict[Item, OSError] = {}
     for step in (_sync, _rename):
         for item in items:
@@ -95,21 +100,19 @@ def publish(items: Sequence[Item], checkpoint: Checkpoint) -> dict[Item, OSError
             tree.sync(directory, top)
         except OSError as error:
             failed.update((item, error) for item in items if directory in item.directories)
-    withdraw(failed)
     return failed
 
 
-def withdraw(items: Iterable[Item]) -> None:
-    """Remove the files of items that are not to be stored, temporary or published."""
+def withdraw(items: Iterable[Item]) -> dict[Item, OSError]:
+    """Remove the files of items that are not to be stored, temporary or published; those still there."""
+    left: dict[Item, OSError] = {}
     for item in items:
         try:
-            if item.renamed:
-                tree.remove(item.target, item.top)
-            else:
-                tree.remove(item.temporary, item.temporary.parent)
-        except OSError:
-            # Without a row it is never served; what lies in tmp/ goes at the next start.
-            continue
+            tree.remove(*item.lies)
+        except OSError as error:
+            # Without a row it is never served.
+            left[item] = error
+    return left
 
 
 def _sync(item: Item, checkpoint: Checkpoint) -> None:

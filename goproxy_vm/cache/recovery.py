@@ -95,7 +95,9 @@ class Recoverer:
         )
 
     async def _clear_temporary(self) -> None:
-        await self._stock.disk.run(self._delete_temporary)
+        left = await self._stock.disk.run(self._delete_temporary)
+        for entry, (size, error) in left.items():
+            self._stock.leftovers.keep(entry, entry.parent, size, error)
         self._stock.admission.reserved -= self._leftover
         self._stock.admission.changed()
 
@@ -103,14 +105,18 @@ class Recoverer:
         self.looked.set()
         self._stock.admission.counted.set()
 
-    def _delete_temporary(self) -> None:
+    def _delete_temporary(self) -> dict[Path, tuple[int, OSError]]:
+        """Those that are still there, with their size."""
+        left = {}
         for entry in self._temporary:
             try:
                 tree.remove_all(entry.name, entry.parent)
             except OSError as error:
                 log.warning("temporary file not removed", path=entry, reason=phrase(error))
+                left[entry] = tree.allocated(entry), error
             else:
                 self.facts.temporary += 1
+        return left
 
     async def _finish_dying(self) -> None:
         dying = await self._stock.ask(self._stock.shelf.dying)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.ledger import Ledger
+    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.removal import Remover
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.threads import Threads
@@ -37,6 +38,7 @@ class Stock:
     usage: Usage
     admission: Admission
     holders: Holders
+    leftovers: Leftovers
     clock: LogicalClock
     health: Health
     queue: CommitQueue

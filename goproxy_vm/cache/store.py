@@ -204,7 +204,12 @@ class Store:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
         parts = self._parts
         return Download(
-            self._stock.layout.temporary(), self.admission, parts.downloads, self._stock.health, parts.janitor
+            self._stock.layout.temporary(),
+            self.admission,
+            parts.downloads,
+            self._stock.health,
+            parts.janitor,
+            self._stock.leftovers,
         )
 
     async def put(
@@ -266,6 +271,8 @@ class Store:
         content.close()
         try:
             await self._parts.downloads.run(tree.remove, download.path, download.path.parent)
+        except OSError as error:
+            self._stock.leftovers.keep(download.path, download.path.parent, reservation.size, error)
         finally:
             if answer.hold is not None:
                 self._stock.holders.unlinked(answer.hold, reservation.size)

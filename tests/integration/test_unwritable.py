@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import opening, tree
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import NoRoom
+from tests.fakes.disk import under
 from tests.integration.stores import V, adopt, content, module, opened, path
 
 
@@ -174,4 +176,41 @@ async def test_what_concerns_one_file_alone_is_no_trouble(root: Path) -> None:
         (root / "modules" / "example.com").touch()
         await s.put(path(1, "info"), b"{}", h1=None, module=module(1), version=V)
         await s._queue.flushed()
+        assert s.writable
+
+
+async def test_what_cannot_be_removed_counts_until_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I/O errors that pass: downloads given up, and files that fail on their way into modules/."""
+    faults: list[str] = []
+
+    def checkpoint(step: str, name: str) -> None:
+        if faults and step == "sync-directory":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with opened(root, checkpoint=checkpoint) as s:
+        with monkeypatch.context() as patch:
+            patch.setattr(tree, "remove", failing)
+            faults.append("on")
+            for i in range(5):
+                download = s.download()
+                await download.begin(100_000)
+                await download.write(b"x" * 100_000)
+                await download.finish()
+                await download.discard()
+                (await adopt(s, i, b"y" * 50_000)).close()
+                (await s.put(path(i, "mod"), b"z", h1="h1:z", module=module(i), version=V)).close()
+                await s._queue.flushed()
+            faults.clear()
+            (await adopt(s, 4, b"new")).close()
+            await s._queue.flushed()
+        assert under(root) > 600_000
+        assert s.usage.used + s.admission.reserved >= under(root), "nothing of it is free"
+        await s._parts.trial.once()
+        assert s.admission.reserved == 0
+        assert list((root / "tmp").iterdir()) == []
+        assert s.usage.used == under(root)
+        assert await content(s, 4) == b"new", "what came to lie in the place of another"
         assert s.writable

@@ -21,6 +21,7 @@ from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index, Sum
 from goproxy_vm.cache.layout import Layout
+from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.publish import Item, publish
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
@@ -44,6 +45,7 @@ class Rig:
         self.usage = Usage()
         self.admission = Admission(Limits(1 << 30, 512, 1 << 30, 1 << 30), self.usage, lambda: None)
         self.health = Health()
+        self.left = Leftovers(self.admission, self.health)
         self.steps: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], None] = lambda step, path: None
         self.stored: list[str] = []
@@ -77,6 +79,7 @@ class Rig:
             lambda item: self.stored.append(item.path),
             self.replaced.append,
             Holders(Usage(), lambda: None, lambda: False),
+            self.left,
             LogicalClock(None),
             self.checkpoint,
         )
