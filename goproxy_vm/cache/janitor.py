@@ -19,7 +19,7 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
 
 log = get_logger("cache")

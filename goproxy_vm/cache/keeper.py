@@ -21,19 +21,22 @@ from goproxy_vm.cache.facts import (
 )
 from goproxy_vm.cache.report import removal
 from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
-    from goproxy_vm.cache.index import Sum, Victim
     from goproxy_vm.cache.janitor import Janitor
     from goproxy_vm.cache.recovery import Recoverer
+    from goproxy_vm.cache.rows import Sum, Victim
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.snapshots import Snapshots
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+
+log = get_logger("cache")
 
 Matches = Callable[[str, str], bool]
 """Says of a module and a version whether they are meant."""
@@ -101,6 +104,13 @@ class Keeper:
     def pinned(self, module: str, version: str) -> bool:
         """Whether a version is kept from eviction."""
         return self._pinned(module, version)
+
+    def bars(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
+        """Whether a purge since a fetch began keeps its file out, which is logged."""
+        barred = since is not None and self.fences.bars(since, module, version, size)
+        if barred:
+            log.info("file kept out by a purge", path=path)
+        return barred
 
     def pins_settled(self, pins: dict[str, str]) -> None:
         """What is pinned from now on: source by pattern."""

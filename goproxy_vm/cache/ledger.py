@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.facts import Pass, PassReason, Totals
-from goproxy_vm.cache.index import possible
+from goproxy_vm.cache.rows import possible
 from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:

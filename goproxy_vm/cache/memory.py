@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.index import Touch
+from goproxy_vm.cache.rows import Touch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.beginning import open_index
 from goproxy_vm.cache.commit import CommitQueue
-from goproxy_vm.cache.database import Database, Watched, unsound
+from goproxy_vm.cache.database import Watched
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.holders import Holders
-from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.janitor import Janitor, Policy
 from goproxy_vm.cache.keeper import Keeper
 from goproxy_vm.cache.layout import Layout
@@ -26,7 +27,7 @@ from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.quarantine import Quarantine
-from goproxy_vm.cache.recency import Recency, begin_clock
+from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.recovery import Recoverer
 from goproxy_vm.cache.removal import Remover
@@ -39,16 +40,13 @@ from goproxy_vm.cache.trial import Trial
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.names import exempt
-from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from pathlib import Path
 
-    from goproxy_vm.cache.clock import LogicalClock
-    from goproxy_vm.cache.index import Sum, Victim
     from goproxy_vm.cache.publish import Checkpoint, Item
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.config import Settings
 
 log = get_logger("cache")
@@ -96,20 +94,6 @@ class Parts:
     min_free: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """What the database thread found and settled at the start."""
-
-    index: Index
-    clock: LogicalClock
-    sums: list[Sum]
-    pins: dict[str, str]
-    interrupted: bool
-    """Whether the run before did not end cleanly."""
-    unsettled: sqlite3.Error | None
-    """Why what a start writes down could not be: it is kept in memory, and tried again."""
-
-
 async def open_parts(
     stack: AsyncExitStack,
     root: Path,
@@ -133,7 +117,7 @@ async def open_parts(
 
     # Files copied here, or whose index is gone: nothing is on record of them either.
     lost = not layout.index.exists() and any(layout.modules.iterdir())
-    database, begun = await writer.run(_open_index, layout.index, settings, protected, boot)
+    database, begun = await writer.run(open_index, layout.index, settings, protected, boot)
     stack.push_async_callback(writer.run, database.close)
     # Others use the same threads, whose errors say nothing of the index.
     asking = Watched(writer, database.notice)
@@ -232,7 +216,7 @@ async def open_parts(
             await asking.run(stock.ledger.write_ends)
             return
         async with queue.disk:
-            pins = await asking.run(_settle, database, index, clock, settings, protected, boot)
+            pins = await asking.run(beginning.settle, database, index, clock, settings, protected, boot)
             usage.reset(await asking.run(index.sums))
             # What was believed until now may be unsure, a stray or not pinned from here on.
             memory.forget_all()
@@ -314,99 +298,3 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
         patience=min(PATIENCE, settings.total_timeout * 0.9),
     )
     return limits, settings.min_free.of(size)
-
-
-def _open_index(path: Path, settings: Settings, protected: int, boot: str) -> tuple[Database, _Begun]:
-    """The index, begun anew where what is there cannot be used. StartError."""
-    database = Database.open(path)
-    try:
-        return database, _begin(database, settings, protected, boot)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        database.connection.close()
-        if not unsound(error):
-            raise StartError(f"{path}: {error}") from error
-        database = Database.anew(path, error)
-    try:
-        return database, _begin(database, settings, protected, boot)
-    except sqlite3.Error as error:
-        database.close()
-        raise StartError(f"{path}: {error}") from error
-
-
-def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
-    index, clock, interrupted = Index(database), begin_clock(database), database.unclean
-    for fact in ("clean", "first_seen"):
-        database.number(fact, 0)  # Impossible, before anything goes by it
-    unsettled = None
-    try:
-        marked = _settle(database, index, clock, settings, protected, boot)
-    except sqlite3.OperationalError as error:
-        unsettled = error
-        marked = _hold_back(database, index, clock, settings, boot)
-    return _Begun(index, clock, index.sums(), marked, interrupted, unsettled)
-
-
-def _hold_back(
-    database: Database, index: Index, clock: LogicalClock, settings: Settings, boot: str
-) -> dict[str, str]:
-    """On a full disk: what must not be served as it is, as :func:`_settle` would write it, and the pins."""
-    if _lost_power(database, boot):
-        index.suspected = int(database.number("clean", 0))
-    name, patterns = _proof(settings)
-    if name and _must_prove(database, settings):
-        index.withheld = frozenset(row[0] for row in index.not_proven(name, lambda m: exempt(patterns, m)))
-    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
-
-
-def _lost_power(database: Database, boot: str) -> bool:
-    return database.unclean and database.get("boot", boot) != boot
-
-
-def _settle(
-    database: Database, index: Index, clock: LogicalClock, settings: Settings, protected: int, boot: str
-) -> dict[str, str]:
-    """Write down that this run has begun, and what its settings change; the pins."""
-    ledger = Ledger(database, clock)
-    with database.transaction():
-        database.begin_run()
-        if _lost_power(database, boot):
-            count = index.suspect(int(database.number("clean", 0)))
-            log.warning("power loss: files committed last are checked before their first use", count=count)
-        database.set("boot", boot)
-        index.settle_policy(protected)
-        _hold_to_proof(database, index, settings)
-        before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
-        marked = ledger.pins()
-        if marked.keys() != before.keys() or database.unclean:
-            index.mark_pinned(*Shelf(database.connection, clock, database.notice).pinned(marked))
-    database.unclean = False
-    index.suspected, index.withheld = None, frozenset()
-    return marked
-
-
-def _proof(settings: Settings) -> tuple[str, str]:
-    """The checksum database that files must be proven by, and the modules that need not be."""
-    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.nosumdb)
-
-
-def _must_prove(database: Database, settings: Settings) -> bool:
-    """Whether files may be stored that were not proven by what the settings name."""
-    changed = database.get("proof", None) != " ".join(_proof(settings))
-    return changed or bool(database.get("first_seen", 0) and not settings.offline)
-
-
-def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
-    """What was stored unproven, by other settings or while nobody could be asked, has to be proven, if it can
-    be, before it is served again."""
-    name, patterns = _proof(settings)
-    if not name:
-        database.set("proof", "")
-        return
-    if _must_prove(database, settings):
-        count = index.unproven(name, lambda module: exempt(patterns, module))
-        if count:
-            log.info("stored files are proven before they are served again", count=count, sumdb=name)
-        database.set("proof", f"{name} {patterns}")
-        if not settings.offline:
-            database.set("first_seen", 0)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import OF_THE_NAME, NameRefused
-from goproxy_vm.cache.index import Row
 from goproxy_vm.cache.layout import private_opener
+from goproxy_vm.cache.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,8 +14,9 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.health import Health
-    from goproxy_vm.cache.index import Index, Touch
+    from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.memory import Memory
+    from goproxy_vm.cache.rows import Touch
     from goproxy_vm.cache.threads import Threads
 
 log = get_logger("cache")

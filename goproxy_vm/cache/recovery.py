@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.stock import Stock
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.admission import Admission
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.holders import Holders
-    from goproxy_vm.cache.index import Index, Victim
+    from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.usage import Usage
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Pass
-    from goproxy_vm.cache.index import Victim
     from goproxy_vm.cache.quarantine import Quarantine
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.protocol.selector import Selector
 

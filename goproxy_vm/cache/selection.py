@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, VersionFacts
-from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, possible, stray, victim
+from goproxy_vm.cache.rows import BLOCK, VICTIM, Victim, possible, stray, victim
 from goproxy_vm.cache.threads import paused
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol.selector import Selector

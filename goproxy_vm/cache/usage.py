@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from goproxy_vm.cache.files import Kind
-    from goproxy_vm.cache.index import Row, Sum, Victim
+    from goproxy_vm.cache.rows import Row, Sum, Victim
 
 
 class Usage:

@@ -18,7 +18,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import TOOLCHAIN, exempt
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.index import Known
+    from goproxy_vm.cache.rows import Known
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics

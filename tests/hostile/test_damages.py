@@ -115,7 +115,7 @@ async def recovered(store: Store) -> None:
     async def prove(name: str) -> bool | None:
         h1 = f"h1:{'m' if name.endswith('mod') else ''}{name.partition('/@')[0][len('example.com/m') :]}"
         with contextlib.suppress(NoRoom):
-            claimed = await store.claim(name, h1=h1, module=name.partition("/@")[0], version=V)
+            claimed = await store.strays.claim(name, h1=h1, module=name.partition("/@")[0], version=V)
             if claimed is not None:
                 claimed.close()
         return True

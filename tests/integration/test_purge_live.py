@@ -321,12 +321,12 @@ async def test_a_purge_takes_files_without_a_record_too(
     store, ops = host.server.store, operations(host)
     while not store.recovery.done:
         await asyncio.sleep(0)
-    assert await store.stray(ZIP[1:]) is not None
+    assert await store.strays.find(ZIP[1:]) is not None
     dry = await ops.purge_version(M, V, dry_run=True)
     assert (dry.versions, dry.files) == (1, 3), "the .info that came along too"
     real = await ops.purge(Selection(match=(f"{M}@{V}",), kinds=("zip",)), forget_hash=False, dry_run=False)
     assert (real.versions, real.files) == (1, 1)
-    assert await store.stray(ZIP[1:]) is None
+    assert await store.strays.find(ZIP[1:]) is None
     assert (await ops.purge_module(M)).files == 2
     assert store.usage.used == 0
     assert under(tmp_path / "cache") == 0

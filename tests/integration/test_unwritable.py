@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.cache import opening, tree
+from goproxy_vm.cache import beginning, tree
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
 from goproxy_vm.config.sumdb import parse_sumdb
@@ -96,7 +96,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         database.execute("INSERT INTO pins VALUES ('old.example/*@*', 'config')")
         database.commit()
     (root / "modules" / path(1, "mod")).write_bytes(b"y")
-    settle = opening._settle
+    settle = beginning.settle
 
     def full(*_: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
@@ -106,7 +106,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     key = parse_sumdb("sum.golang.org")
     assert key is not None
     key = replace(key, name="db")
-    monkeypatch.setattr(opening, "_settle", full)
+    monkeypatch.setattr(beginning, "settle", full)
     async with opened(root, boot="after", sumdb=key, pins=("a.example/*",)) as s:
         assert s.trouble == FULL
         assert await s.get(path(1, "mod")) is None, "it was hashed"
@@ -118,14 +118,14 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         s._parts.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
         await s._parts.trial.once()
         assert not s.writable
-        monkeypatch.setattr(opening, "_settle", settle)
+        monkeypatch.setattr(beginning, "settle", settle)
         await s._parts.trial.once()
         assert s.writable
         assert s._parts.memory.entry(path(2, "mod")) is None, "believed before"
         assert forgotten == [None], "nor is what was prepared of it"
         assert s.keeper.pinned("a.example/m", V)
         assert not s.keeper.pinned("old.example/m", V)
-        assert await s.stray(path(2, "mod")) is not None
+        assert await s.strays.find(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
         assert s._stock.index.withheld == frozenset()
 

@@ -19,10 +19,11 @@ from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Kind, StoredFile, open_stored
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.holders import Holders
-from goproxy_vm.cache.index import Index, Sum
+from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.publish import Item, publish
+from goproxy_vm.cache.rows import Sum
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from tests.fakes.lines import logged
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 SHA = "ab" * 32
 

@@ -9,7 +9,8 @@ import pytest
 
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Entry, Kind
-from goproxy_vm.cache.index import Index, Known, Row, Sum, Touch
+from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.rows import Known, Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
 from tests.fakes.lines import logged

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 
 async def test_from_high_to_low_water(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ async def test_what_is_corrupt_is_quarantined_and_gone(
         assert shop.told.corrupted == 1
         assert shop.told.read == 4 * (BLOCK - 1)
         assert ("corrupt", BLOCK, None) in shop.told.evictions
-        status = await shop.store.status()
+        status = await shop.store.figures.status()
         assert (status.quarantine_entries, status.quarantine_bytes) == (1, BLOCK)
         shop.consistent()
         await shop.put("b")

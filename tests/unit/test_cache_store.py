@@ -60,13 +60,13 @@ async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
         await shop.sql("INSERT INTO strays VALUES ('a/@v/v1.0.0.zip', 'zip', 8)")
-        assert await shop.store.stray(shop.path("a")) == file
+        assert await shop.store.strays.find(shop.path("a")) == file
         await shop.sql("CREATE TRIGGER full BEFORE INSERT ON files BEGIN SELECT raise(ABORT, 'full'); END")
         with pytest.raises(NoRoom, match="cannot write its index"):
-            await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+            await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
         assert not shop.store.writable
         await shop.sql("DROP TRIGGER full")
-        claimed = await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+        claimed = await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
         assert claimed is not None
         claimed.close()
 
