@@ -47,9 +47,10 @@ def open_index(path: Path, settings: Settings, protected: int, boot: str) -> tup
     try:
         return database, _begin(database, settings, protected, boot)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        database.connection.close()
         if not unsound(error):
+            database.close()
             raise StartError(f"{path}: {error}") from error
+        database.connection.close()
         database = Database.anew(path, error)
     try:
         return database, _begin(database, settings, protected, boot)

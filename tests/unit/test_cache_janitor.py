@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import janitor
+from goproxy_vm.cache import janitor, tree
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
@@ -288,7 +288,7 @@ async def test_idle_files_that_cannot_go_do_not_hold_it_up(
         await shop.put("a")
         shop.later(60)
         with monkeypatch.context() as patch:
-            patch.setattr(type(tmp_path), "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             await shop.janitor._regularly()
         assert shop.janitor.last is not None
         assert (shop.janitor.last.evicted_entries, shop.janitor.last.reached) == (0, False)
@@ -547,17 +547,17 @@ async def test_a_bug_does_not_end_the_janitor(
 async def test_what_cannot_be_unlinked_is_not_served_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unlink = type(tmp_path).unlink
+    remove = tree.remove
 
-    def fail(path: Path, missing_ok: bool = False) -> None:
-        if path.parent.parent.name == "a":
+    def fail(file: Path, top: Path) -> None:
+        if file.parent.parent.name == "a":
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        unlink(path, missing_ok)
+        remove(file, top)
 
     async with opened(tmp_path) as shop:
         await shop.put("a", "b")
         with monkeypatch.context() as patch:
-            patch.setattr(type(tmp_path), "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             eviction = await shop.keeper.evict(0, dry_run=False)
         assert [each.module for each in eviction.removal.items] == ["b"]
         assert not eviction.reached

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
@@ -97,7 +97,7 @@ async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "begin_clock", fail)
+        patch.setattr(beginning, "begin_clock", fail)
         with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
             await Store.open(tmp_path, lock_wait=0, boot="other")
     assert running(tmp_path) == 1
