@@ -104,7 +104,7 @@ async def used(store: Store) -> None:
         lambda: store.keeper.pin("example.com/new*"),
         lambda: store.keeper.passes(100),
         lambda: store.keeper.difference("before", "now"),
-        store.status,
+        store.figures.status,
     ):
         with contextlib.suppress(sqlite3.Error):
             await work()
