@@ -233,7 +233,7 @@ class Janitor:
                 await self._end(record, reached=reached)
             if reached:
                 self._missed.discard(reason)
-            elif reason not in self._missed:
+            elif reason not in self._missed and not stock.holders.busy:  # else it comes with their end
                 self._missed.add(reason)
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
             return reached

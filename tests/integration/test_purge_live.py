@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import Selection
@@ -395,7 +395,7 @@ async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
         last = None if logical is None else (logical, wall)
         return LogicalClock(last, wall=lambda: time.time() + clocks[0])
 
-    monkeypatch.setattr(opening, "begin_clock", begin)
+    monkeypatch.setattr(beginning, "begin_clock", begin)
     settings = {"max_idle": 10 * DAY, "janitor_interval": 3600.0}
     host = await serve(upstream, **settings)
     assert (await host.get(ZIP)).status == 200
