@@ -15,8 +15,9 @@ from benchmarks import load, tree
 from benchmarks.servers import Target, fetch, ours
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.index import Index, Row
+from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
+from goproxy_vm.cache.rows import Row
 
 LARGE = 490 << 20
 

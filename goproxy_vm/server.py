@@ -148,7 +148,7 @@ class Server:
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
-                self._front.forget_all()
+                self._front.forget(None)
             self._connections.reconsider()
             return Reloaded([name for name in changed if name in RELOADED], list(kept))
 

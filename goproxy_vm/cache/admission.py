@@ -109,6 +109,7 @@ class Admission:
         self._queue: deque[_Turn] = deque()
         self._changed = asyncio.Event()
         self._hopeless = 0
+        self._blocked = 0
 
     @property
     def capacity(self) -> int:
@@ -167,7 +168,7 @@ class Admission:
 
     async def hold(self, reservation: Reservation, more: int) -> None:
         """Room for ``more`` bytes, as soon as evictions have made it. NoRoom: there is nothing to evict."""
-        hopeless = self._hopeless
+        hopeless, blocked = self._hopeless, self._blocked
         self.wanted += more
         try:
             async with asyncio.timeout(self.limits.patience):
@@ -175,6 +176,8 @@ class Admission:
                 while self._usage.used + self.reserved + more > self.limits.total:
                     if self._hopeless != hopeless:
                         raise NoRoom("the disk's budget is full, and nothing in it may be removed")
+                    if reservation.small and self._blocked != blocked:
+                        raise NoRoom("the disk's budget is full of files that are being read")
                     self._pressure()
                     self._changed.clear()
                     await self._changed.wait()
@@ -205,6 +208,11 @@ class Admission:
     def give_up(self) -> None:
         """Nothing more can be removed: those who wait for that fail."""
         self._hopeless += 1
+        self._changed.set()
+
+    def blocked(self) -> None:
+        """Nothing more can be removed before a reader is done: small files do not wait for that."""
+        self._blocked += 1
         self._changed.set()
 
     def _need(self, length: int | None) -> int:

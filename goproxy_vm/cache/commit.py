@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.health import Health
-    from goproxy_vm.cache.index import Index, Victim
+    from goproxy_vm.cache.holders import Holders
+    from goproxy_vm.cache.index import Index
+    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.publish import Checkpoint, Item
+    from goproxy_vm.cache.rows import Victim
 
 log = get_logger("cache")
 
@@ -38,6 +41,8 @@ class CommitQueue:
         health: Health,
         stored: Callable[[Item], None],
         replaced: Callable[[Victim], None],
+        holders: Holders,
+        leftovers: Leftovers,
         clock: LogicalClock,
         checkpoint: Checkpoint | None = None,
         full: Callable[[], None] = lambda: None,
@@ -53,6 +58,8 @@ class CommitQueue:
         self._health = health
         self._stored = stored
         self._replaced = replaced
+        self._holders = holders
+        self._leftovers = leftovers
         self._clock = clock
         self._full = full
         self._checkpoint: Checkpoint = checkpoint or (lambda step, path: None)
@@ -112,11 +119,13 @@ class CommitQueue:
                     self._replaced(victim)
                 self._health.succeeded("files", "index")
         except (OSError, sqlite3.Error) as error:
-            await self._withdraw(batch, failed, error)
+            failed = {item: failed.get(item, error) for item in batch}
         except Exception as error:
             # A bug; the next batch must be stored all the same.
             log.exception("commit failed")
-            await self._withdraw(batch, failed, error)
+            failed = {item: failed.get(item, error) for item in batch}
+        for item, left in (await self.threads.run(withdraw, list(failed))).items():
+            self._leftovers.keep(*item.lies, item.reservation.size, left)
         for item, cause in failed.items():
             log.error("file not stored", path=item.path, reason=reason(cause))
             self._health.failed(cause)
@@ -126,11 +135,6 @@ class CommitQueue:
             self._settle(item, stored=item not in failed)
         self._settled.set()
 
-    async def _withdraw(self, batch: Sequence[Item], failed: dict[Item, Exception], error: Exception) -> None:
-        await self.threads.run(withdraw, [item for item in batch if item not in failed])
-        for item in batch:
-            failed.setdefault(item, error)
-
     def _record(self, items: Sequence[Item]) -> list[Victim]:
         self._checkpoint("index", "")
         replaced = self._index.add([item.row() for item in items], self._clock.wall(), self._clock.now())
@@ -138,12 +142,18 @@ class CommitQueue:
         return replaced
 
     def _settle(self, item: Item, *, stored: bool) -> None:
+        hold = item.content.hold
         if stored:
+            if hold is not None:
+                self._holders.published(hold)
             self._stored(item)
+            self._leftovers.replaced(item.target)
+        item.content.close()
+        if hold is not None and not stored:
+            self._holders.unlinked(hold, item.reservation.size)
         if self.pending.get(item.path) is item:
             del self.pending[item.path]
         self._queued -= 1
         self._in_memory -= len(item.content.data or b"")
         item.reservation.release()
-        item.content.close()
         item.settled.set()

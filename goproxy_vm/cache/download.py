@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.layout import private_opener
 from goproxy_vm.errors import NoRoom
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.admission import Admission, Reservation
     from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.threads import Threads
 
 log = get_logger("cache")
@@ -54,6 +56,7 @@ class Download:
         threads: Threads,
         health: Health,
         room: Room,
+        leftovers: Leftovers,
     ) -> None:
         self.path = path
         """The temporary file; complete after :meth:`finish`."""
@@ -63,6 +66,7 @@ class Download:
         self._threads = threads
         self._health = health
         self._room = room
+        self._leftovers = leftovers
         self._reservation: Reservation | None = None
         self._opening: asyncio.Future[AsyncBufferedIOBase] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -130,16 +134,24 @@ class Download:
         try:
             if opening is not None:
                 file = await opening
-                await self._threads.run(self.path.unlink, missing_ok=True)
+                try:
+                    await self._threads.run(tree.remove, self.path, self.path.parent)
+                except OSError as error:
+                    self._left(error)
                 if self._writing is not None:
                     # A cancelled caller left it in its thread: it must not meet the number of this
                     # descriptor when that is another file's.
                     await asyncio.gather(self._writing, return_exceptions=True)
                 await file.close()
         except OSError as error:
-            log.warning("temporary file not removed", path=self.path, reason=reason(error))
+            log.warning("temporary file not closed", path=self.path, reason=reason(error))
         finally:
             self._release()
+
+    def _left(self, error: OSError) -> None:
+        log.warning("temporary file not removed", path=self.path, reason=reason(error))
+        size = 0 if self._reservation is None else self._reservation.size
+        self._leftovers.keep(self.path, self.path.parent, size, error)
 
     async def _writer(self) -> AsyncBufferedIOBase:
         if self._opening is None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from goproxy_vm.cache.holders import Hold
+
 
 class Kind(enum.StrEnum):
     """The three files of a version (go.dev/ref/mod#goproxy-protocol)."""
@@ -42,7 +44,7 @@ class StoredFile:
     Whoever holds it closes it. Unlinking or renaming the file meanwhile changes nothing.
     """
 
-    __slots__ = ("_file", "data", "length", "sha256")
+    __slots__ = ("_file", "_resting", "data", "hold", "length", "sha256")
 
     def __init__(self, source: io.FileIO | bytes, length: int, sha256: str) -> None:
         self._file = source if isinstance(source, io.FileIO) else None
@@ -52,6 +54,21 @@ class StoredFile:
         """Bytes."""
         self.sha256 = sha256
         """Of the content, in hex."""
+        self.hold: Hold | None = None
+        """Counts this handle and others of the same file; released with it."""
+        self._resting = False
+
+    def held(self, hold: Hold) -> StoredFile:
+        """This file, which is a handle counted by ``hold`` from here on."""
+        self.hold = hold
+        return self
+
+    def rest(self) -> None:
+        """Keep the file open for later copies (:meth:`share`) only: whoever holds it closes it as soon as the
+        file is to go."""
+        if self.hold is not None and not self._resting:
+            self._resting = True
+            self.hold.rest()
 
     @property
     def fd(self) -> int | None:
@@ -85,12 +102,16 @@ class StoredFile:
         """Another handle on the same content, to be closed on its own."""
         if self._file is None:
             return StoredFile(self.data or b"", self.length, self.sha256)
-        return StoredFile(io.FileIO(os.dup(self._file.fileno()), "rb"), self.length, self.sha256)
+        copy = StoredFile(io.FileIO(os.dup(self._file.fileno()), "rb"), self.length, self.sha256)
+        return copy if self.hold is None else copy.held(self.hold.take())
 
     def close(self) -> None:
         """Release the descriptor; a second call does nothing."""
         if self._file is not None:
             self._file.close()
+        hold, self.hold = self.hold, None
+        if hold is not None:
+            hold.release(resting=self._resting)
 
     def __enter__(self) -> StoredFile:
         return self

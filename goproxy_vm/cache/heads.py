@@ -6,7 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
+from goproxy_vm.cache import tree
+from goproxy_vm.cache.layout import private_opener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,15 +70,10 @@ class Heads:
         return kept
 
     def _publish(self, target: Path, data: bytes) -> None:
-        target.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         temporary = self._layout.temporary()
         with open(temporary, "xb", opener=private_opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
-        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        for directory in tree.move(temporary, self._layout.tmp, target, self._layout.sumdb):
+            tree.sync(directory, self._layout.sumdb)

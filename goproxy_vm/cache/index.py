@@ -6,98 +6,19 @@ belong to the one database thread; sqlite3.Error: index.db cannot be read or wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from goproxy_vm.cache.files import Entry, Kind
+from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.files import Entry
+from goproxy_vm.cache.rows import BLOCK, VICTIM, Known, possible, stray, total, victim
 from goproxy_vm.cache.threads import paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.cache.database import Database
-
-BLOCK = 512
-"""Bytes in one of ``st_blocks``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A file that has just been published."""
-
-    path: str
-    module: str
-    version: str
-    kind: Kind
-    length: int
-    blocks: int
-    sha256: str
-    h1: str | None
-    pinned: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Allocated."""
-        return self.blocks * BLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The h1 hashes a version's ``.mod`` and ``.zip`` had when first seen, or None.
-
-    Beside each, the name of the checksum database whose log has proven it; empty if none has.
-    """
-
-    mod: str | None
-    zip: str | None
-    mod_database: str = ""
-    zip_database: str = ""
-
-
-class Touch(NamedTuple):
-    """Hits on one file since the last flush, and the time of the newest by the logical clock."""
-
-    last_used: float
-    hits: int
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """A file that is to go: ``last_used`` by the logical clock, ``id`` its row; a stray has none."""
-
-    id: int | None
-    path: str
-    module: str
-    version: str
-    kind: Kind
-    length: int
-    bytes: int
-    pinned: bool
-    last_used: float
-
-
-VICTIM = "id, path, module, version, kind, length, blocks, pinned, last_used"
-
-
-def victim(row: Sequence[Any]) -> Victim:
-    """The victim of a row with the columns VICTIM."""
-    id_, path, module, version, kind, length, blocks, pinned, last_used = row
-    return Victim(id_, path, module, version, Kind(kind), length, blocks * BLOCK, bool(pinned), last_used)
-
-
-def stray(path: str, kind: str, blocks: int) -> Victim:
-    """A file without a row."""
-    return Victim(None, path, "", "", Kind(kind), 0, blocks * BLOCK, pinned=False, last_used=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """Files and the bytes allocated for them, of one kind, pinned or not."""
-
-    kind: Kind
-    pinned: bool
-    entries: int
-    bytes: int
+    from goproxy_vm.cache.files import Kind
+    from goproxy_vm.cache.rows import Row, Sum, Touch, Victim
 
 
 class Index:
@@ -118,6 +39,9 @@ class Index:
             "SELECT length, sha256, h1, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
         ).fetchone()
         if row is None or row[4] in self.withheld:
+            return None
+        if not isinstance(row[1], bytes) or not isinstance(row[0], int):
+            self._database.notice(Impossible(f"files {row[4]!r}"))
             return None
         suspect = self.suspected is not None and row[4] > self.suspected
         return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
@@ -147,12 +71,13 @@ class Index:
     def of_path(self, path: str) -> list[Victim]:
         """What stands under a path, row or stray, as something that may go: none or one."""
         rows = self._connection.execute(f"SELECT {VICTIM} FROM files WHERE path = ?", (path,)).fetchall()  # noqa: S608
-        return [victim(row) for row in rows] or self.strays("WHERE path = ?", path)
+        found = list(possible(victim, rows, self._database.notice))
+        return found or self.strays("WHERE path = ?", path)
 
     def strays(self, condition: str = "", *values: object) -> list[Victim]:
         """Files without a row, as something that may go; ``condition`` is SQL of ours."""
         rows = self._connection.execute(f"SELECT path, kind, blocks FROM strays {condition}", values)  # noqa: S608
-        return [stray(*row) for row in rows]
+        return list(possible(lambda row: stray(*row), rows, self._database.notice))
 
     def add_strays(self, strays: Iterable[tuple[str, Kind, int]]) -> list[Victim]:
         """Note files without a row: path, kind, blocks; those that are new here."""
@@ -245,7 +170,7 @@ class Index:
             "SELECT kind, pinned, count(*), coalesce(sum(blocks), 0) FROM files GROUP BY kind, pinned"
             " UNION ALL SELECT kind, 0, count(*), coalesce(sum(blocks), 0) FROM strays GROUP BY kind"
         )
-        return [Sum(Kind(kind), bool(pinned), count, blocks * BLOCK) for kind, pinned, count, blocks in rows]
+        return list(possible(total, rows, self._database.notice))
 
     def mark_pinned(self, pin: Iterable[int], unpin: Iterable[int]) -> None:
         """Change the mark of rows, by id."""
@@ -301,6 +226,8 @@ class Index:
         rows = self._connection.execute(
             "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
         ).fetchall()
+        if not all(isinstance(value, str) for row in rows for value in row):
+            raise Impossible(f"known {module}@{version}")
         found = {kind: (h1, database) for kind, h1, database in rows}
         mod, mod_database = found.get("mod", (None, ""))
         zip_, zip_database = found.get("zip", (None, ""))
@@ -318,11 +245,24 @@ class Index:
         return h1 if row is None else str(row[0])
 
     def prove(
-        self, module: str, version: str, hashes: dict[str, str], database: str, now: float
+        self,
+        module: str,
+        version: str,
+        hashes: dict[str, str],
+        database: str,
+        now: float,
+        *,
+        fetched: bool = True,
     ) -> list[Victim]:
         """Keep what a checksum database has proven, by kind: a hash that was only seen first gives way, one
-        that another database has proven stays. The rows of files with other hashes, which are strays now."""
+        that another database has proven stays. The rows of files with other hashes, which are strays now.
+
+        Unless a file of it was ``fetched``, nothing is kept of a version that is not on record already: who
+        looks versions up would fill the disk.
+        """
         doubted: list[Victim] = []
+        if not (fetched or self._on_record(module, version)):
+            return doubted
         with self._database.transaction():
             for kind, h1 in hashes.items():
                 self._connection.execute(
@@ -336,13 +276,21 @@ class Index:
                 )
         return doubted
 
+    def _on_record(self, module: str, version: str) -> bool:
+        (found,) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM known WHERE module = ? AND version = ?)"
+            " OR EXISTS (SELECT 1 FROM files WHERE module = ? AND version = ?)",
+            (module, version, module, version),
+        ).fetchone()
+        return bool(found)
+
     def _doubt(self, condition: str, *values: object) -> list[Victim]:
         """Make strays of the files for which ``condition`` (SQL of ours) is true; the rows they had."""
         rows = self._connection.execute(
             f"SELECT {VICTIM} FROM files WHERE state = 0 AND {condition}",  # noqa: S608
             values,
         ).fetchall()
-        doubted = [victim(row) for row in rows]
+        doubted = list(possible(victim, rows, self._database.notice))
         self._connection.executemany("DELETE FROM files WHERE id = ?", ((each.id,) for each in doubted))
         self._connection.executemany(
             "INSERT INTO strays VALUES (?, ?, ?)",

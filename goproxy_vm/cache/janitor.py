@@ -17,9 +17,9 @@ from goproxy_vm.cache.report import removal
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
 
 log = get_logger("cache")
@@ -44,8 +44,16 @@ class Janitor:
     water mark is passed. One pass at a time; ``trim`` bounds the cached answers."""
 
     def __init__(
-        self, stock: Stock, policy: Policy, pressed: asyncio.Event, trim: Callable[[], Awaitable[object]]
+        self,
+        stock: Stock,
+        policy: Policy,
+        pressed: asyncio.Event,
+        trim: Callable[[], Awaitable[object]],
+        *,
+        interrupted: bool,
     ) -> None:
+        """``interrupted``: the run before did not end cleanly, so that a pass without an end goes on."""
+        self._interrupted = interrupted
         self._stock = stock
         self._policy = policy
         self._trim = trim
@@ -102,10 +110,12 @@ class Janitor:
             if not done and admission.wanted and held() + admission.wanted > limits.total:
                 # What was on its way into the store can be evicted now, and a purge under way frees room too.
                 await self._stock.queue.flushed()
-                if admission.changes == seen:
-                    admission.give_up()
-                else:
+                if admission.changes != seen:
                     self._pressed.set()
+                elif self._stock.holders.busy:
+                    admission.blocked()
+                else:
+                    admission.give_up()
         else:
             self._missed.discard("size")
         await self._clear_metadata()
@@ -151,12 +161,13 @@ class Janitor:
                 return Eviction(went, goal, before, after, after <= goal, None)
             record = await stock.begin("evict", goal)
             gone: list[Victim] = []
-            # No more than was too much at first, however much is fetched meanwhile.
-            while (need := min(before - record.evicted_bytes, stock.usage.used) - goal) > 0:
-                some = await self._remove(record, await stock.ask(self._choose, need, BATCH))
-                if not some:
-                    break
-                gone += some
+            async with self._ended_if_failed(record):
+                # No more than was too much at first, however much is fetched meanwhile.
+                while (need := min(before - record.evicted_bytes, stock.usage.used) - goal) > 0:
+                    some = await self._remove(record, await stock.ask(self._choose, need, BATCH))
+                    if not some:
+                        break
+                    gone += some
             after = stock.usage.used
             reached = after <= goal
             await self._end(record, reached=reached)
@@ -168,13 +179,14 @@ class Janitor:
         await self._trim()
 
     async def _resume(self) -> None:
-        """Go on with the pass that a kill interrupted, to its target."""
+        """Go on with the pass that a kill interrupted, to its target. After a clean end there is none: what
+        has no end then could not write it, and its order may be old."""
         stock = self._stock
         for record in await stock.ask(stock.ledger.unfinished):
             goal = record.target_bytes
             if record.reason == "size" and goal is not None:
                 goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown
-            if record.reason in ("size", "evict") and goal is not None:
+            if self._interrupted and record.reason in ("size", "evict") and goal is not None:
                 await self._clear(record.reason, goal, partial(self._above, goal), record)
             if record.finished is None:
                 await self._end(record, reached=None if goal is None else stock.usage.used <= goal)
@@ -205,25 +217,28 @@ class Janitor:
                 return True
             reached = True
             while (need := await excess()) > 0:
-                # What waits for its commit cannot be chosen yet: others would go in its place.
-                await stock.queue.flushed()
-                await self._flush()
-                victims = await stock.ask(self._choose, need, BATCH)
+                async with self._ended_if_failed(record):
+                    # What waits for its commit cannot be chosen yet: others would go in its place.
+                    await stock.queue.flushed()
+                    await self._flush()
+                    # What is being sent stays on the disk, removed or not.
+                    victims = await stock.ask(self._choose, need, BATCH, stock.holders.paths)
                 if victims and record is None:
                     record = await stock.begin(reason, target)
-                if record is None or not await self._remove(record, victims):
-                    reached = False
-                    break
+                async with self._ended_if_failed(record):
+                    if record is None or not await self._remove(record, victims):
+                        reached = False
+                        break
             if record is not None:
                 await self._end(record, reached=reached)
             if reached:
                 self._missed.discard(reason)
-            elif reason not in self._missed:
+            elif reason not in self._missed and not stock.holders.busy:  # else it comes with their end
                 self._missed.add(reason)
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
             return reached
 
-    def _choose(self, need: int, limit: int | None) -> list[Victim]:
+    def _choose(self, need: int, limit: int | None, spared: Container[str] = ()) -> list[Victim]:
         if need <= 0:
             return []
         chosen: list[Victim] = []
@@ -236,7 +251,7 @@ class Janitor:
         left = None if limit is None else limit - len(chosen)
         stock = self._stock
         pinned_excess = max(0, stock.usage.pinned - stock.admission.limits.pinned)
-        return chosen + stock.shelf.victims(need, pinned_excess, left)
+        return chosen + stock.shelf.victims(need, pinned_excess, left, spared)
 
     async def _clear_idle(self) -> None:
         longest = self._policy.max_idle
@@ -259,9 +274,20 @@ class Janitor:
             record, reached = None, True
             while reached and (victims := await self._stock.ask(choose)):
                 record = record or await self._stock.begin(reason, None)
-                reached = bool(await self._remove(record, victims))
+                async with self._ended_if_failed(record):
+                    reached = bool(await self._remove(record, victims))
             if record is not None:
                 await self._end(record, reached=reached)
+
+    @contextlib.asynccontextmanager
+    async def _ended_if_failed(self, record: Pass | None) -> AsyncIterator[None]:
+        """A pass that fails has ended: a later start must not go on with it."""
+        try:
+            yield
+        except (sqlite3.Error, OSError):
+            if record is not None:
+                await self._end(record, reached=False)
+            raise
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
         reason = "size" if record.reason == "evict" else record.reason

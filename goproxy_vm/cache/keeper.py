@@ -21,6 +21,7 @@ from goproxy_vm.cache.facts import (
 )
 from goproxy_vm.cache.report import removal
 from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
-    from goproxy_vm.cache.index import Sum, Victim
     from goproxy_vm.cache.janitor import Janitor
     from goproxy_vm.cache.recovery import Recoverer
+    from goproxy_vm.cache.rows import Sum, Victim
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.snapshots import Snapshots
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+
+log = get_logger("cache")
 
 Matches = Callable[[str, str], bool]
 """Says of a module and a version whether they are meant."""
@@ -77,6 +80,7 @@ class Keeper:
         self,
         stock: Stock,
         reader: Shelf,
+        reading: Threads,
         reports: Threads,
         snapshots: Snapshots,
         answers: Answers,
@@ -88,19 +92,32 @@ class Keeper:
         self.fences = Fences()
         self._stock = stock
         self._reader = reader
+        self._reading = reading
+        """The threads of ``reader``, which are those of the snapshots."""
         self._reports = reports
         self._snapshots = snapshots
         self._answers = answers
         self._janitor = janitor
         self._scrub = scrub
         self._recoverer = recoverer
-        self._pins = pins
-        self._pinned = Selector(pins)
+        self.pins_settled(pins)
         self._ordered: set[asyncio.Task[None]] = set()
 
     def pinned(self, module: str, version: str) -> bool:
         """Whether a version is kept from eviction."""
         return self._pinned(module, version)
+
+    def bars(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
+        """Whether a purge since a fetch began keeps its file out, which is logged."""
+        barred = since is not None and self.fences.bars(since, module, version, size)
+        if barred:
+            log.info("file kept out by a purge", path=path)
+        return barred
+
+    def pins_settled(self, pins: dict[str, str]) -> None:
+        """What is pinned from now on: source by pattern."""
+        self._pins = pins
+        self._pinned = Selector(pins)
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
@@ -111,12 +128,12 @@ class Keeper:
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a cursor that is none."""
         await self._settled()
-        return await self._reports.run(self._reader.page, prefix, sort, limit, cursor)
+        return await self._reading.run(self._reader.page, prefix, sort, limit, cursor)
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""
         await self._settled()
-        return await self._reports.run(self._reader.version, module, version)
+        return await self._reading.run(self._reader.version, module, version)
 
     async def _settled(self) -> None:
         """What was fetched and asked for until now is on record."""
@@ -125,7 +142,7 @@ class Keeper:
 
     async def count(self) -> int:
         """Versions of which a file is stored."""
-        return await self._reports.run(self._reader.versions)
+        return await self._reading.run(self._reader.versions)
 
     async def purge(
         self, selection: Selection, *, forget_hash: bool, dry_run: bool, forget: Callable[[], None]
@@ -142,7 +159,7 @@ class Keeper:
         if not dry_run:
             self._fence_under_way(selection, matches)
         await self._stock.queue.flushed()
-        victims = await self._reports.run(self._reader.selected, selection)
+        victims = await self._reading.run(self._reader.selected, selection)
         if stored_only and victims and not dry_run:
             victims = await self._fence_selected(selection, victims)
         modules = {victim.module for victim in victims}
@@ -151,7 +168,7 @@ class Keeper:
         else:
             victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            versions = set(await self._reports.run(self._reader.known, matches))
+            versions = set(await self._reading.run(self._reader.known, matches))
         if dry_run:
             return await removal(victims, await self._answers.count(modules), dry_run=True)
         return await self._purge(victims, modules, versions if forget_hash else set(), forget)
@@ -169,7 +186,7 @@ class Keeper:
         versions = frozenset((victim.module, victim.version) for victim in victims)
         self.fences.add(lambda module, version: (module, version) in versions)
         await self._stock.queue.flushed()
-        return await self._reports.run(self._reader.files, sorted(versions), selection.kinds)
+        return await self._reading.run(self._reader.files, sorted(versions), selection.kinds)
 
     async def purge_versions(
         self,
@@ -188,17 +205,17 @@ class Keeper:
         if not dry_run:
             self.fences.add(matches)
         await self._stock.queue.flushed()
-        victims = await self._reports.run(self._reader.of_version, module, version)
+        victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
         if dry_run:
             return await removal(victims, await self._answers.count({module}), dry_run=True)
-        versions = set(await self._reports.run(self._reader.known, matches)) if forget_hash else set()
+        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
         return await self._purge(victims, {module}, versions, forget)
 
     async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
         """Files that wait to be looked at: they would be adopted after the purge too."""
         await self._recoverer.looked.wait()
-        return await self._reports.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
+        return await self._reading.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
 
     async def _purge(
         self,
@@ -226,7 +243,7 @@ class Keeper:
 
     async def pins(self) -> Pins:
         """All pins and what they cover."""
-        items = [await self._reports.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
+        items = [await self._reading.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
         return Pins(items, self._stock.usage.pinned, self._stock.admission.limits.pinned)
 
     async def pin(self, pattern: str) -> Pin:
@@ -234,7 +251,7 @@ class Keeper:
         pattern = normalize(pattern)
         await self._stock.ask(self._stock.ledger.add_pin, pattern)
         await self._settle_pins()
-        return await self._reports.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
+        return await self._reading.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""
@@ -251,8 +268,7 @@ class Keeper:
     async def _settle_pins(self) -> None:
         """Mark the rows by the pins as they are now."""
         stock = self._stock
-        self._pins = await stock.ask(stock.ledger.pins)
-        self._pinned = Selector(self._pins)
+        self.pins_settled(await stock.ask(stock.ledger.pins))
         await stock.queue.flushed()
         async with stock.queue.disk:
             await to_the_end(self._mark())

@@ -14,6 +14,8 @@ from goproxy_vm.protocol.request import ModuleResource, parse
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to open a directory of ours with; a link in its place is none."""
 KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -107,6 +109,12 @@ class Layout:
             )
 
     def _own(self, directory: Path) -> None:
+        if directory != self.root and directory.is_symlink():
+            # What is emptied, written or removed there would be somebody else's.
+            raise StartError(
+                f"cache directory {self.root}: {directory} is a symbolic link; put the whole cache directory"
+                " where it leads to, or remove it"
+            )
         facts = directory.stat()
         # Whoever owns the directory can plant files in it.
         if facts.st_uid != os.geteuid():
@@ -130,13 +138,7 @@ class Layout:
         MalformedPath unless it is ``<module>/@v/<version>.<kind>`` and stays inside ``modules/``:
         the request parser has seen to it already, this is the second look.
         """
-        parts = path.split("/")
-        stem, _, suffix = parts[-1].rpartition(".")
-        kind = KINDS.get(suffix)
-        inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
-        if kind is None or not stem or not inside or "\0" in path:
-            raise MalformedPath(f"not the path of a stored file: {path!r}")
-        return self.modules.joinpath(*parts), kind
+        return self.modules.joinpath(*path.split("/")), kind_of(path)
 
     def temporary(self) -> Path:
         """A name in ``tmp/`` that no other file has."""
@@ -151,12 +153,27 @@ class Layout:
         return resource.module, resource.version
 
 
+def kind_of(path: str) -> Kind:
+    """Which kind of file has that escaped path. MalformedPath where it is the path of none."""
+    parts = path.split("/")
+    stem, _, suffix = parts[-1].rpartition(".")
+    kind = KINDS.get(suffix)
+    inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
+    if kind is None or not stem or not inside or "\0" in path:
+        raise MalformedPath(f"not the path of a stored file: {path!r}")
+    return kind
+
+
 def private_opener(path: str, flags: int) -> int:
     """For ``open(..., opener=…)``: a new file that only this user may read. A directory of ours that somebody
     has removed meanwhile is made again; not the cache directory, whose lock would be gone with it."""
-    flags |= os.O_CLOEXEC
+    parent, name = os.path.split(path)
     try:
-        return os.open(path, flags, PRIVATE_FILE)
+        directory = os.open(parent, DIRECTORY)
     except FileNotFoundError:
-        Path(path).parent.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
-        return os.open(path, flags, PRIVATE_FILE)
+        Path(parent).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+        directory = os.open(parent, DIRECTORY)
+    try:
+        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE, dir_fd=directory)
+    finally:
+        os.close(directory)

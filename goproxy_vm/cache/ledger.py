@@ -7,9 +7,12 @@ import contextlib
 import json
 import sqlite3
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.facts import Pass, PassReason, Totals
+from goproxy_vm.cache.rows import possible
+from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +32,8 @@ class Ledger:
         self._database = database
         self._connection = database.connection
         self._clock = clock
+        self._ended: list[Pass] = []
+        """Passes whose end could not be written."""
 
     def begin(self, reason: PassReason, target: int | None, entries: int, size: int) -> Pass:
         """Open the record of a pass over so many files and bytes; it stays open if the process is killed.
@@ -55,39 +60,55 @@ class Ledger:
         )
 
     def end(self, record: Pass, entries: int, size: int, *, reached: bool | None) -> None:
-        """Close the record of a pass that left so many files and bytes, and forget the oldest ones."""
+        """Close the record of a pass that left so many files and bytes, and forget the oldest ones.
+
+        Raises nothing: an end that cannot be written is kept for :meth:`write_ends`, lest the pass be taken
+        for one that a kill interrupted.
+        """
         record.finished = self._clock.wall()
         record.reached = reached
-        record.after = Totals(entries, size, self.oldest_idle())
-        with contextlib.suppress(sqlite3.OperationalError), self._database.transaction():
-            if not record.id:
-                record.id = self._insert(record)
-            self.save(record)
-            self._connection.execute(
-                "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
-            )
-            self._connection.execute(
-                "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
-            )
+        self._ended.append(record)
+        with contextlib.suppress(sqlite3.Error):
+            record.after = Totals(entries, size, self.oldest_idle())
+            self.write_ends()
+
+    def write_ends(self) -> None:
+        """Write the ends of passes that are not written yet."""
+        while self._ended:
+            record = self._ended[0]
+            with self._database.transaction():
+                if not record.id:
+                    record.id = self._insert(record)
+                self.save(record)
+                self._connection.execute(
+                    "DELETE FROM passes WHERE id <= ? AND finished IS NOT NULL", (record.id - MOST_PASSES,)
+                )
+                self._connection.execute(
+                    "DELETE FROM removals WHERE id <= (SELECT max(id) FROM removals) - ?", (MOST_REMOVALS,)
+                )
+            del self._ended[0]
 
     def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
         rows = self._connection.execute("SELECT id, record FROM passes ORDER BY id DESC LIMIT ?", (limit,))
-        return [_load(*row) for row in rows]
+        return list(possible(_load, rows, self._database.notice))
 
     def unfinished(self) -> list[Pass]:
         """Passes that an earlier run did not end, oldest first."""
         rows = self._connection.execute("SELECT id, record FROM passes WHERE finished IS NULL ORDER BY id")
-        return [_load(*row) for row in rows]
+        return list(possible(_load, rows, self._database.notice))
 
     def oldest_idle(self) -> float:
         """Seconds since the zip that was not asked for for longest was; 0 where there is none."""
         (oldest,) = self._connection.execute("SELECT min(last_used) FROM files WHERE kind = 'zip'").fetchone()
+        if oldest is not None and not isinstance(oldest, float):
+            raise Impossible("files last_used")
         return 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
 
     def pins(self) -> dict[str, str]:
         """All pins: pattern and source, by pattern."""
-        return dict(self._connection.execute("SELECT pattern, source FROM pins ORDER BY pattern").fetchall())
+        rows = self._connection.execute("SELECT pattern, source FROM pins ORDER BY pattern")
+        return dict(possible(_pin, rows, self._database.notice))
 
     def set_pins(self, patterns: Sequence[str], source: str) -> None:
         """Replace the pins of one source; a pattern that both name stays the configuration's."""
@@ -112,11 +133,25 @@ def _dump(record: Pass) -> str:
     return json.dumps(asdict(record))
 
 
-def _load(id_: int, text: str) -> Pass:
-    record = json.loads(text)
-    for name in ("before", "after"):
-        if record[name] is not None:
-            record[name] = Totals(**record[name])
-    if record["scrubbed"] is not None:
-        record["scrubbed"] = tuple(record["scrubbed"])
-    return Pass(**{**record, "id": id_})
+def _pin(row: Sequence[Any]) -> tuple[str, str]:
+    pattern, source = row
+    try:
+        if source not in {"config", "api"} or normalize(pattern) != pattern:
+            raise Impossible(f"pins {pattern!r}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Impossible(f"pins {pattern!r}") from error
+    return pattern, source
+
+
+def _load(row: Sequence[Any]) -> Pass:
+    id_, text = row
+    try:
+        record = json.loads(text)
+        for name in ("before", "after"):
+            if record[name] is not None:
+                record[name] = Totals(**record[name])
+        if record["scrubbed"] is not None:
+            record["scrubbed"] = tuple(record["scrubbed"])
+        return Pass(**{**record, "id": id_})
+    except (ValueError, KeyError, TypeError) as error:
+        raise Impossible(f"passes {id_!r}") from error

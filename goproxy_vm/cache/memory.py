@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.index import Touch
+from goproxy_vm.cache.rows import Touch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,10 @@ class Memory:
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._touches: dict[str, Touch] = {}
-        self._watchers: list[Callable[[str], None]] = []
+        self._watchers: list[Callable[[str | None], None]] = []
 
-    def watch(self, gone: Callable[[str], None]) -> None:
-        """Have ``gone`` told whenever an entry is forgotten or replaced."""
+    def watch(self, gone: Callable[[str | None], None]) -> None:
+        """Have ``gone`` told whenever an entry is forgotten or replaced; None stands for all."""
         self._watchers.append(gone)
 
     def entry(self, path: str) -> Entry | None:
@@ -46,6 +46,12 @@ class Memory:
         self._entries.pop(path, None)
         for gone in self._watchers:
             gone(path)
+
+    def forget_all(self) -> None:
+        """Every file may be about to be looked at more closely."""
+        self._entries.clear()
+        for gone in self._watchers:
+            gone(None)
 
     def touch(self, path: str) -> None:
         """A hit."""

@@ -6,24 +6,28 @@ import asyncio
 import os
 import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.beginning import open_index
 from goproxy_vm.cache.commit import CommitQueue
-from goproxy_vm.cache.database import Database
+from goproxy_vm.cache.database import Watched
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
-from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.janitor import Janitor, Policy
 from goproxy_vm.cache.keeper import Keeper
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.ledger import Ledger
+from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.quarantine import Quarantine
-from goproxy_vm.cache.recency import Recency, begin_clock
+from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.recovery import Recoverer
 from goproxy_vm.cache.removal import Remover
@@ -36,16 +40,13 @@ from goproxy_vm.cache.trial import Trial
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.names import exempt
-from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from pathlib import Path
 
-    from goproxy_vm.cache.clock import LogicalClock
-    from goproxy_vm.cache.index import Sum, Victim
     from goproxy_vm.cache.publish import Checkpoint, Item
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.config import Settings
 
 log = get_logger("cache")
@@ -93,18 +94,6 @@ class Parts:
     min_free: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """What the database thread found and settled at the start."""
-
-    index: Index
-    clock: LogicalClock
-    sums: list[Sum]
-    pins: dict[str, str]
-    unsettled: sqlite3.Error | None
-    """Why what a start writes down could not be: it is kept in memory, and tried again."""
-
-
 async def open_parts(
     stack: AsyncExitStack,
     root: Path,
@@ -128,14 +117,13 @@ async def open_parts(
 
     # Files copied here, or whose index is gone: nothing is on record of them either.
     lost = not layout.index.exists() and any(layout.modules.iterdir())
-    database = await writer.run(Database.open, layout.index)
+    database, begun = await writer.run(open_index, layout.index, settings, protected, boot)
     stack.push_async_callback(writer.run, database.close)
-    answers, records, snapshots = await _others(stack, layout, threads, health)
+    # Others use the same threads, whose errors say nothing of the index.
+    asking = Watched(writer, database.notice)
+    reading = Watched(threads["reports"], partial(database.notice, here=False))
+    answers, records, snapshots = await _others(stack, layout, threads, health, settings)
     await records.take_over(answers)
-    try:
-        begun = await writer.run(_begin, database, settings, protected, boot)
-    except sqlite3.Error as error:
-        raise StartError(f"{layout.index}: {error}") from error
     index, clock = begun.index, begun.clock
     usage.reset(begun.sums)
     if begun.unsettled:
@@ -157,26 +145,47 @@ async def open_parts(
 
     pressed = asyncio.Event()
     admission = Admission(limits, usage, pressed.set)
-    recency = Recency(database, index, memory, clock, writer, health, protected)
+    recency = Recency(database, index, memory, clock, asking, health, protected)
     # After the queue: hits on what it still held, and its last files, count as settled too.
     stack.push_async_callback(recency.settle)
-    queue = CommitQueue(index, writer, health, stored, usage.remove, clock, checkpoint, starve)
+    holders = Holders(usage, admission.changed, lambda: admission.wanted > 0)
+
+    def replaced(victim: Victim) -> None:
+        usage.remove(victim)
+        holders.removed(victim.path, victim.bytes)
+
+    leftovers = Leftovers(admission, health)
+    queue = CommitQueue(
+        index, asking, health, stored, replaced, holders, leftovers, clock, checkpoint, starve
+    )
     stack.push_async_callback(queue.close)
     remover = Remover(
-        layout, index, usage, admission, clock, writer, queue.disk, queue.threads, memory.forget, gone
+        layout,
+        index,
+        usage,
+        holders,
+        admission,
+        clock,
+        asking,
+        queue.disk,
+        queue.threads,
+        memory.forget,
+        gone,
     )
     stock = Stock(
         layout=layout,
         index=index,
-        shelf=Shelf(database.connection, clock),
+        shelf=Shelf(database.connection, clock, database.notice),
         ledger=Ledger(database, clock),
         usage=usage,
         admission=admission,
+        holders=holders,
+        leftovers=leftovers,
         clock=clock,
         health=health,
         queue=queue,
         remover=remover,
-        database=writer,
+        database=asking,
         disk=threads["background"],
         flush=recency.flush,
     )
@@ -186,18 +195,18 @@ async def open_parts(
         policy = Policy(min_free, settings.max_idle or None, settings.janitor_interval)
 
     async def trim() -> None:
-        await answers.trim(settings.answers_max_size)
-        await records.trim(settings.sumdb_max_size)
+        await answers.trim()
+        await records.trim()
 
-    janitor = Janitor(stock, policy, pressed, trim)
+    janitor = Janitor(stock, policy, pressed, trim, interrupted=begun.interrupted)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
-    reader = Shelf(snapshots.connection, clock)
+    reader = Shelf(snapshots.connection, clock, partial(database.notice, here=False))
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
     keeper = Keeper(
-        stock, reader, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
+        stock, reader, reading, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
     )
     stack.push_async_callback(keeper.close)
     heads = Heads(layout, threads["downloads"], health)
@@ -206,11 +215,15 @@ async def open_parts(
     async def settle() -> None:
         nonlocal settled
         if settled:
-            await writer.run(database.set, "running", 1)
+            await asking.run(database.begin_run)
+            await asking.run(stock.ledger.write_ends)
             return
         async with queue.disk:
-            await writer.run(_settle, database, index, clock, settings, protected, boot)
-            usage.reset(await writer.run(index.sums))
+            pins = await asking.run(beginning.settle, database, index, clock, settings, protected, boot)
+            usage.reset(await asking.run(index.sums))
+            # What was believed until now may be unsure, a stray or not pinned from here on.
+            memory.forget_all()
+            keeper.pins_settled(pins)
         settled = True
 
     attempts = {
@@ -254,11 +267,15 @@ def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
 
 
 async def _others(
-    stack: AsyncExitStack, layout: Layout, threads: dict[str, Threads], health: Health
+    stack: AsyncExitStack,
+    layout: Layout,
+    threads: dict[str, Threads],
+    health: Health,
+    settings: Settings,
 ) -> tuple[Answers, Records, Snapshots]:
     path = layout.answers
     try:
-        answers = await Answers.open(path, threads["database"], health)
+        answers = await Answers.open(path, threads["database"], health, most_bytes=settings.answers_max_size)
         stack.push_async_callback(answers.close)
         path = layout.records
         records = await Answers.open(path, threads["database"], health, precious=True)
@@ -268,7 +285,7 @@ async def _others(
         stack.push_async_callback(threads["reports"].run, snapshots.close)
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"{path}: {reason(error)}") from error
-    return answers, Records(records), snapshots
+    return answers, Records(records, settings.sumdb_max_size), snapshots
 
 
 def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
@@ -284,80 +301,3 @@ def _limits(layout: Layout, settings: Settings) -> tuple[Limits, int]:
         patience=min(PATIENCE, settings.total_timeout * 0.9),
     )
     return limits, settings.min_free.of(size)
-
-
-def _begin(database: Database, settings: Settings, protected: int, boot: str) -> _Begun:
-    index, clock = Index(database), begin_clock(database)
-    unsettled = None
-    try:
-        marked = _settle(database, index, clock, settings, protected, boot)
-    except sqlite3.OperationalError as error:
-        unsettled = error
-        marked = _hold_back(database, index, clock, settings, boot)
-    return _Begun(index, clock, index.sums(), marked, unsettled)
-
-
-def _hold_back(
-    database: Database, index: Index, clock: LogicalClock, settings: Settings, boot: str
-) -> dict[str, str]:
-    """On a full disk: what must not be served as it is, as :func:`_settle` would write it, and the pins."""
-    if _lost_power(database, boot):
-        index.suspected = database.get("clean", 0)
-    name, patterns = _proof(settings)
-    if name and _must_prove(database, settings):
-        index.withheld = frozenset(row[0] for row in index.not_proven(name, lambda m: exempt(patterns, m)))
-    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
-
-
-def _lost_power(database: Database, boot: str) -> bool:
-    return database.unclean and database.get("boot", boot) != boot
-
-
-def _settle(
-    database: Database, index: Index, clock: LogicalClock, settings: Settings, protected: int, boot: str
-) -> dict[str, str]:
-    """Write down that this run has begun, and what its settings change; the pins."""
-    ledger = Ledger(database, clock)
-    with database.transaction():
-        database.set("running", 1)
-        if _lost_power(database, boot):
-            count = index.suspect(database.get("clean", 0))
-            log.warning("power loss: files committed last are checked before their first use", count=count)
-        database.set("boot", boot)
-        index.settle_policy(protected)
-        _hold_to_proof(database, index, settings)
-        before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
-        marked = ledger.pins()
-        if marked.keys() != before.keys() or database.unclean:
-            index.mark_pinned(*Shelf(database.connection, clock).pinned(marked))
-    database.unclean = False
-    index.suspected, index.withheld = None, frozenset()
-    return marked
-
-
-def _proof(settings: Settings) -> tuple[str, str]:
-    """The checksum database that files must be proven by, and the modules that need not be."""
-    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.nosumdb)
-
-
-def _must_prove(database: Database, settings: Settings) -> bool:
-    """Whether files may be stored that were not proven by what the settings name."""
-    changed = database.get("proof", None) != " ".join(_proof(settings))
-    return changed or bool(database.get("first_seen", 0) and not settings.offline)
-
-
-def _hold_to_proof(database: Database, index: Index, settings: Settings) -> None:
-    """What was stored unproven, by other settings or while nobody could be asked, has to be proven, if it can
-    be, before it is served again."""
-    name, patterns = _proof(settings)
-    if not name:
-        database.set("proof", "")
-        return
-    if _must_prove(database, settings):
-        count = index.unproven(name, lambda module: exempt(patterns, module))
-        if count:
-            log.info("stored files are proven before they are served again", count=count, sumdb=name)
-        database.set("proof", f"{name} {patterns}")
-        if not settings.offline:
-            database.set("first_seen", 0)

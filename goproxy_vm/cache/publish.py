@@ -7,9 +7,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import OF_THE_NAME, NameRefused
-from goproxy_vm.cache.index import Row
-from goproxy_vm.cache.layout import PRIVATE_DIRECTORY, private_opener
+from goproxy_vm.cache.layout import private_opener
+from goproxy_vm.cache.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,6 +54,16 @@ class Item:
     directories: set[Path] = field(default_factory=set)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def top(self) -> Path:
+        """The directory that :attr:`path` counts from."""
+        return self.target.parents[self.path.count("/")]
+
+    @property
+    def lies(self) -> tuple[Path, Path]:
+        """Where its file is, and the directory of ours that this is in."""
+        return (self.target, self.top) if self.renamed else (self.temporary, self.temporary.parent)
+
     def row(self) -> Row:
         """The item as the index keeps it."""
         content = self.content
@@ -71,7 +82,7 @@ class Item:
 
 def publish(items: Sequence[Item], checkpoint: Checkpoint) -> dict[Item, OSError]:
     """Bring files to where readers look for them, in such an order that no name ever leads to less than
-    the whole file, not after a power loss either. The items that failed, whose traces are gone."""
+    the whole file, not after a power loss either. The items that failed, for :func:`withdraw`."""
     failed: dict[Item, OSError] = {}
     for step in (_sync, _rename):
         for item in items:
@@ -80,25 +91,28 @@ def publish(items: Sequence[Item], checkpoint: Checkpoint) -> dict[Item, OSError
                     step(item, checkpoint)
                 except OSError as error:
                     failed[item] = error
-    directories = {directory for item in items if item not in failed for directory in item.directories}
-    for directory in directories:
+    directories = {
+        directory: item.top for item in items if item not in failed for directory in item.directories
+    }
+    for directory, top in directories.items():
         try:
             checkpoint("sync-directory", str(directory))
-            _sync_directory(directory)
+            tree.sync(directory, top)
         except OSError as error:
             failed.update((item, error) for item in items if directory in item.directories)
-    withdraw(failed)
     return failed
 
 
-def withdraw(items: Iterable[Item]) -> None:
-    """Remove the files of items that are not to be stored, temporary or published."""
+def withdraw(items: Iterable[Item]) -> dict[Item, OSError]:
+    """Remove the files of items that are not to be stored, temporary or published; those still there."""
+    left: dict[Item, OSError] = {}
     for item in items:
         try:
-            (item.target if item.renamed else item.temporary).unlink(missing_ok=True)
-        except OSError:
-            # Without a row it is never served; what lies in tmp/ goes at the next start.
-            continue
+            tree.remove(*item.lies)
+        except OSError as error:
+            # Without a row it is never served.
+            left[item] = error
+    return left
 
 
 def _sync(item: Item, checkpoint: Checkpoint) -> None:
@@ -125,32 +139,10 @@ def _sync_file(fd: int, item: Item, checkpoint: Checkpoint) -> int:
 def _rename(item: Item, checkpoint: Checkpoint) -> None:
     checkpoint("rename", item.path)
     try:
-        item.directories = _make_directory(item.target.parent)
-        item.temporary.replace(item.target)
+        item.directories = tree.move(item.temporary, item.temporary.parent, item.target, item.top)
     except OSError as error:
         # A name below tmp/ is ours, this one is the module's: only here may an error be of one file alone.
         if error.errno in OF_THE_NAME:
             raise NameRefused(error.errno, error.strerror) from error
         raise
     item.renamed = True
-
-
-def _make_directory(directory: Path) -> set[Path]:
-    """Make a directory and its parents; those whose entries are to be synced."""
-    to_sync = {directory}
-    missing = []
-    while not directory.is_dir():
-        missing.append(directory)
-        directory = directory.parent
-    for new in reversed(missing):
-        new.mkdir(mode=PRIVATE_DIRECTORY)
-        to_sync.add(new.parent)
-    return to_sync
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

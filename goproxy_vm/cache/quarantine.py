@@ -9,7 +9,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+from goproxy_vm.cache import tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,19 +32,19 @@ class Quarantine:
 
         False where there was nothing. OSError: neither was possible.
         """
+        top = file.parents[path.count("/")]
         kept = f"{time.time_ns()}-{path.replace('/', '+')[-LONGEST_NAME:]}"
         try:
-            facts = file.lstat()
+            facts = tree.status(file, top)
             if facts.st_blocks * 512 > self._most_bytes or not stat.S_ISREG(facts.st_mode):
-                _remove(file)
+                _remove(file, top)
                 return True
-            self._directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
-            file.replace(self._directory / kept)
+            tree.move(file, top, self._directory / kept, self._directory)
         except (FileNotFoundError, NotADirectoryError):
             return False
         files = self._files()
         while files and (len(files) > MOST or sum(size for _, size in files) > self._most_bytes):
-            _remove(files.pop(0)[0])
+            _remove(files.pop(0)[0], self._directory)
         return True
 
     def totals(self) -> tuple[int, int]:
@@ -60,8 +60,9 @@ class Quarantine:
         return [(path, facts.st_blocks * 512) for path, facts in sorted(found, key=lambda each: each[0])]
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(path: Path, top: Path) -> None:
+    with contextlib.suppress(FileNotFoundError), tree.directory(path.parent, top) as fd:
+        if stat.S_ISDIR(os.stat(path.name, dir_fd=fd, follow_symlinks=False).st_mode):
+            shutil.rmtree(path.name, dir_fd=fd)
+        else:
+            os.unlink(path.name, dir_fd=fd)

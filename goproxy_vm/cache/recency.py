@@ -14,8 +14,9 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.health import Health
-    from goproxy_vm.cache.index import Index, Touch
+    from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.memory import Memory
+    from goproxy_vm.cache.rows import Touch
     from goproxy_vm.cache.threads import Threads
 
 log = get_logger("cache")
@@ -82,5 +83,6 @@ class Recency:
 
 def begin_clock(database: Database) -> LogicalClock:
     """The clock of this run, going on where the last one's was."""
-    logical, wall = database.get("clock", None), database.get("wall", None)
-    return LogicalClock(None if logical is None or wall is None else (float(logical), float(wall)))
+    if database.get("clock", None) is None or database.get("wall", None) is None:
+        return LogicalClock(None)
+    return LogicalClock((database.number("clock", None), database.number("wall", None)))

@@ -6,8 +6,10 @@ modules means it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.answers import MOST_SPARE, SPARE_SHARE, needed
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -28,9 +30,12 @@ class Records:
     """Records and tiles on disk, by ``NAME/lookup/…`` and ``NAME/tile/…``. No method raises for the disk's
     sake, as with Answers, whose format it shares."""
 
-    def __init__(self, store: Answers) -> None:
+    def __init__(self, store: Answers, most_bytes: int) -> None:
         self._store = store
+        self._most_bytes = most_bytes - min(most_bytes // SPARE_SHARE, MOST_SPARE)
         self._watchers: list[Callable[[Sequence[str]], None]] = []
+        self._writing = asyncio.Lock()
+        """Held from making room to the write that takes it."""
 
     def watch(self, gone: Callable[[Sequence[str]], None]) -> None:
         """Have ``gone`` told of the keys that are dropped for room, before they go."""
@@ -45,18 +50,24 @@ class Records:
         """Store what was proven; False where the disk failed, and some of it may be missing."""
         for tag in (TILE, RECORD):
             some = {key: data for key, data in found.items() if _tag(key) == tag}
-            if some and not await self._store.set_all(some, tag=tag):
+            if some and not await self._stored(some, tag):
                 return False
         return True
+
+    async def _stored(self, some: dict[str, bytes], tag: str) -> bool:
+        async with self._writing:
+            await self.trim(self._most_bytes - needed(some.values()))
+            return await self._store.set_all(some, tag=tag)
 
     async def delete(self, key: str) -> None:
         """Forget what turned out to be bad."""
         await self._store.delete(key)
 
-    async def trim(self, most_bytes: int) -> int:
-        """Drop the oldest, records first, until the rest fits; how many."""
+    async def trim(self, most_bytes: int | None = None) -> int:
+        """Drop the oldest, records first, until the rest fits (None: into the bound); how many."""
+        most = self._most_bytes if most_bytes is None else most_bytes
         dropped = 0
-        while await self._store.volume() > most_bytes:
+        while not await self._store.within(most):
             keys = await self._store.oldest(RECORD) or await self._store.oldest(TILE)
             for gone in self._watchers:
                 gone(keys)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.facts import Recovery
 from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.health import reason as phrase
@@ -27,8 +26,9 @@ from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.stock import Stock
 
@@ -54,7 +54,7 @@ class Recoverer:
         self._temporary = temporary
         admission = stock.admission
         # What an earlier run left in tmp/ takes room until it is gone.
-        self._leftover = sum(map(_allocated, temporary))
+        self._leftover = sum(map(tree.allocated, temporary))
         admission.reserved += self._leftover
         if rebuilt:
             # Nothing is on record, and the disk may be full of files.
@@ -95,7 +95,9 @@ class Recoverer:
         )
 
     async def _clear_temporary(self) -> None:
-        await self._stock.disk.run(self._delete_temporary)
+        left = await self._stock.disk.run(self._delete_temporary)
+        for entry, (size, error) in left.items():
+            self._stock.leftovers.keep(entry, entry.parent, size, error)
         self._stock.admission.reserved -= self._leftover
         self._stock.admission.changed()
 
@@ -103,17 +105,18 @@ class Recoverer:
         self.looked.set()
         self._stock.admission.counted.set()
 
-    def _delete_temporary(self) -> None:
+    def _delete_temporary(self) -> dict[Path, tuple[int, OSError]]:
+        """Those that are still there, with their size."""
+        left = {}
         for entry in self._temporary:
             try:
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink(missing_ok=True)
+                tree.remove_all(entry.name, entry.parent)
             except OSError as error:
                 log.warning("temporary file not removed", path=entry, reason=phrase(error))
+                left[entry] = tree.allocated(entry), error
             else:
                 self.facts.temporary += 1
+        return left
 
     async def _finish_dying(self) -> None:
         dying = await self._stock.ask(self._stock.shelf.dying)
@@ -165,11 +168,12 @@ class Recoverer:
 
     def _walk(self) -> Iterator[str]:
         """Every file below modules/, as a path below it."""
-        top = self._stock.layout.modules
-        for directory, directories, files in os.walk(top):
-            links = [name for name in directories if Path(directory, name).is_symlink()]
-            for name in files + links:
-                yield Path(directory, name).relative_to(top).as_posix()
+
+        def failed(directory: Path, error: OSError) -> None:
+            # Nothing of ours is as deep as that, and the rest is looked at all the same.
+            log.warning("directory not looked at", path=str(directory)[-200:], reason=phrase(error))
+
+        return tree.files(self._stock.layout.modules, failed)
 
     def _unknown(self, paths: list[str]) -> list[str]:
         # Names outside ASCII are never of ours, and some are no text at all.
@@ -187,11 +191,11 @@ class Recoverer:
             except MalformedPath:
                 kind = None
             try:
-                facts = os.lstat(file)
+                facts = tree.status(file, self._stock.layout.modules)
                 if kind is not None and stat.S_ISREG(facts.st_mode):
                     strays.append((path, kind, facts.st_blocks))
                 else:
-                    file.unlink()
+                    tree.remove(file, self._stock.layout.modules)
                     self.facts.discarded += 1
             except FileNotFoundError:
                 continue
@@ -248,13 +252,3 @@ class Recoverer:
             module, version = self._stock.layout.unescaped(path)
             if await self._scrub.condemn(replace(victim, module=module, version=version)):
                 self.facts.refused += 1
-
-
-def _allocated(path: Path) -> int:
-    """Bytes allocated for a file, or for all files below a directory; what is gone has none."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            return sum(map(_allocated, path.iterdir()))
-        return path.lstat().st_blocks * 512
-    except OSError:
-        return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
@@ -13,12 +13,13 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from goproxy_vm.cache.admission import Admission
     from goproxy_vm.cache.clock import LogicalClock
-    from goproxy_vm.cache.index import Index, Victim
+    from goproxy_vm.cache.holders import Holders
+    from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.usage import Usage
 
@@ -37,6 +38,7 @@ class Remover:
         layout: Layout,
         index: Index,
         usage: Usage,
+        holders: Holders,
         admission: Admission,
         clock: LogicalClock,
         database: Threads,
@@ -48,6 +50,7 @@ class Remover:
         self._layout = layout
         self._index = index
         self._usage = usage
+        self._holders = holders
         self._admission = admission
         self._clock = clock
         self._database = database
@@ -88,6 +91,7 @@ class Remover:
         await self._database.run(self._index.remove, removed, reason, self._clock.wall())
         for victim in removed:
             self._usage.remove(victim)
+            self._holders.removed(victim.path, victim.bytes)
             self._gone(victim, reason)
         if removed:
             self._admission.changed()
@@ -99,7 +103,7 @@ class Remover:
         for victim in paused(victims):
             file, _ = self._layout.file(victim.path)
             try:
-                file.unlink(missing_ok=True)
+                tree.remove(file, self._layout.modules)
             except NotADirectoryError:
                 continue
             except OSError as error:
@@ -107,13 +111,5 @@ class Remover:
                 continue
             directories.add(file.parent)
         for directory in directories:
-            _prune(directory, self._layout.modules)
+            tree.prune(directory, self._layout.modules)
         return failed
-
-
-def _prune(directory: Path, top: Path) -> None:
-    """Remove directories that have become empty, as far up as ``top``."""
-    with contextlib.suppress(OSError):
-        while directory != top:
-            directory.rmdir()
-            directory = directory.parent

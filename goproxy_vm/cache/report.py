@@ -10,7 +10,7 @@ from goproxy_vm.cache.threads import slices
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 MOST_ITEMS = 10_000
 """Versions that one answer names."""

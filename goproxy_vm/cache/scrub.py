@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Pass
-    from goproxy_vm.cache.index import Victim
     from goproxy_vm.cache.quarantine import Quarantine
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.protocol.selector import Selector
 
@@ -117,7 +117,7 @@ class Scrub:
         if due:
             async with self._lock:
                 record = await self._stock.begin("scrub", None)
-                await self._pass(record, before, None, self._rate)
+                await self._guarded(record, before, None, self._rate)
 
     async def order(self, match: Selector | None, rate: int | None) -> tuple[Pass, asyncio.Task[None]]:
         """Begin a pass over all files, or those of some versions; its record, and the task that does it."""
@@ -127,7 +127,7 @@ class Scrub:
 
         async def work() -> None:
             async with self._lock:
-                await self._pass(record, self._stock.clock.now(), match, rate or self._rate)
+                await self._guarded(record, self._stock.clock.now(), match, rate or self._rate)
 
         return record, asyncio.create_task(work(), name="scrub")
 
@@ -180,6 +180,15 @@ class Scrub:
                 self._corrupt()
             await stock.remover.remove_now([victim], "corrupt" if there else "ghost")
             return there
+
+    async def _guarded(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
+        """A pass to its end, which is a failure where the index cannot be read."""
+        try:
+            await self._pass(record, before, match, rate)
+        except sqlite3.Error as error:
+            log.error("scrub failed", reason=phrase(error))
+            self._stock.health.failed(error)
+            await self._stock.end(record, reached=False)
 
     async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
         stock = self._stock

@@ -7,16 +7,19 @@ import base64
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, VersionFacts
-from goproxy_vm.cache.index import BLOCK, VICTIM, Victim, stray, victim
+from goproxy_vm.cache.rows import BLOCK, VICTIM, Victim, possible, stray, victim
 from goproxy_vm.cache.threads import paused
+from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from goproxy_vm.cache.clock import LogicalClock
 
@@ -27,8 +30,24 @@ ORDER = (
 )
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 CHECKS = 64
 """Files to scrub that are looked up at once."""
+
+
+def _of_types(read: Callable[P, T]) -> Callable[P, T]:
+    """The same, with Impossible where a value is not of the type that its column has."""
+
+    @wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (TypeError, AttributeError) as error:
+            raise Impossible(f"{read.__name__}: {error}") from error
+
+    return reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +56,25 @@ class Shelf:
 
     connection: sqlite3.Connection
     clock: LogicalClock
+    notice: Callable[[Exception], None]
+    """Told of rows that cannot be, which are skipped."""
 
-    def victims(self, need: int, pinned_excess: int, limit: int | None) -> list[Victim]:
+    def victims(
+        self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
+    ) -> list[Victim]:
         """The next zips to evict until ``need`` bytes are free, at most ``limit`` of them: probation by
-        age, then protected; after all others as many pinned ones as ``pinned_excess`` bytes."""
+        age, then protected; after all others as many pinned ones as ``pinned_excess`` bytes. Not the
+        ``spared`` paths."""
         chosen: list[Victim] = []
         for pinned in (0, 1):
             left = min(need, pinned_excess) if pinned else need
-            for row in paused(self.connection.execute(ORDER, (pinned,))):
+            rows = paused(self.connection.execute(ORDER, (pinned,)))
+            for each in possible(victim, rows, self.notice):
                 if left <= 0 or len(chosen) == limit:
                     break
-                chosen.append(victim(row))
+                if each.path in spared:
+                    continue
+                chosen.append(each)
                 left -= chosen[-1].bytes
                 need -= chosen[-1].bytes
         return chosen
@@ -62,10 +89,10 @@ class Shelf:
             " ORDER BY pinned, last_used LIMIT ?",
             (limit,),
         )
-        for row in rows:
+        for each in possible(victim, rows, self.notice):
             if need <= 0:
                 break
-            chosen.append(victim(row))
+            chosen.append(each)
             need -= chosen[-1].bytes
         return chosen
 
@@ -76,12 +103,12 @@ class Shelf:
             " ORDER BY last_used LIMIT ?",
             (self.clock.now() - longest, limit),
         )
-        return [victim(row) for row in rows]
+        return list(possible(victim, rows, self.notice))
 
     def dying(self) -> list[Victim]:
         """Files marked by an earlier run, which did not get to the end."""
         rows = self.connection.execute(f"SELECT {VICTIM} FROM files WHERE state = 1")  # noqa: S608
-        return [victim(row) for row in rows]
+        return list(possible(victim, rows, self.notice))
 
     def after(self, id_: int, limit: int) -> list[Victim]:
         """The next rows by id."""
@@ -89,8 +116,9 @@ class Shelf:
             f"SELECT {VICTIM} FROM files WHERE id > ? AND state = 0 ORDER BY id LIMIT ?",  # noqa: S608
             (id_, limit),
         )
-        return [victim(row) for row in rows]
+        return list(possible(victim, rows, self.notice))
 
+    @_of_types
     def selected(self, selection: Selection) -> list[Victim]:
         """The files an operator means, by module and version."""
         chosen: list[Victim] = []
@@ -124,7 +152,7 @@ class Shelf:
             " ORDER BY version, kind",
             (module, version, version),
         )
-        return [victim(row) for row in paused(rows)]
+        return list(possible(victim, paused(rows), self.notice))
 
     def strays(
         self,
@@ -134,10 +162,15 @@ class Shelf:
     ) -> list[Victim]:
         """Files without a row of versions that match; ``name`` tells module and version of a path."""
         chosen = []
-        for path, kind, blocks in self.connection.execute("SELECT path, kind, blocks FROM strays"):
-            module, version = name(path)
-            if kind in kinds and matches(module, version):
-                chosen.append(replace(stray(path, kind, blocks), module=module, version=version))
+        rows = self.connection.execute("SELECT path, kind, blocks FROM strays")
+        for each in possible(lambda row: stray(*row), rows, self.notice):
+            try:
+                module, version = name(each.path)
+            except MalformedPath:
+                self.notice(Impossible(f"strays {each.path!r}"))
+                continue
+            if each.kind in kinds and matches(module, version):
+                chosen.append(replace(each, module=module, version=version))
         return chosen
 
     def known(self, matches: Callable[[str, str], bool]) -> list[tuple[str, str]]:
@@ -160,10 +193,9 @@ class Shelf:
             if not rows:
                 break
             after = rows[-1][0], rows[-1][2]
-            for _, sha256, *row in paused(rows):
-                each = victim(row)
+            for each, sha256 in possible(_to_check, paused(rows), self.notice):
                 if match is None or match(each.module, each.version):
-                    chosen.append((each, sha256.hex()))
+                    chosen.append((each, sha256))
         return chosen, after
 
     def versions(self) -> int:
@@ -194,6 +226,7 @@ class Shelf:
         more = _cursor(sort, rows[limit - 1]) if len(rows) > limit else None
         return Page(items, more, total)
 
+    @_of_types
     def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version, None where nothing is."""
         rows = self.connection.execute(
@@ -243,6 +276,13 @@ class Shelf:
             if matches(module, version) != bool(pinned):
                 (unpin if pinned else pin).append(id_)
         return pin, unpin
+
+
+def _to_check(row: Sequence[Any]) -> tuple[Victim, str]:
+    _, sha256, *rest = row
+    if not isinstance(sha256, bytes):
+        raise Impossible(f"files {rest[0]!r}")
+    return victim(rest), sha256.hex()
 
 
 def _cursor(sort: Sort, row: Sequence[object]) -> str:

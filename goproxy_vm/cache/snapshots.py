@@ -8,11 +8,11 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from goproxy_vm.cache.database import ALONE, damaged
+from goproxy_vm.cache.database import ALONE, unsound
 from goproxy_vm.cache.facts import Difference, RemovedVersion, Snapshot, Went
 from goproxy_vm.cache.health import is_full, reason
-from goproxy_vm.cache.index import BLOCK
 from goproxy_vm.cache.report import MOST_ITEMS
+from goproxy_vm.cache.rows import BLOCK
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class Snapshots:
             return
         try:
             self._attach()
-        except sqlite3.DatabaseError as error:
-            if not damaged(error):
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not unsound(error):
                 raise
             for suffix in ("", "-wal", "-shm"):  # an old log would be played into the new database
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)

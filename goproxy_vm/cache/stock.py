@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.admission import Admission
@@ -13,13 +17,17 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.commit import CommitQueue
     from goproxy_vm.cache.facts import Pass, PassReason
     from goproxy_vm.cache.health import Health
+    from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.ledger import Ledger
+    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.removal import Remover
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.usage import Usage
+
+log = get_logger("cache")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +43,8 @@ class Stock:
     ledger: Ledger
     usage: Usage
     admission: Admission
+    holders: Holders
+    leftovers: Leftovers
     clock: LogicalClock
     health: Health
     queue: CommitQueue
@@ -49,6 +59,19 @@ class Stock:
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the index in its thread. sqlite3.Error as the function."""
         return await self.database.run(function, *args, **kwargs)
+
+    async def attempt(self, otherwise: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the index says, or ``otherwise`` where it cannot be read or written."""
+        try:
+            return await self.ask(function, *args, **kwargs)
+        except sqlite3.Error as error:
+            self.unavailable(error)
+            return otherwise
+
+    def unavailable(self, error: sqlite3.Error) -> None:
+        """The index cannot be read or written."""
+        log.warning("index unavailable", reason=phrase(error))
+        self.health.failed(error)
 
     async def begin(self, reason: PassReason, target: int | None) -> Pass:
         """Open the record of a pass."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import sqlite3
 import time
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
-from goproxy_vm.cache.facts import CacheStatus
+from goproxy_vm.cache.figures import Figures
 from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
 from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.index import BLOCK, Known, Row, Victim, stray
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
-from goproxy_vm.cache.scrub import Hasher
-from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.cache.rows import BLOCK, Known, Victim, stray
+from goproxy_vm.cache.strays import Strays
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.hostos import boot_id
@@ -43,17 +42,6 @@ log = get_logger("cache")
 T = TypeVar("T")
 
 NOTHING: list[Victim] = []
-STATISTICS_AGE = 1.0
-"""Seconds for which the totals are not counted again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What is on record: versions of modules, files, and the bytes allocated for them."""
-
-    versions: int
-    files: int
-    bytes: int
 
 
 class _Silent:
@@ -89,9 +77,13 @@ class Store:
         self._stock = parts.stock
         self._memory = parts.memory
         self._queue = parts.stock.queue
-        self._settings = settings
         self._exits = exits
-        self._counted: tuple[float, int] | None = None
+        self.strays = Strays(
+            parts.stock, parts.keeper, parts.recoverer, parts.downloads, self._hold_to_first_seen, self._open
+        )
+        """Files without a record."""
+        self.figures = Figures(parts, settings)
+        """What there is, in figures."""
 
     @classmethod
     async def open(
@@ -197,15 +189,20 @@ class Store:
         """A hit that was answered without :meth:`get`."""
         self._memory.touch(path)
 
-    def watch(self, gone: Callable[[str], None]) -> None:
-        """Have ``gone`` told of each path whose file goes, or is replaced, at once."""
+    def watch(self, gone: Callable[[str | None], None]) -> None:
+        """Have ``gone`` told of each path whose file goes, or is replaced, at once; None stands for all."""
         self._memory.watch(gone)
 
     def download(self) -> Download:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
         parts = self._parts
         return Download(
-            self._stock.layout.temporary(), self.admission, parts.downloads, self._stock.health, parts.janitor
+            self._stock.layout.temporary(),
+            self.admission,
+            parts.downloads,
+            self._stock.health,
+            parts.janitor,
+            self._stock.leftovers,
         )
 
     async def put(
@@ -231,7 +228,7 @@ class Store:
             return content
         try:
             await reservation.hold(len(data))
-            if not self._barred(since, path, module, version, len(data)):
+            if not self.keeper.bars(since, path, module, version, len(data)):
                 temporary = self._stock.layout.temporary()
                 self._enqueue(path, module, version, kind, h1, content, temporary, reservation)
                 return content.share()
@@ -258,104 +255,33 @@ class Store:
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
+                content.held(self._stock.holders.unpublished(path))
                 answer = opened.enter_context(content.share())
                 reservation = await download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
             raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
-        if not self._barred(since, path, module, version, content.length):
+        if not self.keeper.bars(since, path, module, version, content.length):
             self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
             return answer
         content.close()
         try:
-            await self._parts.downloads.run(download.path.unlink, missing_ok=True)
+            await self._parts.downloads.run(tree.remove, download.path, download.path.parent)
+        except OSError as error:
+            self._stock.leftovers.keep(download.path, download.path.parent, reservation.size, error)
         finally:
+            if answer.hold is not None:
+                self._stock.holders.unlinked(answer.hold, reservation.size)
             reservation.release()
         return answer
-
-    async def stray(self, path: str) -> Path | None:
-        """The file of that path that is there without a record, to be looked at before :meth:`claim`."""
-        try:
-            victim = await self._parts.recoverer.stray(path)
-        except sqlite3.Error as error:
-            self._unavailable(error)
-            return None
-        return None if victim is None else self._stock.layout.file(path)[0]
-
-    async def read_stray(self, file: Path, most: int) -> bytes:
-        """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
-        data = await self._parts.downloads.run(_read, file, most + 1)
-        if len(data) > most:
-            raise ContentError(f"it has more than {most} bytes")
-        return data
-
-    async def claim(
-        self,
-        path: str,
-        *,
-        h1: str | None,
-        module: str,
-        version: str,
-        first_seen: bool = False,
-        since: int | None = None,
-    ) -> StoredFile | None:
-        """Put a stray on record that was found to have that h1; None where it is gone meanwhile.
-
-        ``first_seen``: nobody could say whether that is the right one; a start that can ask the checksum
-        database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
-        it cannot be read. NoRoom: the index failed.
-        """
-        kind = await self._hold_to_first_seen(path, h1, module, version)
-        file, _ = self._stock.layout.file(path)
-        length, blocks, sha256 = await self._parts.downloads.run(_facts, file)
-        async with self._queue.disk:
-            # Whatever is published meanwhile is on record, and this is no stray any more.
-            standing = await self._ask(NOTHING, self._stock.index.of_path, path)
-            if [each.id for each in standing] != [None]:
-                return None
-            if self._barred(since, path, module, version, length):
-                return None
-            pinned = self.keeper.pinned(module, version)
-            await to_the_end(
-                self._record(
-                    Row(path, module, version, kind, length, blocks, sha256, h1, pinned),
-                    first_seen=first_seen,
-                )
-            )
-            return await self._parts.hits.open(open_stored, file, length, sha256)
-
-    async def refuse(self, path: str) -> None:
-        """A stray is not what it should be: it goes, its bytes to quarantine. NoRoom: the index failed."""
-        try:
-            await self._parts.recoverer.refuse(path)
-        except sqlite3.Error as error:
-            self._unavailable(error)
-            raise NoRoom("this host cannot write its index") from error
-
-    async def _record(self, row: Row, *, first_seen: bool) -> None:
-        clock, index = self._stock.clock, self._stock.index
-        try:
-            if first_seen:
-                await self._stock.ask(index.note_first_seen)
-            replaced = await self._stock.ask(index.add, [row], clock.wall(), clock.now())
-        except sqlite3.Error as error:
-            self._unavailable(error)
-            raise NoRoom("this host cannot write its index") from error
-        for victim in replaced:
-            self.usage.remove(victim)
-        self.usage.add(row)
-        if first_seen:
-            self.recovery.first_seen += 1
-        else:
-            self.recovery.adopted += 1
 
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.
 
         NoRoom: the index cannot be read, and without it nothing can be held to what was seen first.
         """
-        recorded = await self._ask(None, self._stock.index.known, module, version)
+        recorded = await self._stock.attempt(None, self._stock.index.known, module, version)
         if recorded is None:
             raise NoRoom("this host cannot read its index")
         return recorded
@@ -368,14 +294,18 @@ class Store:
         recorded = await self.known(module, version)
         if (h1_on_record := recorded.mod if kind == "mod" else recorded.zip) is not None:
             return h1_on_record
-        return await self._ask(h1, self._stock.index.remember, module, version, kind, h1, time.time())
-
-    async def prove(self, module: str, version: str, hashes: dict[str, str], database: str) -> None:
-        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version. Stored
-        files that have others are not served any more before they were looked at."""
-        doubted = await self._ask(
-            NOTHING, self._stock.index.prove, module, version, hashes, database, time.time()
+        return await self._stock.attempt(
+            h1, self._stock.index.remember, module, version, kind, h1, time.time()
         )
+
+    async def prove(
+        self, module: str, version: str, hashes: dict[str, str], database: str, *, fetched: bool
+    ) -> None:
+        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version of which
+        a file is stored, or was ``fetched`` now. Stored files that have others are not served any more before
+        they were looked at."""
+        prove = partial(self._stock.index.prove, fetched=fetched)
+        doubted = await self._stock.attempt(NOTHING, prove, module, version, hashes, database, time.time())
         for victim in doubted:
             log.error("stored file doubted", path=victim.path, database=database)
             self._memory.forget(victim.path)
@@ -387,69 +317,40 @@ class Store:
         stored = {
             (item.version, item.kind.value) for item in self._queue.pending.values() if item.module == module
         }
-        stored.update(await self._ask([], self._stock.index.kinds, module))
+        stored.update(await self._stock.attempt([], self._stock.index.kinds, module))
         versions = {version for version, _ in stored}
         return sorted(v for v in versions if all((v, kind.value) in stored for kind in kinds))
-
-    async def statistics(self) -> Statistics:
-        """Totals over all files on record; the number of versions at most a second old."""
-        now = time.monotonic()
-        if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
-            self._counted = (now, await self._count())
-        return Statistics(self._counted[1], self._stock.entries, self.usage.used)
-
-    async def status(self) -> CacheStatus:
-        """Everything about the store in figures."""
-        stock, settings = self._stock, self._settings
-        quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
-        answers, answers_bytes = await self.answers.size()
-        records, records_bytes = await self.records.size()
-        return CacheStatus(
-            dir=str(stock.layout.root),
-            policy=settings.policy,
-            limit_bytes=self.admission.limits.total,
-            used_bytes=self.usage.used,
-            reserved_bytes=self.admission.reserved,
-            pinned_bytes=self.usage.pinned,
-            pinned_limit_bytes=self.admission.limits.pinned,
-            min_free_bytes=self._parts.min_free,
-            disk_free_bytes=await stock.disk.run(stock.free),
-            max_idle_seconds=settings.max_idle or None,
-            oldest_idle_seconds=await self._ask(0.0, stock.ledger.oldest_idle),
-            versions=await self.keeper.count(),
-            entries=dict(self.usage.entries),
-            sizes=dict(self.usage.sizes),
-            answers=answers,
-            answers_bytes=answers_bytes,
-            answers_limit_bytes=settings.answers_max_size,
-            sumdb=records,
-            sumdb_bytes=records_bytes,
-            sumdb_limit_bytes=settings.sumdb_max_size,
-            quarantine_bytes=quarantine_bytes,
-            quarantine_entries=quarantined,
-        )
 
     async def _get(self, path: str) -> StoredFile | None:
         pending = self._queue.pending.get(path)
         if pending is not None:
             return pending.content.share()
-        entry = self._memory.entry(path) or await self._ask(None, self._stock.index.entry, path)
+        entry = self._memory.entry(path) or await self._stock.attempt(None, self._stock.index.entry, path)
         if entry is None or (entry.unsure and not await self._sound(entry)):
             return None
         self._memory.keep(Entry(path, entry.length, entry.sha256, entry.h1))
+        return await self._open(path, entry.length, entry.sha256)
+
+    async def _open(self, path: str, length: int, sha256: str) -> StoredFile:
+        """A stored file, counted as open from before it is: it may be removed meanwhile."""
         file, _ = self._stock.layout.file(path)
-        return await self._parts.hits.open(open_stored, file, entry.length, entry.sha256)
+        hold = self._stock.holders.of(path)
+        try:
+            return (await self._parts.hits.open(open_stored, file, length, sha256)).held(hold)
+        except BaseException:
+            hold.release(resting=False)
+            raise
 
     async def _sound(self, entry: Entry) -> bool:
         """Whether a file that a power loss may have damaged is whole; else it is gone now."""
-        victims = await self._ask(NOTHING, self._stock.index.of_path, entry.path)
+        victims = await self._stock.attempt(NOTHING, self._stock.index.of_path, entry.path)
         return bool(victims) and await self._parts.scrub.check(victims[0], entry.sha256)
 
     async def _get_or_drop(self, path: str) -> StoredFile | None:
         """Look again, undisturbed by a commit; a file that is not the one on record goes, with the record."""
         async with self._queue.disk:
             self._memory.forget(path)
-            victims = await self._ask(NOTHING, self._stock.index.of_path, path)
+            victims = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
         try:
             return await self._get(path)
         except Mismatch as error:
@@ -470,12 +371,6 @@ class Store:
                 raise ContentError(f"its {kind} has {h1} but was {recorded} when first seen; refused")
         return kind
 
-    def _barred(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
-        barred = since is not None and self.keeper.fences.bars(since, module, version, size)
-        if barred:
-            log.info("file kept out by a purge", path=path)
-        return barred
-
     def _enqueue(
         self,
         path: str,
@@ -492,40 +387,3 @@ class Store:
         self._queue.add(
             Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
         )
-
-    async def _count(self) -> int:
-        try:
-            return await self.keeper.count()
-        except sqlite3.Error as error:
-            self._unavailable(error)
-            return self._counted[1] if self._counted else 0
-
-    async def _ask(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
-        """What the index says, or ``otherwise`` where it cannot be read or written."""
-        try:
-            return await self._stock.ask(function, *args)
-        except sqlite3.Error as error:
-            self._unavailable(error)
-            return otherwise
-
-    def _unavailable(self, error: sqlite3.Error) -> None:
-        log.warning("index unavailable", reason=reason(error))
-        self._stock.health.failed(error)
-
-
-def _read(file: Path, most: int) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(most)
-
-
-def _facts(file: Path) -> tuple[int, int, str]:
-    """Length, blocks and SHA-256 of a file, which is on disk when this returns."""
-    hasher = Hasher(file)
-    try:
-        while hasher.step(1 << 30):
-            pass
-        os.fsync(hasher.fd)
-        facts = os.fstat(hasher.fd)
-        return facts.st_size, facts.st_blocks, hasher.hexdigest()
-    finally:
-        hasher.close()

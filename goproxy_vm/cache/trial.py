@@ -11,7 +11,8 @@ import sqlite3
 import tempfile
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.layout import PRIVATE_DIRECTORY
+from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY
+from goproxy_vm.cache.leftovers import remove
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -76,12 +77,17 @@ class Trial:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for directory in (stock.layout.tmp, stock.layout.modules):
             await stock.disk.run(_write, directory)
+        for file, top in stock.leftovers.files():
+            async with stock.queue.disk:  # nothing comes to lie in its place meanwhile
+                await stock.disk.run(remove, file, top)
+                stock.leftovers.replaced(file)
 
 
 def _write(directory: Path) -> None:
     """A file without a name, so that it counts for nobody."""
     if not directory.exists():
         directory.mkdir(mode=PRIVATE_DIRECTORY)
+    os.close(os.open(directory, DIRECTORY))  # OSError for a link
     with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         done = 0
         while done < ROOM:

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from goproxy_vm.cache.files import Kind
-    from goproxy_vm.cache.index import Row, Sum, Victim
+    from goproxy_vm.cache.rows import Row, Sum, Victim
 
 
 class Usage:
-    """Files and allocated bytes by kind: what ``du`` says of modules/, directories left out."""
+    """Files and allocated bytes by kind: what ``du`` says of modules/, directories left out; and what it does
+    not see, files without a name that are still being read."""
 
     sizes: dict[str, int]
     entries: dict[str, int]
@@ -22,6 +23,8 @@ class Usage:
     """Bytes of pinned zips: only those would be evicted otherwise."""
 
     def __init__(self) -> None:
+        self.lingering = 0
+        """Bytes of files that were removed while they were being read, and still are."""
         self.reset(())
 
     def reset(self, sums: Iterable[Sum]) -> None:
@@ -34,8 +37,8 @@ class Usage:
 
     @property
     def used(self) -> int:
-        """Bytes of all files."""
-        return sum(self.sizes.values())
+        """Bytes of all files, those included that were removed and are still being read."""
+        return sum(self.sizes.values()) + self.lingering
 
     @property
     def metadata(self) -> int:

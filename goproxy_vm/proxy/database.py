@@ -160,11 +160,15 @@ class ChecksumDatabase:
         return await self._recorded(found, module, version)
 
     async def _recorded(self, found: Lookup, module: str, version: str) -> Lookup:
-        """Keep that this database has proven the hashes, for good."""
-        hashes = {"mod": found.verdict.mod, "zip": found.verdict.zip}
-        known = {kind: h1 for kind, h1 in hashes.items() if h1 is not None}
-        await self._store.prove(module, version, known, self.name)
+        """Hold what is stored of the version to it."""
+        await self.keep(found.verdict, module, version, fetched=False)
         return found
+
+    async def keep(self, verdict: LookupVerdict, module: str, version: str, *, fetched: bool = True) -> None:
+        """Keep that this database has proven the hashes, for good: of a version that is stored or fetched."""
+        hashes = {"mod": verdict.mod, "zip": verdict.zip}
+        known = {kind: h1 for kind, h1 in hashes.items() if h1 is not None}
+        await self._store.prove(module, version, known, self.name, fetched=fetched)
 
     async def _latest(self) -> bytes:
         async def check(data: bytes) -> Verdict:

@@ -68,7 +68,7 @@ class Operations:
             started=self._started,
             uptime_seconds=time.monotonic() - self._monotonic,
             state="ready" if recovery.done else "recovering",
-            cache=await self._store.status(),
+            cache=await self._store.figures.status(),
             fetches_in_flight=self.fetches_in_flight,
             recovery=recovery,
             last_pass=self._store.last_pass,

@@ -18,7 +18,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import TOOLCHAIN, exempt
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.index import Known
+    from goproxy_vm.cache.rows import Known
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
@@ -116,6 +116,8 @@ class Proof:
             )
             raise
         self._metrics.verification(kind, "known" if record is None else "verified")
+        if record is not None and self._database is not None:
+            await self._database.keep(record, self._module, self._version)
 
     def cancel(self) -> None:
         """Give up gathering: the download failed."""

@@ -190,7 +190,7 @@ class Proxy:
 
     async def _without_record(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Offline, the file that recovery has not come to yet, or had to leave; else Absent."""
-        if self._settings.offline and await self._store.stray(resource.path) is not None:
+        if self._settings.offline and await self._store.strays.find(resource.path) is not None:
 
             async def bring() -> StoredFile:
                 stored = await self._reclaim(resource, asker.client)
@@ -327,20 +327,20 @@ class Proxy:
         as first seen here (docs/decisions/0008-what-is-stored-is-enough.md). NoRecord: it stays unserved.
         """
         since = self._store.keeper.fences.now
-        file = await self._store.stray(resource.path)
+        file = await self._store.strays.find(resource.path)
         if file is None:
             return None
         module, version = resource.module, resource.version
         try:
             h1, first_seen = await self._examine(resource, file, client)
-            claimed = await self._store.claim(
+            claimed = await self._store.strays.claim(
                 resource.path, h1=h1, module=module, version=version, first_seen=first_seen, since=since
             )
             # None: somebody else was first.
             return claimed if claimed is not None else await self._store.get(resource.path)
         except ContentError as error:
             log.warning("file without a record refused", path=resource.path, reason=error.sentence)
-            await self._store.refuse(resource.path)
+            await self._store.strays.refuse(resource.path)
         except OSError as error:
             log.warning("file without a record not read", path=resource.path, reason=str(error))
         return None
@@ -349,14 +349,14 @@ class Proxy:
         """The h1 of a file that may be right, and whether nobody could say that it is. ContentError."""
         kind = resource.endpoint
         if kind is Endpoint.INFO:
-            info = await self._store.read_stray(file, LONGEST_INFO)
+            info = await self._store.strays.read(file, LONGEST_INFO)
             check_info(info, resource.module, resource.version)
             return None, False
         known = await self._store.known(resource.module, resource.version)
         proof = self._proofs.begin(resource.module, resource.version)
         with _cancelling(proof):
             if kind is Endpoint.MOD:
-                data = await self._store.read_stray(file, MAX_SPECIAL)
+                data = await self._store.strays.read(file, MAX_SPECIAL)
                 if b"\0" in data:
                     raise ContentError("it is no text")
                 h1 = await _h1_mod(data)

@@ -47,7 +47,12 @@ def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api:
 
     async def scrape(_: web.Request) -> web.Response:
         page = metrics.render(
-            gauges(await store.status(), in_flight(), reached=store.target_reached, writable=store.writable)
+            gauges(
+                await store.figures.status(),
+                in_flight(),
+                reached=store.target_reached,
+                writable=store.writable,
+            )
         )
         return web.Response(body=page, headers={"Content-Type": EXPOSITION})
 

@@ -153,6 +153,7 @@ class Front:
         if isinstance(body, bytes):
             self._bytes += len(body)
         else:
+            body.rest()  # it is closed as soon as the file is to go
             self._files[path] = ready
         while self._bytes > MOST_BYTES or len(self._ready) > MOST_ANSWERS:
             self._drop(next(iter(self._ready.values())))
@@ -160,18 +161,12 @@ class Front:
             self._drop(next(iter(self._files.values())))
         return ready
 
-    def forget_all(self) -> None:
-        """What may pass has changed."""
+    def forget(self, path: str | None) -> None:
+        """The stored file is gone; None stands for all."""
         self._forgotten += 1
-        for ready in list(self._paths.values()):
-            self._drop(ready)
-
-    def forget(self, path: str) -> None:
-        """The stored file is gone."""
-        self._forgotten += 1
-        ready = self._paths.get(path)
-        if ready is not None:
-            self._drop(ready)
+        for ready in list(self._paths.values()) if path is None else [self._paths.get(path)]:
+            if ready is not None:
+                self._drop(ready)
 
     def forget_documents(self) -> None:
         """Lists and the like may be older than what is known now."""
@@ -277,6 +272,8 @@ class Front:
     def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
         if ready.stored:
             self._touch(ready.path)
+            if ready.path in self._files:  # the descriptor used longest ago goes first
+                self._files.move_to_end(ready.path)
         rest = self._write(connection, ready, head_only=head_only, started=started)
         if rest is not None:
             self._begin(connection, rest)

@@ -46,7 +46,7 @@ def readiness(store: Store) -> str:
 
 async def landing(store: Store, settings: Settings, upstreams: list[str], url: str) -> bytes:
     """The landing page for a validated ``url`` of this server."""
-    statistics = await store.statistics()
+    statistics = await store.figures.statistics()
     commands = [f"go env -w GOPROXY={url}"]
     if settings.nosumdb:
         # Not GOPRIVATE: that would have the VM go around this proxy.

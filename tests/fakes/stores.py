@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from goproxy_vm.cache.index import Victim
+from goproxy_vm.cache.rows import Victim
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount

@@ -396,7 +396,7 @@ async def test_a_file_that_cannot_be_read_now_stays(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.store._read", fail)
+        patch.setattr("goproxy_vm.cache.strays._read", fail)
         host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
         await recovered(host)
         assert (host.server.store.recovery.refused, host.server.store.recovery.withheld) == (0, 4)

@@ -720,3 +720,24 @@ async def test_stored_unproven_is_served_as_first_seen_where_nobody_can_be_asked
     await online.server.stop()
     again = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com")
     assert (await again.get(f"{M}/@v/v1.0.0.zip")).status == 200
+
+
+async def test_lookups_of_what_nobody_fetches_leave_nothing_in_the_index(host: Host, world: World) -> None:
+    """Any VM can look up whatever the log has, as often as it likes."""
+    store = host.server.store
+
+    async def rows() -> int:
+        query = "SELECT count(*) FROM known"
+        execute = store._stock.index._connection.execute
+        return int((await store._stock.ask(lambda: execute(query).fetchone()))[0])
+
+    assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
+    before = await rows()
+    assert before == 2
+    for number in range(60):
+        assert (await host.get(f"{world.prefix}/lookup/example.com/m{number}@v1.0.0")).status == 200
+    assert await rows() == before
+    known = await store.known("example.com/m", "v1.0.0")
+    assert known.mod_database == known.zip_database == world.database.name, (
+        "what is stored is proven for good"
+    )

@@ -18,6 +18,7 @@ from tests.fakes.modules import build_zip
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Heard, Wire, until
 from tests.integration.conftest import Got, Host, Serve
+from tests.integration.test_budget import large_zip
 
 M = "/example.com/m"
 MOD = f"{M}/@v/v1.0.0.mod"
@@ -292,6 +293,24 @@ async def test_prepared_answers_are_bounded(
             await committed(host)
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     assert max(counts[1:]) <= counts[0] + 1
+
+
+async def test_the_descriptor_used_longest_ago_goes_first(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "MOST_FILES", 2)
+    for number in range(3):
+        zipped = large_zip(f"example.com/m{number}", 1 << 20)
+        upstream.add_module(f"example.com/m{number}", "v1.0.0", zipped=zipped)
+    names = [f"/example.com/m{number}/@v/v1.0.0.zip" for number in range(3)]
+    host = await serve(upstream)
+    for name in names:
+        assert (await host.get(name)).status == 200
+    await committed(host)
+    for name in (names[0], names[1], names[0], names[2]):
+        assert (await host.get(name)).status == 200
+    links = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if link.is_symlink()]  # noqa: PTH115
+    assert [any(link.endswith(name) for link in links) for name in names] == [True, False, True]
 
 
 @pytest.mark.parametrize("resident", [True, False])

@@ -201,7 +201,7 @@ async def test_lost_last_transactions(root: Path, tmp_path: Path) -> None:
         assert store.recovery.ghosts <= 1
         assert await content(store, 2) is None
         assert store.usage.used == allocated(after / "modules")
-        claimed = await store.claim(path(3), h1="h1:3", module=module(3), version=V)
+        claimed = await store.strays.claim(path(3), h1="h1:3", module=module(3), version=V)
         assert claimed is not None
         with claimed:
             assert claimed.pread(0, SIZE) == DATA[3]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import Selection
@@ -321,12 +321,12 @@ async def test_a_purge_takes_files_without_a_record_too(
     store, ops = host.server.store, operations(host)
     while not store.recovery.done:
         await asyncio.sleep(0)
-    assert await store.stray(ZIP[1:]) is not None
+    assert await store.strays.find(ZIP[1:]) is not None
     dry = await ops.purge_version(M, V, dry_run=True)
     assert (dry.versions, dry.files) == (1, 3), "the .info that came along too"
     real = await ops.purge(Selection(match=(f"{M}@{V}",), kinds=("zip",)), forget_hash=False, dry_run=False)
     assert (real.versions, real.files) == (1, 1)
-    assert await store.stray(ZIP[1:]) is None
+    assert await store.strays.find(ZIP[1:]) is None
     assert (await ops.purge_module(M)).files == 2
     assert store.usage.used == 0
     assert under(tmp_path / "cache") == 0
@@ -395,7 +395,7 @@ async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
         last = None if logical is None else (logical, wall)
         return LogicalClock(last, wall=lambda: time.time() + clocks[0])
 
-    monkeypatch.setattr(opening, "begin_clock", begin)
+    monkeypatch.setattr(beginning, "begin_clock", begin)
     settings = {"max_idle": 10 * DAY, "janitor_interval": 3600.0}
     host = await serve(upstream, **settings)
     assert (await host.get(ZIP)).status == 200

@@ -56,7 +56,7 @@ class Both:
 
     async def settled(self) -> None:
         """Whatever nobody waits for has ended."""
-        await asyncio.gather(*self.upstreams._probes, *self.itself._probes)
+        await asyncio.gather(*self.upstreams._looks, *self.itself._looks)
 
 
 async def test_nobody_waits_for_a_dead_database_where_a_carrier_has_no_record(
@@ -110,7 +110,7 @@ async def test_a_probe_ends_with_the_server(
     await sentence(both.sources, Unconfirmed)
     await gate.arrived.wait()
     await both.itself.close()
-    assert not both.itself._probes
+    assert not both.itself._looks
 
 
 async def test_a_silent_database_is_not_waited_for_when_its_carrier_fails(

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import files, memory
+from goproxy_vm.cache.figures import Statistics
 from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.index import Known
-from goproxy_vm.cache.store import Statistics, Store
+from goproxy_vm.cache.rows import Known
+from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, MalformedPath, NoRoom, StartError
 from tests.fakes.lines import logged
@@ -132,7 +133,7 @@ async def test_put_and_adopt_come_back_before_and_after_the_commit(root: Path) -
         assert await content(s, MOD) == mod
         assert await content(s, ZIP) == b"zip bytes"
         assert await s.known(M, V) == Known("h1:mod", "h1:zip")
-        statistics = await s.statistics()
+        statistics = await s.figures.statistics()
     assert (statistics.versions, statistics.files) == (1, 2)
     assert statistics.bytes == sum(on_disk(root).values())
 
@@ -186,7 +187,7 @@ async def test_readers_and_writers_at_once(root: Path) -> None:
 
         await asyncio.gather(*(work(i) for i in range(60) for work in (read, write)))
         await drained(s)
-        assert (await s.statistics()).files == 60
+        assert (await s.figures.statistics()).files == 60
 
 
 async def test_a_file_handed_out_outlives_the_store(root: Path) -> None:
@@ -223,13 +224,15 @@ async def test_versions_are_counted_once_a_second(root: Path, monkeypatch: pytes
     async with opened(root) as s:
         now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now)
-        assert await s.statistics() == Statistics(versions=0, files=0, bytes=0)
+        assert await s.figures.statistics() == Statistics(versions=0, files=0, bytes=0)
         await put_mod(s)
         await drained(s)
         size = sum(on_disk(root).values())
-        assert await s.statistics() == Statistics(versions=0, files=1, bytes=size), "counting reads all"
+        assert await s.figures.statistics() == Statistics(versions=0, files=1, bytes=size), (
+            "counting reads all"
+        )
         now += 1
-        assert await s.statistics() == Statistics(versions=1, files=1, bytes=size)
+        assert await s.figures.statistics() == Statistics(versions=1, files=1, bytes=size)
 
 
 # Hits and their recency
@@ -321,7 +324,7 @@ async def test_a_file_that_is_not_the_one_on_record_is_dropped(
         do()
     async with opened(root) as s:
         assert await s.get(MOD) is None
-        assert (await s.statistics()).files == 0
+        assert (await s.figures.statistics()).files == 0
         assert not file.is_file()
         if damage != "directory":
             await put_mod(s)
@@ -396,7 +399,7 @@ async def test_an_index_that_breaks_while_running(root: Path) -> None:
         sql(root, "DROP TABLE files")
         assert await s.get(MOD) is None
         assert not s.writable
-        assert (await s.statistics()).versions == 0
+        assert (await s.figures.statistics()).versions == 0
         sql(root, "DROP TABLE known")
         with pytest.raises(NoRoom):
             await s.known(M, V)
@@ -567,7 +570,7 @@ async def test_killed_at(root: Path, kind: str, step: str) -> None:
         files_on_disk = on_disk(root)
         assert (path in files_on_disk) == (step == "done"), "what could not be proven is gone"
         rows = {f"{M}/@v/v0.9.0.mod"} | ({path} if step == "done" else set())
-        statistics = await s.statistics()
+        statistics = await s.figures.statistics()
         assert statistics.files == len(rows)
         assert statistics.bytes == sum(files_on_disk[row] for row in rows)
         if kind == "mod":
@@ -577,7 +580,7 @@ async def test_killed_at(root: Path, kind: str, step: str) -> None:
         await drained(s)
         assert await content(s, path) == data
         s._counted = None
-        assert (await s.statistics()).bytes == sum(on_disk(root).values())
+        assert (await s.figures.statistics()).bytes == sum(on_disk(root).values())
 
 
 LIMITED = """

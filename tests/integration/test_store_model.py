@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.cache.index import Known
+from goproxy_vm.cache.rows import Known
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.protocol.selector import Selector

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import beginning, tree
+from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import NoRoom
+from tests.fakes.disk import under
 from tests.integration.stores import V, adopt, content, module, opened, path
 
 
@@ -34,7 +37,7 @@ async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: 
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        patch.setattr("goproxy_vm.cache.plain.PlainCache", fail)
         async with opened(root) as s:
             assert s.trouble == "disk I/O error"
             answer = await s.answers.get("k")
@@ -65,7 +68,7 @@ async def test_no_answers_and_no_room_for_new_ones(root: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.answers.PlainCache", fail)
+        patch.setattr("goproxy_vm.cache.plain.PlainCache", fail)
         async with opened(root) as s:
             assert s.trouble == FULL
             assert await s.answers.get("k") is None
@@ -90,9 +93,10 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     with closing(sqlite3.connect(root / "index.db")) as database:
         database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
         database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+        database.execute("INSERT INTO pins VALUES ('old.example/*@*', 'config')")
         database.commit()
     (root / "modules" / path(1, "mod")).write_bytes(b"y")
-    settle = opening._settle
+    settle = beginning.settle
 
     def full(*_: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
@@ -102,18 +106,26 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     key = parse_sumdb("sum.golang.org")
     assert key is not None
     key = replace(key, name="db")
-    monkeypatch.setattr(opening, "_settle", full)
+    monkeypatch.setattr(beginning, "settle", full)
     async with opened(root, boot="after", sumdb=key, pins=("a.example/*",)) as s:
         assert s.trouble == FULL
         assert await s.get(path(1, "mod")) is None, "it was hashed"
         assert await s.get(path(2, "mod")) is None, "it is not proven"
         assert s.keeper.pinned("a.example/m", V)
+        assert s.keeper.pinned("old.example/m", V)
+        forgotten: list[str | None] = []
+        s.watch(forgotten.append)
+        s._parts.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
         await s._parts.trial.once()
         assert not s.writable
-        monkeypatch.setattr(opening, "_settle", settle)
+        monkeypatch.setattr(beginning, "settle", settle)
         await s._parts.trial.once()
         assert s.writable
-        assert await s.stray(path(2, "mod")) is not None
+        assert s._parts.memory.entry(path(2, "mod")) is None, "believed before"
+        assert forgotten == [None], "nor is what was prepared of it"
+        assert s.keeper.pinned("a.example/m", V)
+        assert not s.keeper.pinned("old.example/m", V)
+        assert await s.strays.find(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
         assert s._stock.index.withheld == frozenset()
 
@@ -164,4 +176,41 @@ async def test_what_concerns_one_file_alone_is_no_trouble(root: Path) -> None:
         (root / "modules" / "example.com").touch()
         await s.put(path(1, "info"), b"{}", h1=None, module=module(1), version=V)
         await s._queue.flushed()
+        assert s.writable
+
+
+async def test_what_cannot_be_removed_counts_until_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I/O errors that pass: downloads given up, and files that fail on their way into modules/."""
+    faults: list[str] = []
+
+    def checkpoint(step: str, name: str) -> None:
+        if faults and step == "sync-directory":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with opened(root, checkpoint=checkpoint) as s:
+        with monkeypatch.context() as patch:
+            patch.setattr(tree, "remove", failing)
+            faults.append("on")
+            for i in range(5):
+                download = s.download()
+                await download.begin(100_000)
+                await download.write(b"x" * 100_000)
+                await download.finish()
+                await download.discard()
+                (await adopt(s, i, b"y" * 50_000)).close()
+                (await s.put(path(i, "mod"), b"z", h1="h1:z", module=module(i), version=V)).close()
+                await s._queue.flushed()
+            faults.clear()
+            (await adopt(s, 4, b"new")).close()
+            await s._queue.flushed()
+        assert under(root) > 600_000
+        assert s.usage.used + s.admission.reserved >= under(root), "nothing of it is free"
+        await s._parts.trial.once()
+        assert s.admission.reserved == 0
+        assert list((root / "tmp").iterdir()) == []
+        assert s.usage.used == under(root)
+        assert await content(s, 4) == b"new", "what came to lie in the place of another"
         assert s.writable

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from goproxy_vm.cache.admission import MOST_HEADROOM, STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.index import Row, Sum, Victim
+from goproxy_vm.cache.rows import Row, Sum, Victim
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import pickle
 import sqlite3
 import time
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING
 import diskcache
 import pytest
 
-from goproxy_vm.cache.answers import Answers, PlainDisk, UnsafeRow
+from goproxy_vm.cache.answers import SLICE, SLICE_BYTES, UNBOUNDED, Answers
 from goproxy_vm.cache.health import Health
+from goproxy_vm.cache.plain import PlainDisk, UnsafeRow
 from goproxy_vm.cache.threads import Threads
 from tests.fakes.lines import logged
 
@@ -22,10 +25,12 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def opened(directory: Path, health: Health | None = None) -> AsyncIterator[Answers]:
+async def opened(
+    directory: Path, health: Health | None = None, *, most_bytes: int = UNBOUNDED
+) -> AsyncIterator[Answers]:
     thread = Threads("test", 1)
     try:
-        answers = await Answers.open(directory, thread, health or Health())
+        answers = await Answers.open(directory, thread, health or Health(), most_bytes=most_bytes)
         try:
             yield answers
         finally:
@@ -249,3 +254,88 @@ async def test_a_locked_or_broken_database_keeps_nothing(
         assert await answers.get("k") is None
         assert await answers.drop("t") == 0
         assert not health.writable
+
+
+MOST = 4 << 20
+
+
+def on_disk(directory: Path) -> int:
+    """Bytes of the database and its log."""
+    return sum(path.stat().st_size for path in directory.glob("cache.db*") if not path.name.endswith("-shm"))
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000, 500_000])
+async def test_the_bound_holds_at_each_write(directory: Path, size: int) -> None:
+    """Not only between two trims; the oldest go."""
+    async with opened(directory, most_bytes=MOST) as answers:
+        number = 3 * MOST // 2 // size + 5
+        for each in range(number):
+            await answers.set(f"k{each}", b"v" * size, tag="a.b", keep=None)
+            assert on_disk(directory) <= MOST
+        assert await answers.get(f"k{number - 1}") is not None
+        assert await answers.get("k0") is None
+
+
+async def test_many_writers_share_the_bound(directory: Path) -> None:
+    async with opened(directory, most_bytes=MOST) as answers:
+        most = 0
+
+        async def write(each: int) -> None:
+            nonlocal most
+            await answers.set(f"k{each}", b"v" * 500_000, tag="a.b", keep=None)
+            most = max(most, on_disk(directory))
+
+        await asyncio.gather(*map(write, range(20)))
+        assert 1_000_000 < most <= MOST
+
+
+async def test_what_is_larger_than_the_bound_pushes_nothing_out(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(directory, most_bytes=MOST) as answers:
+        await answers.set("small", b"v", tag="a.b", keep=None)
+        await answers.set("large", b"v" * MOST, tag="a.b", keep=None)
+        assert await answers.get("small") is not None
+        assert await answers.get("large") is None
+    assert "answer not kept {'key': 'large'" in logged(caplog)
+
+
+async def test_a_trim_lets_others_ask_in_between(directory: Path) -> None:
+    """Whoever asks waits for one slice at most, and what went leaves the disk."""
+    async with opened(directory) as answers:
+        for tag in ("old", "new"):
+            await answers.set_all({f"{tag}{each}": b"v" * 1_000 for each in range(1_000)}, tag="a.b")
+        await answers.set_all({f"large{each}": b"v" * SLICE_BYTES for each in range(3)}, tag="c.d")
+        execute(directory, "UPDATE Cache SET expire_time = 1 WHERE key LIKE 'old%'")
+        left = [2_003]
+
+        async def count() -> None:
+            while left[-1]:
+                left.append((await answers.size())[0])
+
+        counting = asyncio.create_task(count())
+        assert await answers.trim(0) == 2_003
+        await counting
+        steps = [before - after for before, after in itertools.pairwise(left)]
+        assert max(steps) <= SLICE
+        assert [step for step in steps if step][-3:] == [1, 1, 1], "a slice each"
+        assert on_disk(directory) < 200_000
+
+
+async def test_a_drop_lets_others_ask_in_between(directory: Path) -> None:
+    async with opened(directory) as answers:
+        await answers.set_all({f"k{each}": b"v" for each in range(1_000)}, tag="a.b")
+        execute(directory, "UPDATE Cache SET expire_time = 1 WHERE key LIKE 'k1%'")
+        dropping = asyncio.create_task(answers.drop("a.b"))
+        seen = set()
+        while not dropping.done():
+            seen.add((await answers.size())[0])
+        assert await dropping == 1_000, "those too that are past their keep"
+        assert len(seen) > 1
+
+
+async def test_the_oldest_are_found_without_sorting(directory: Path) -> None:
+    async with opened(directory) as answers:
+        await answers.set("k", b"v", tag="a.b", keep=None)
+        plan = execute(directory, "EXPLAIN QUERY PLAN SELECT key FROM Cache ORDER BY store_time LIMIT 100")
+    assert "USING INDEX Cache_store_time" in str(plan)

@@ -18,9 +18,12 @@ from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Kind, StoredFile, open_stored
 from goproxy_vm.cache.health import Health
-from goproxy_vm.cache.index import Index, Sum
+from goproxy_vm.cache.holders import Holders
+from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
+from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.publish import Item, publish
+from goproxy_vm.cache.rows import Sum
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from tests.fakes.lines import logged
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 SHA = "ab" * 32
 
@@ -43,6 +46,7 @@ class Rig:
         self.usage = Usage()
         self.admission = Admission(Limits(1 << 30, 512, 1 << 30, 1 << 30), self.usage, lambda: None)
         self.health = Health()
+        self.left = Leftovers(self.admission, self.health)
         self.steps: list[tuple[str, str]] = []
         self.fault: Callable[[str, str], None] = lambda step, path: None
         self.stored: list[str] = []
@@ -75,6 +79,8 @@ class Rig:
             self.health,
             lambda item: self.stored.append(item.path),
             self.replaced.append,
+            Holders(Usage(), lambda: None, lambda: False),
+            self.left,
             LogicalClock(None),
             self.checkpoint,
         )

@@ -18,6 +18,7 @@ from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
 from goproxy_vm.cache.files import Mismatch, StoredFile, open_stored
 from goproxy_vm.cache.health import FULL, Health, NameRefused, reason
+from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
@@ -60,7 +61,7 @@ def health() -> Health:
 
 @pytest.fixture
 def download(tmp_path: Path, admission: Admission, threads: Threads, health: Health) -> Download:
-    return Download(tmp_path / "d", admission, threads, health, Room())
+    return Download(tmp_path / "d", admission, threads, health, Room(), Leftovers(admission, health))
 
 
 def descriptors() -> int:
@@ -165,7 +166,7 @@ async def test_no_file_can_be_made(
 ) -> None:
     tmp = tmp_path / "tmp"
     tmp.touch()
-    download = Download(tmp / "d", admission, threads, health, Room())
+    download = Download(tmp / "d", admission, threads, health, Room(), Leftovers(admission, health))
     with pytest.raises(NoRoom):
         await download.begin(1)
     await download.discard()
@@ -177,7 +178,9 @@ async def test_no_file_can_be_made(
 async def test_a_directory_that_was_removed_is_made_again(
     tmp_path: Path, admission: Admission, threads: Threads, health: Health
 ) -> None:
-    download = Download(tmp_path / "tmp" / "d", admission, threads, health, Room())
+    download = Download(
+        tmp_path / "tmp" / "d", admission, threads, health, Room(), Leftovers(admission, health)
+    )
     await download.begin(1)
     await download.write(b"x")
     await download.finish()
@@ -198,7 +201,7 @@ async def test_a_full_disk(
 
             return await aiofiles.open("/dev/full", "wb", executor=threads.executor)
 
-    full = Full(tmp_path / "d", admission, threads, health, Room())
+    full = Full(tmp_path / "d", admission, threads, health, Room(), Leftovers(admission, health))
     await full.begin(None)
     if step != "write":
         await full.write(b"x")

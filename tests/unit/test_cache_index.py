@@ -9,7 +9,8 @@ import pytest
 
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.files import Entry, Kind
-from goproxy_vm.cache.index import Index, Known, Row, Sum, Touch
+from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.rows import Known, Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
 from tests.fakes.lines import logged
@@ -165,5 +166,5 @@ def test_a_strangers_database_is_refused(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE files (x)")
     database.close()
-    with pytest.raises(StartError, match="already exists"):
+    with pytest.raises(StartError, match="none of goproxy-vm"):
         Database.open(path)

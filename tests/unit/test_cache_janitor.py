@@ -7,11 +7,12 @@ import errno
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import janitor
+from goproxy_vm.cache import janitor, tree
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 
 async def test_from_high_to_low_water(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ async def test_idle_files_that_cannot_go_do_not_hold_it_up(
         await shop.put("a")
         shop.later(60)
         with monkeypatch.context() as patch:
-            patch.setattr(type(tmp_path), "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             await shop.janitor._regularly()
         assert shop.janitor.last is not None
         assert (shop.janitor.last.evicted_entries, shop.janitor.last.reached) == (0, False)
@@ -382,6 +383,12 @@ async def unfinished(shop_root: Path, reason: str, target: int | None, **setting
         await shop.stock.ask(shop.stock.ledger.begin, reason, target, 8, 8 * BLOCK)  # type: ignore[arg-type]  # a reason
 
 
+def killed(root: Path) -> None:
+    """As if the run before had not ended cleanly."""
+    with closing(sqlite3.connect(root / "index.db")) as database, database:
+        database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
+
+
 @pytest.mark.parametrize(
     ("reason", "target", "left", "reached"),
     [
@@ -397,6 +404,7 @@ async def test_a_pass_that_a_kill_interrupted_goes_on(
     tmp_path: Path, reason: str, target: int | None, left: str, *, reached: bool | None
 ) -> None:
     await unfinished(tmp_path, reason, target, max_size=10)
+    killed(tmp_path)
     async with opened(tmp_path, max_size=10, low_water=40.0) as shop:
         while shop.janitor.last is None:
             await asyncio.sleep(0)
@@ -406,6 +414,52 @@ async def test_a_pass_that_a_kill_interrupted_goes_on(
         assert shop.zips() == left
         assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
         assert len(await shop.keeper.passes(9)) == 1
+
+
+@pytest.mark.parametrize("reason", ["size", "evict"])
+async def test_an_order_without_an_end_does_not_run_again_after_a_clean_end(
+    tmp_path: Path, reason: str
+) -> None:
+    """Its end could not be written, perhaps long ago."""
+    await unfinished(tmp_path, reason, 0, max_size=10)
+    async with opened(tmp_path, max_size=10, low_water=40.0) as shop:
+        while shop.janitor.last is None:
+            await asyncio.sleep(0)
+        assert (shop.zips(), shop.janitor.last.reached) == ("abcdefgh", False)
+        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
+
+
+async def test_the_end_of_a_pass_is_written_once_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill long after it must not have it run again."""
+    async with opened(tmp_path, max_size=10) as shop:
+        await shop.put(*"abcd")
+        ledger = shop.stock.ledger
+        with monkeypatch.context() as patch:
+            patch.setattr(type(ledger), "save", failing)
+            eviction = await shop.keeper.evict(3 * BLOCK, dry_run=False)
+        assert eviction.reached
+        assert [each.id for each in await shop.stock.ask(ledger.unfinished)] == [eviction.pass_id]
+        await shop.store._parts.trial.once()
+        assert await shop.stock.ask(ledger.unfinished) == []
+        assert (await shop.keeper.passes(1))[0].reached
+
+
+async def test_a_pass_that_fails_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, max_size=10) as shop:
+        await shop.put(*"abcd")
+        monkeypatch.setattr(shop.stock.remover, "remove", failing)
+        with pytest.raises(sqlite3.Error):
+            await shop.keeper.evict(0, dry_run=False)
+        with pytest.raises(sqlite3.Error):
+            await shop.janitor._clear("size", 0, lambda: 1)
+        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
+        assert [each.reached for each in await shop.keeper.passes(9)] == [False, False]
+
+
+def failing(*_: object) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 async def test_a_pass_is_written_down_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,17 +560,17 @@ async def test_a_bug_does_not_end_the_janitor(
 async def test_what_cannot_be_unlinked_is_not_served_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unlink = type(tmp_path).unlink
+    remove = tree.remove
 
-    def fail(path: Path, missing_ok: bool = False) -> None:
-        if path.parent.parent.name == "a":
+    def fail(file: Path, top: Path) -> None:
+        if file.parent.parent.name == "a":
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        unlink(path, missing_ok)
+        remove(file, top)
 
     async with opened(tmp_path) as shop:
         await shop.put("a", "b")
         with monkeypatch.context() as patch:
-            patch.setattr(type(tmp_path), "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             eviction = await shop.keeper.evict(0, dry_run=False)
         assert [each.module for each in eviction.removal.items] == ["b"]
         assert not eviction.reached

@@ -10,8 +10,8 @@ import pytest
 
 from goproxy_vm.cache import keeper
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.cache.index import Known
 from goproxy_vm.cache.keeper import Fences
+from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.selection import Shelf
 
 
@@ -409,7 +409,7 @@ async def test_status(tmp_path: Path) -> None:
     async with opened(tmp_path, max_idle=100.0) as shop:
         await shop.put("x.org/a")
         shop.later(5)
-        status = await shop.store.status()
+        status = await shop.store.figures.status()
         assert (status.used_bytes, status.entries["zip"], status.versions) == (BLOCK, 1, 1)
         assert (status.policy, status.max_idle_seconds) == ("slru", 100.0)
         assert status.oldest_idle_seconds >= 5

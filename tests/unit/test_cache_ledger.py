@@ -14,10 +14,11 @@ from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import RemovedVersion, Totals, Went
 from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.index import Index, Row, Victim
+from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.ledger import Ledger
 from goproxy_vm.cache.quarantine import Quarantine
 from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.rows import Row, Victim
 from goproxy_vm.cache.snapshots import Snapshots
 
 if TYPE_CHECKING:

@@ -37,7 +37,10 @@ async def test_records_go_before_tiles_and_the_oldest_first(tmp_path: Path) -> N
                 if number == 0:
                     assert await records.keep({key("tile", each): b"t" * 8192 for each in some})
         _, size = await records.size()
-        dropped = await records.trim(size - 100_000)
+        dropped = 0
+        while not dropped:  # what is in the log only goes first
+            size -= 100_000
+            dropped = await records.trim(size)
         assert 0 < dropped == len(gone) < 600
         assert gone == [key("lookup", number) for number in range(dropped)]
         assert await records.get(key("lookup", 0)) is None
@@ -91,7 +94,9 @@ async def test_what_lay_among_the_answers_is_taken_over(
         assert await records.get(key("lookup", 8)) == b"the newer one"
         assert await records.get(key("lookup", 149)) == b"r149"
         assert (await shop.store.answers.size())[0] == 1
-        await records.trim((await records.size())[1] - 1)
+        size = (await records.size())[1]
+        while not await records.trim(size):
+            size -= 4096
         assert (await records.size())[0] == 199, "a record is a record"
     assert "checksum database records moved {'count': 2" in logged(caplog)
 

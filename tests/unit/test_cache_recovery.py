@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import recovery
+from goproxy_vm.cache import recovery, tree
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
@@ -70,8 +70,12 @@ async def test_temporary_files_of_the_run_before(tmp_path: Path) -> None:
 async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Path) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    remove_all = tree.remove_all
+
+    def fail(name: str, top: Path) -> None:
+        if name == "directory":
+            raise PermissionError(1, "Operation not permitted")
+        remove_all(name, top)
 
     async with opened(tmp_path):
         pass
@@ -80,7 +84,7 @@ async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
     plant(tmp_path, "a/@v/v1.0.0.info")
     async with opened(tmp_path) as shop:
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", fail)
+            patch.setattr(tree, "remove_all", fail)
             await recovered(shop)
         assert shop.store.recovery.temporary == 1
         assert shop.store.recovery.discarded == 1
@@ -165,7 +169,7 @@ async def test_strays(tmp_path: Path) -> None:
                 return None
             if "no" in path:
                 return False
-            claimed = await shop.store.claim(path, h1="h1:x", module="x.org/yes", version="v1.0.0")
+            claimed = await shop.store.strays.claim(path, h1="h1:x", module="x.org/yes", version="v1.0.0")
             assert claimed is not None
             claimed.close()
             return True
@@ -266,18 +270,18 @@ async def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
 async def test_a_stray_that_cannot_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unlink = Path.unlink
+    remove = tree.remove
 
-    def fail(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == ".lock":
+    def fail(file: Path, top: Path) -> None:
+        if file.suffix == ".lock":
             raise PermissionError(1, "Operation not permitted")
-        unlink(path, missing_ok)
+        remove(file, top)
 
     async with opened(tmp_path) as shop:
         file = plant(tmp_path, "x.org/a/@v/v1.0.0.lock")
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", fail)
+            patch.setattr(tree, "remove", fail)
             shop.store.recover(refuse)
             while not shop.store.recovery.done:
                 await asyncio.sleep(0)
@@ -331,7 +335,7 @@ async def test_a_stray_that_goes_meanwhile(tmp_path: Path) -> None:
         async def prove(path: str) -> bool:
             file.unlink()
             with pytest.raises(FileNotFoundError):
-                await shop.store.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0")
+                await shop.store.strays.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0")
             return False
 
         await recovered(shop, prove)
@@ -341,8 +345,8 @@ async def test_a_stray_that_goes_meanwhile(tmp_path: Path) -> None:
 async def test_what_is_no_stray_is_not_claimed(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("x.org/a")
-        assert await shop.store.stray(shop.path("x.org/a")) is None
-        claimed = shop.store.claim(shop.path("x.org/a"), h1="h1:x", module="x.org/a", version="v1.0.0")
+        assert await shop.store.strays.find(shop.path("x.org/a")) is None
+        claimed = shop.store.strays.claim(shop.path("x.org/a"), h1="h1:x", module="x.org/a", version="v1.0.0")
         assert await claimed is None
 
 
@@ -373,7 +377,7 @@ async def test_what_goes_wrong_with_one_stray_concerns_that_one_alone(
             if "m07" in path:
                 raise error
             module = path.partition("/@v/")[0]
-            claimed = await shop.store.claim(path, h1="h1:x", module=module, version="v1.0.0")
+            claimed = await shop.store.strays.claim(path, h1="h1:x", module=module, version="v1.0.0")
             assert claimed is not None
             claimed.close()
             return True
@@ -392,14 +396,14 @@ async def test_a_file_is_asked_for_before_recovery_has_come_to_it(tmp_path: Path
         (outside / "@v").mkdir(parents=True)
         (outside / "@v" / "v1.0.0.info").write_bytes(b"{}")
         (shop.modules / "x.org" / "link").symlink_to(outside)
-        assert await shop.store.stray("x.org/a/@v/v1.0.0.info") == file
-        assert await shop.store.stray("x.org/b/@v/v1.0.0.info") is None
-        assert await shop.store.stray("x.org/link/@v/v1.0.0.info") is None, "as the walk, by no link"
+        assert await shop.store.strays.find("x.org/a/@v/v1.0.0.info") == file
+        assert await shop.store.strays.find("x.org/b/@v/v1.0.0.info") is None
+        assert await shop.store.strays.find("x.org/link/@v/v1.0.0.info") is None, "as the walk, by no link"
         shop.consistent()
         await recovered(shop, unsaid)
         assert shop.store.recovery.withheld == 1
         plant(tmp_path, "x.org/late/@v/v1.0.0.info")
-        assert await shop.store.stray("x.org/late/@v/v1.0.0.info") is None, "somebody is copying it"
+        assert await shop.store.strays.find("x.org/late/@v/v1.0.0.info") is None, "somebody is copying it"
 
 
 async def test_a_purge_waits_for_what_was_not_looked_at(tmp_path: Path) -> None:
@@ -427,9 +431,11 @@ async def test_a_stray_that_is_purged_while_it_is_looked_at(
         path = "x.org/a/@v/v1.0.0.zip"
         plant(tmp_path, path)
         since = shop.keeper.fences.now
-        assert await shop.store.stray(path) is not None
+        assert await shop.store.strays.find(path) is not None
         shop.keeper.fences.add(lambda module, _: module == "x.org/a")
-        claimed = await shop.store.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0", since=since)
+        claimed = await shop.store.strays.claim(
+            path, h1="h1:x", module="x.org/a", version="v1.0.0", since=since
+        )
         assert claimed is None
         assert await shop.store.get(path) is None
     assert "kept out by a purge" in logged(caplog)
@@ -472,7 +478,7 @@ async def test_a_new_index_proves_everything_again(tmp_path: Path) -> None:
 
         async def prove(path: str) -> bool:
             h1 = None if path.endswith(".info") else "h1:x"
-            claimed = await shop.store.claim(path, h1=h1, module="x.org/a", version="v1.0.0")
+            claimed = await shop.store.strays.claim(path, h1=h1, module="x.org/a", version="v1.0.0")
             assert claimed is not None
             claimed.close()
             return True

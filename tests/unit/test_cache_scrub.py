@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import hashlib
 import os
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import scrub
+from goproxy_vm.cache import scrub, selection
 from goproxy_vm.cache.scrub import CHUNK, Hasher
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
@@ -141,7 +143,7 @@ async def test_what_is_corrupt_is_quarantined_and_gone(
         assert shop.told.corrupted == 1
         assert shop.told.read == 4 * (BLOCK - 1)
         assert ("corrupt", BLOCK, None) in shop.told.evictions
-        status = await shop.store.status()
+        status = await shop.store.figures.status()
         assert (status.quarantine_entries, status.quarantine_bytes) == (1, BLOCK)
         shop.consistent()
         await shop.put("b")
@@ -372,3 +374,25 @@ async def test_unsure_files_are_hashed_before_use(tmp_path: Path, caplog: pytest
         assert await shop.store.get(shop.path("b")) is None
         assert shop.zips() == "ac"
     assert "power loss" in logged(caplog)
+
+
+async def test_an_ordered_scrub_that_meets_an_error_of_the_database_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unretrieved: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
+
+    def failing(*_: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        monkeypatch.setattr(selection.Shelf, "to_check", failing)
+        number = await shop.keeper.scrub(None, None)
+        while (await shop.keeper.passes(1))[0].finished is None:
+            await asyncio.sleep(0)
+        (record,) = await shop.keeper.passes(1)
+        assert (record.id, record.reached) == (number, False)
+    gc.collect()
+    assert unretrieved == []
+    assert "scrub failed" in logged(caplog)

@@ -15,7 +15,8 @@ from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import Selection, Sort
 from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.index import Index, Row, Sum, Touch
+from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.rows import Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.cache.selection import Shelf
 from goproxy_vm.protocol.selector import Selector
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from goproxy_vm.cache.index import Victim
+    from goproxy_vm.cache.rows import Victim
 
 SHA = "ab" * 32
 BLOCK = 512
@@ -38,7 +39,7 @@ class Rig:
         self.clock = LogicalClock((0.0, 0.0), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
         self.database = database
         self.index = Index(database)
-        self.shelf = Shelf(database.connection, self.clock)
+        self.shelf = Shelf(database.connection, self.clock, database.notice)
 
     def add(
         self,

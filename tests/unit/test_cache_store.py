@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import beginning
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
@@ -60,13 +60,13 @@ async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
         await shop.sql("INSERT INTO strays VALUES ('a/@v/v1.0.0.zip', 'zip', 8)")
-        assert await shop.store.stray(shop.path("a")) == file
+        assert await shop.store.strays.find(shop.path("a")) == file
         await shop.sql("CREATE TRIGGER full BEFORE INSERT ON files BEGIN SELECT raise(ABORT, 'full'); END")
         with pytest.raises(NoRoom, match="cannot write its index"):
-            await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+            await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
         assert not shop.store.writable
         await shop.sql("DROP TRIGGER full")
-        claimed = await shop.store.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+        claimed = await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
         assert claimed is not None
         claimed.close()
 
@@ -97,7 +97,7 @@ async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "begin_clock", fail)
+        patch.setattr(beginning, "begin_clock", fail)
         with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
             await Store.open(tmp_path, lock_wait=0, boot="other")
     assert running(tmp_path) == 1

@@ -110,7 +110,7 @@ def test_ca_file_that_has_gone_meanwhile(tmp_path: Path) -> None:
         admin_listen=Address("127.0.0.1", 0),
         upstream_ca_file=tmp_path / "none.pem",
     )
-    findings = {check.id: check.finding for check in examine(lambda: Loaded(settings, {}, ()), None)}
+    findings = {check.id: check.finding for check in examine(lambda: Loaded(settings, {}, (), None))}
     assert findings["configuration"].found == "valid; every setting has its default"
     assert findings["upstreams"].status == "failed"
     assert "upstream_ca_file" in findings["upstreams"].remedy
@@ -187,7 +187,7 @@ def test_clock(offsets: dict[str, float], status: str, words: str) -> None:
 def test_a_proxy_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
     settings = Settings(cache_dir=tmp_path, upstream="http://127.0.0.1:1", listen=(Address("127.0.0.1", 0),))
-    checks = {each.id: each.finding for each in examine(lambda: Loaded(settings, {}, ()), None)}
+    checks = {each.id: each.finding for each in examine(lambda: Loaded(settings, {}, (), None))}
     assert checks["upstreams"].status == "failed"
     assert checks["upstreams"].remedy == "correct or unset HTTPS_PROXY"
     assert checks["database"].found == "HTTPS_PROXY must be usable first"

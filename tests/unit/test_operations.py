@@ -76,5 +76,5 @@ async def test_a_failing_index_is_not_hidden_otherwise(tmp_path: Path) -> None:
         await shop.sql("ALTER TABLE files RENAME TO lost")
         with pytest.raises(sqlite3.OperationalError):
             await shop.keeper.versions("", "name", 9, None)
-        assert (await shop.store.statistics()).versions == 0
+        assert (await shop.store.figures.statistics()).versions == 0
         await shop.sql("ALTER TABLE lost RENAME TO files")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from goproxy_vm.config import Settings
 from goproxy_vm.config.sumdb import GOOGLE_KEY
 from goproxy_vm.config.values import PATTERNS, SUMDB
+from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.setup import SetupScript, UnknownHost
 from tests.fakes.sumdb import Signer
 
@@ -21,9 +24,15 @@ VKEY = str(Signer.make("sums.example/log", bytes(32)).key)
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "ksh", "mksh") if shutil.which(shell)]
 
 
+def url_of(hosts: Sequence[str]) -> str:
+    """The URL that a client with these Host fields used."""
+    headers = CIMultiDictProxy(CIMultiDict([("Host", host) for host in hosts]))
+    return Forwarded(()).origin("192.0.2.1", headers).url
+
+
 def script(host: str = "10.0.2.2:8080", **settings: Any) -> str:
     """The script of a server with these settings."""
-    body = SetupScript(Settings(cache_dir=Path("/nowhere"), **settings)).answer([host]).body
+    body = SetupScript(Settings(cache_dir=Path("/nowhere"), **settings)).answer(url_of([host])).body
     assert isinstance(body, bytes)
     return body.decode()
 
@@ -71,7 +80,7 @@ def test_patterns_stay_what_they_are(patterns: str) -> None:
 def test_public_url() -> None:
     settings = Settings(cache_dir=Path("/nowhere"), public_url="https://proxy.example/go")
     for hosts in ([], ["elsewhere"], ["$(reboot)", "x"]):
-        body = SetupScript(settings).answer(hosts).body
+        body = SetupScript(settings).answer(url_of(hosts)).body
         assert isinstance(body, bytes)
         assert filled(body.decode())["proxy"] == "https://proxy.example/go"
 
@@ -81,7 +90,7 @@ def test_public_url() -> None:
 )
 def test_hosts_that_are_refused(hosts: list[str]) -> None:
     with pytest.raises(UnknownHost, match="public_url"):
-        SetupScript(Settings(cache_dir=Path("/nowhere"))).answer(hosts)
+        SetupScript(Settings(cache_dir=Path("/nowhere"))).answer(url_of(hosts))
 
 
 @pytest.mark.parametrize("host", ["proxy", "[fd00::1]:8080", "my_host:80"])

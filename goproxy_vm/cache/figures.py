@@ -1,0 +1,81 @@
+"""The store in figures, for pages, metrics and the admin API."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.facts import CacheStatus
+
+if TYPE_CHECKING:
+    from goproxy_vm.cache.opening import Parts
+    from goproxy_vm.config import Settings
+
+STATISTICS_AGE = 1.0
+"""Seconds for which the totals are not counted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is on record: versions of modules, files, and the bytes allocated for them."""
+
+    versions: int
+    files: int
+    bytes: int
+
+
+class Figures:
+    """Counts what an open store holds."""
+
+    def __init__(self, parts: Parts, settings: Settings) -> None:
+        self._parts = parts
+        self._stock = parts.stock
+        self._settings = settings
+        self._counted: tuple[float, int] | None = None
+
+    async def statistics(self) -> Statistics:
+        """Totals over all files on record; the number of versions at most a second old."""
+        now = time.monotonic()
+        if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
+            self._counted = (now, await self._count())
+        return Statistics(self._counted[1], self._stock.entries, self._stock.usage.used)
+
+    async def status(self) -> CacheStatus:
+        """Everything about the store in figures."""
+        stock, settings = self._stock, self._settings
+        quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
+        answers, answers_bytes = await self._parts.answers.size()
+        records, records_bytes = await self._parts.records.size()
+        return CacheStatus(
+            dir=str(stock.layout.root),
+            policy=settings.policy,
+            limit_bytes=stock.admission.limits.total,
+            used_bytes=stock.usage.used,
+            reserved_bytes=stock.admission.reserved,
+            pinned_bytes=stock.usage.pinned,
+            pinned_limit_bytes=stock.admission.limits.pinned,
+            min_free_bytes=self._parts.min_free,
+            disk_free_bytes=await stock.disk.run(stock.free),
+            max_idle_seconds=settings.max_idle or None,
+            oldest_idle_seconds=await stock.attempt(0.0, stock.ledger.oldest_idle),
+            versions=await self._parts.keeper.count(),
+            entries=dict(stock.usage.entries),
+            sizes=dict(stock.usage.sizes),
+            answers=answers,
+            answers_bytes=answers_bytes,
+            answers_limit_bytes=settings.answers_max_size,
+            sumdb=records,
+            sumdb_bytes=records_bytes,
+            sumdb_limit_bytes=settings.sumdb_max_size,
+            quarantine_bytes=quarantine_bytes,
+            quarantine_entries=quarantined,
+        )
+
+    async def _count(self) -> int:
+        try:
+            return await self._parts.keeper.count()
+        except sqlite3.Error as error:
+            self._stock.unavailable(error)
+            return self._counted[1] if self._counted else 0

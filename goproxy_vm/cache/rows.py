@@ -1,0 +1,141 @@
+"""The rows of the index as the program knows them; those that cannot be are told apart from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.facts import KINDS
+from goproxy_vm.cache.files import Kind
+from goproxy_vm.cache.layout import kind_of
+from goproxy_vm.errors import MalformedPath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+BLOCK = 512
+"""Bytes in one of ``st_blocks``."""
+MOST_BLOCKS = 1 << 50
+"""No disk has as many."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A file that has just been published."""
+
+    path: str
+    module: str
+    version: str
+    kind: Kind
+    length: int
+    blocks: int
+    sha256: str
+    h1: str | None
+    pinned: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Allocated."""
+        return self.blocks * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The h1 hashes a version's ``.mod`` and ``.zip`` had when first seen, or None.
+
+    Beside each, the name of the checksum database whose log has proven it; empty if none has.
+    """
+
+    mod: str | None
+    zip: str | None
+    mod_database: str = ""
+    zip_database: str = ""
+
+
+class Touch(NamedTuple):
+    """Hits on one file since the last flush, and the time of the newest by the logical clock."""
+
+    last_used: float
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A file that is to go: ``last_used`` by the logical clock, ``id`` its row; a stray has none."""
+
+    id: int | None
+    path: str
+    module: str
+    version: str
+    kind: Kind
+    length: int
+    bytes: int
+    pinned: bool
+    last_used: float
+
+
+VICTIM = "id, path, module, version, kind, length, blocks, pinned, last_used"
+
+
+def victim(row: Sequence[Any]) -> Victim:
+    """The victim of a row with the columns VICTIM. Impossible: such a row cannot be."""
+    id_, path, module, version, kind, length, blocks, pinned, last_used = row
+    try:
+        if kind_of(path).value != kind or length < 0 or blocks < 0 or not (module + version).isprintable():
+            raise Impossible(f"files {id_!r}")
+        return Victim(
+            int(id_),
+            path,
+            module,
+            version,
+            Kind(kind),
+            length,
+            blocks * BLOCK,
+            bool(pinned),
+            float(last_used),
+        )
+    except (MalformedPath, ValueError, TypeError, AttributeError) as error:
+        raise Impossible(f"files {id_!r}") from error
+
+
+def stray(path: str, kind: str, blocks: int) -> Victim:
+    """A file without a row. Impossible: there can be none of that name."""
+    try:
+        if kind_of(path).value != kind or blocks < 0:
+            raise Impossible(f"strays {path!r}")
+        return Victim(None, path, "", "", Kind(kind), 0, blocks * BLOCK, pinned=False, last_used=0.0)
+    except (MalformedPath, ValueError, TypeError, AttributeError) as error:
+        raise Impossible(f"strays {path!r}") from error
+
+
+def possible(
+    make: Callable[..., T], rows: Iterable[Sequence[Any]], notice: Callable[[Exception], None]
+) -> Iterator[T]:
+    """What ``make`` makes of rows; those that cannot be are skipped, and ``notice`` is told."""
+    for row in rows:
+        try:
+            made = make(row)
+        except Impossible as error:
+            notice(error)
+        else:
+            yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Files and the bytes allocated for them, of one kind, pinned or not."""
+
+    kind: Kind
+    pinned: bool
+    entries: int
+    bytes: int
+
+
+def total(row: Sequence[Any]) -> Sum:
+    kind, pinned, count, blocks = row
+    if kind not in KINDS or not isinstance(blocks, int) or not 0 <= blocks < MOST_BLOCKS:
+        raise Impossible(f"sums {kind!r}")
+    return Sum(Kind(kind), bool(pinned), count, blocks * BLOCK)

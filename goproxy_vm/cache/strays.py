@@ -1,0 +1,139 @@
+"""Files without a record, for whoever knows what proves them: found, read, claimed or refused."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from goproxy_vm.cache.rows import Row, Victim
+from goproxy_vm.cache.scrub import Hasher
+from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.errors import ContentError, NoRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from goproxy_vm.cache.files import Kind, StoredFile
+    from goproxy_vm.cache.keeper import Keeper
+    from goproxy_vm.cache.recovery import Recoverer
+    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.threads import Threads
+
+NOTHING: list[Victim] = []
+
+
+class Strays:
+    """The strays of an open store. ``hold`` holds a file to the hash first seen of it and tells its kind;
+    ``open_file`` opens what is on record, by path, length and SHA-256."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        keeper: Keeper,
+        recoverer: Recoverer,
+        threads: Threads,
+        hold: Callable[[str, str | None, str, str], Awaitable[Kind]],
+        open_file: Callable[[str, int, str], Awaitable[StoredFile]],
+    ) -> None:
+        self._stock = stock
+        self._keeper = keeper
+        self._recoverer = recoverer
+        self._threads = threads
+        self._hold = hold
+        self._open = open_file
+
+    async def find(self, path: str) -> Path | None:
+        """The file of that path that is there without a record, to be looked at before :meth:`claim`."""
+        try:
+            victim = await self._recoverer.stray(path)
+        except sqlite3.Error as error:
+            self._stock.unavailable(error)
+            return None
+        return None if victim is None else self._stock.layout.file(path)[0]
+
+    async def read(self, file: Path, most: int) -> bytes:
+        """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
+        data = await self._threads.run(_read, file, most + 1)
+        if len(data) > most:
+            raise ContentError(f"it has more than {most} bytes")
+        return data
+
+    async def claim(
+        self,
+        path: str,
+        *,
+        h1: str | None,
+        module: str,
+        version: str,
+        first_seen: bool = False,
+        since: int | None = None,
+    ) -> StoredFile | None:
+        """Put a stray on record that was found to have that h1; None where it is gone meanwhile.
+
+        ``first_seen``: nobody could say whether that is the right one; a start that can ask the checksum
+        database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
+        it cannot be read. NoRoom: the index failed.
+        """
+        kind = await self._hold(path, h1, module, version)
+        file, _ = self._stock.layout.file(path)
+        length, blocks, sha256 = await self._threads.run(_facts, file)
+        async with self._stock.queue.disk:
+            # Whatever is published meanwhile is on record, and this is no stray any more.
+            standing = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
+            if [each.id for each in standing] != [None]:
+                return None
+            if self._keeper.bars(since, path, module, version, length):
+                return None
+            pinned = self._keeper.pinned(module, version)
+            await to_the_end(
+                self._record(
+                    Row(path, module, version, kind, length, blocks, sha256, h1, pinned),
+                    first_seen=first_seen,
+                )
+            )
+            return await self._open(path, length, sha256)
+
+    async def refuse(self, path: str) -> None:
+        """A stray is not what it should be: it goes, its bytes to quarantine. NoRoom: the index failed."""
+        try:
+            await self._recoverer.refuse(path)
+        except sqlite3.Error as error:
+            self._stock.unavailable(error)
+            raise NoRoom("this host cannot write its index") from error
+
+    async def _record(self, row: Row, *, first_seen: bool) -> None:
+        clock, index = self._stock.clock, self._stock.index
+        try:
+            if first_seen:
+                await self._stock.ask(index.note_first_seen)
+            replaced = await self._stock.ask(index.add, [row], clock.wall(), clock.now())
+        except sqlite3.Error as error:
+            self._stock.unavailable(error)
+            raise NoRoom("this host cannot write its index") from error
+        for victim in replaced:
+            self._stock.usage.remove(victim)
+        self._stock.usage.add(row)
+        if first_seen:
+            self._recoverer.facts.first_seen += 1
+        else:
+            self._recoverer.facts.adopted += 1
+
+
+def _read(file: Path, most: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(most)
+
+
+def _facts(file: Path) -> tuple[int, int, str]:
+    """Length, blocks and SHA-256 of a file, which is on disk when this returns."""
+    hasher = Hasher(file)
+    try:
+        while hasher.step(1 << 30):
+            pass
+        os.fsync(hasher.fd)
+        facts = os.fstat(hasher.fd)
+        return facts.st_size, facts.st_blocks, hasher.hexdigest()
+    finally:
+        hasher.close()
