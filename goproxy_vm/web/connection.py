@@ -9,7 +9,9 @@ answer (docs/decisions/0001-one-process-proves-and-serves.md).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, cast
@@ -86,6 +88,8 @@ class Connection(asyncio.Protocol):
         """Whether nothing that still comes is answered."""
         self.progress = 0
         """Bytes sent past the transport's buffer."""
+        self.sending_file = False
+        """Whether the loop's sendfile is under way: it fails where the socket is shut down, and cuts us off."""
         self._front = connections.front
         self._held = bytearray()
         self._looked = 0
@@ -261,6 +265,15 @@ class Connection(asyncio.Protocol):
         """Whether an answer is being made, or waits to be sent (on a closing transport too)."""
         return bool(self.answering or self.transport.get_write_buffer_size())
 
+    def abort(self) -> None:
+        """Cut the connection off, whatever waits to be sent."""
+        if self.sending_file and not self.transport.is_closing():
+            # The loop's sendfile would wait for ever on a socket that the transport has closed.
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        else:
+            self.transport.abort()
+
     def sweep(self, now: float, send_timeout: float) -> None:
         """Abort a send to a client that takes too little, close a connection that asks for nothing."""
         transport = self.transport
@@ -282,12 +295,12 @@ class Connection(asyncio.Protocol):
                     taken=self._taken - taken,
                     seconds=seconds,
                 )
-                transport.abort()
+                self.abort()
                 return
             self._window = (now, self._taken)
         # Who hangs up looks at first like who sends no more and waits for the answer.
         if self._ended and self.answering and not unsent and now - self._ended_at > PARTING:
-            transport.abort()
+            self.abort()
             return
         # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever.
         if self.answering or unsent:
@@ -388,7 +401,7 @@ class Connections:
     def abort(self) -> None:
         """Cut what is still open: a client that reads nothing would keep its connection for ever."""
         for connection in self._all:
-            connection.transport.abort()
+            connection.abort()
 
     def start(self) -> None:
         """Begin to look after timers."""
