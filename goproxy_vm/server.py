@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
+SOCKET_MODE = 0o600
+"""Permissions of the socket that commands use."""
 ADMIN_SHUTDOWN = 2.0
 """Seconds that answers of the admin listener may take to finish at a stop."""
 LINGERING = 2.0
@@ -168,7 +170,7 @@ class Server:
         if any(url_of(each.sock) == f"unix:{path}" for each in admin):
             return None
         try:
-            bound = bind_unix(path, 0o600)
+            bound = bind_unix(path, SOCKET_MODE)
         except OSError as error:
             log.warning("admin socket not served", path=path, reason=error.strerror or str(error))
             return None

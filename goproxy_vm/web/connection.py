@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.progress = 0
         """Bytes sent past the transport's buffer."""
         self.sending_file = False
-        """Whether the loop's sendfile is under way: it fails where the socket is shut down, and cuts us off."""
+        """Whether the loop's sendfile is under way: it fails if the socket is shut down, and cuts us off."""
         self._front = connections.front
         self._held = bytearray()
         self._looked = 0
