@@ -1,9 +1,7 @@
 # make serve [ARGS="--offline"]   set up and serve in the foreground
 # make test  [ARGS="-k name"]     set up, then every check and every test, with coverage
-# make attack [ARGS="-k name"]    set up, then the attacks of tests/hostile as large as SECURITY.md says: against servers
-#                                 on the loopback, ten minutes at most for each, 15 in all; prints the table's rows
-# make soak [MINUTES=20]          set up, then the tests that take many minutes; MINUTES of everything mixed, and more
-#                                 for the others; ARGS="-k everything" runs that one alone
+# make attack [ARGS="-k name"]    set up, then the attacks of tests/hostile, large: minutes, on the loopback alone
+# make soak [MINUTES=20]          set up, then the tests that take many minutes; MINUTES of everything mixed among them
 # make check                      set up, then the static checks alone
 # make clean                      remove whatever make has made
 #

@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._ended_at = 0.0
         self._stuffed = False
         self._relieved: asyncio.Future[None] | None = None
+        self._asked = False
         self._last_busy = 0.0
         self._unsent = 0
         self._taken = 0
@@ -121,7 +122,9 @@ class Connection(asyncio.Protocol):
         """Answer a request, or keep it until its turn."""
         if self.answering or self._held or self._stuffed or self.last:
             self._hold(data)
-        elif self._front is None or not self._front.take(self, data):
+        elif self._front is not None and self._front.take(self, data):
+            self._asked = True
+        else:
             self._held += data
             self._go_on(tried=len(data))
 
@@ -160,6 +163,7 @@ class Connection(asyncio.Protocol):
             elif not self.last:
                 self.transport.resume_reading()
             return
+        self._asked = True
         if self._front is None or len(head) == tried or not self._front.take(self, head):
             self.hand_over(head)
         if not self.answering:
@@ -302,9 +306,10 @@ class Connection(asyncio.Protocol):
         if self._ended and self.answering and not unsent and now - self._ended_at > PARTING:
             self.abort()
             return
-        # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever.
-        if self.answering or unsent:
-            self._last_busy = now
+        # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever. Whole
+        # requests are: the answer may have come and gone since the last look.
+        if self.answering or unsent or self._asked:
+            self._last_busy, self._asked = now, False
         elif now - self._last_busy > IDLE:
             transport.close()
 

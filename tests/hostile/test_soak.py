@@ -210,6 +210,7 @@ def test_everything_mixed(tmp_path: Path) -> None:
             "upstream": upstream.url,
             "max-size": str(LIMIT),
             "min-free": "0",
+            "pins": "example.com/small@*",  # what the other client asks for
             "fresh": "1s",
             "negative": "1s",
             "stall-timeout": "1s",
