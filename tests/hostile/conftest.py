@@ -23,7 +23,7 @@ LARGE = os.environ.pop("GOPROXY_VM_ATTACK", "small") == "large"
 """Whether attacks are as large as SECURITY.md says (``make attack``)."""
 LONGEST = 600
 """Seconds that a large one may take."""
-MEMORY = 96.0
+MEMORY = 96.0 if LARGE else 32.0
 """MiB that a server may grow under any attack."""
 LATENCY = 5.0
 """Seconds that another client may wait: no measure of speed, for attackers take most of the machine."""
