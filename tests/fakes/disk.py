@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
+
+from goproxy_vm.config.token import SOCKET_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,3 +30,8 @@ def allocated(*directories: Path) -> int:
 def under(root: Path) -> int:
     """What a cache directory's budget counts: ``tmp/`` and ``modules/``."""
     return allocated(root / "tmp", root / "modules")
+
+
+def copy_of(cache: Path, where: Path) -> None:
+    """Copy a cache directory whose server runs: but for its socket, which is no file."""
+    shutil.copytree(cache, where, ignore=shutil.ignore_patterns(SOCKET_NAME))

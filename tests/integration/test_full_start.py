@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 
 from goproxy_vm.config import Settings
-from goproxy_vm.config.token import SOCKET_NAME
 from goproxy_vm.config.values import Amount
 from goproxy_vm.server import Server
+from tests.fakes.disk import copy_of
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import LOOPBACK, Host
 from tests.integration.stores import opened
@@ -113,7 +113,7 @@ async def scenario(disk: Path, end: str) -> None:
         )
         assert await before.wait() == (-signal.SIGKILL if end == "killed" else 0)
         expected = {path: upstream.files[path] for path in ASKED}
-        shutil.copytree(cache, kept, ignore=shutil.ignore_patterns(SOCKET_NAME))
+        copy_of(cache, kept)
         settings = settings_of(disk, upstream.url)
         for left in LEFT:
             upstream.files = dict(expected)
