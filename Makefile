@@ -1,6 +1,7 @@
 # make serve [ARGS="--offline"]   set up and serve in the foreground
 # make test  [ARGS="-k name"]     set up, then every check and every test, with coverage
-# make soak                       set up, then the tests that take many minutes
+# make attack [ARGS="-k name"]    set up, then the attacks of tests/hostile, large: minutes, on the loopback alone
+# make soak [MINUTES=20]          set up, then the tests that take many minutes; MINUTES of everything mixed among them
 # make check                      set up, then the static checks alone
 # make clean                      remove whatever make has made
 #
@@ -8,13 +9,14 @@
 
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 20
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help serve test soak check clean
+.PHONY: help serve test attack soak check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,8 +31,11 @@ test: check
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 
+attack: $(INSTALLED_TEST)
+	GOPROXY_VM_ATTACK=large $(BIN)/python -m pytest tests/hostile $(ARGS)
+
 soak: $(INSTALLED_TEST)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	GOPROXY_VM_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak $(ARGS)
 
 check: $(INSTALLED_TEST)
 	$(BIN)/ruff check .

@@ -93,14 +93,16 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from goproxy_vm.console.client import Client, Token, admin_url, find_token
+    from goproxy_vm.console.client import Client, Token, find_owners, find_server, find_token
     from goproxy_vm.console.commands import Console
 
     flags = {} if arguments.cache_dir is None else {"cache_dir": arguments.cache_dir}
     settings = load(flags, os.environ, file_of_settings(arguments.config, os.environ)).settings
     # A probe needs none, and must not fail because its file cannot be read.
-    token = find_token(settings, arguments.token_file) if "token_file" in arguments.takes else Token(None)
-    client = Client(arguments.admin_url or admin_url(settings.admin_listen), token)
+    named = arguments.token_file if "token_file" in arguments.takes else None
+    token = find_token(settings, named) if "token_file" in arguments.takes else Token(None)
+    url = arguments.admin_url or find_server(settings)
+    client = Client(url, token, find_owners(settings, named))
     Console(client, as_json=arguments.json, printed=_print).run(arguments.asked, arguments)
     return 0
 

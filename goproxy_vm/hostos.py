@@ -6,6 +6,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 import re
 import resource
@@ -63,6 +64,49 @@ def peer_user(sock: socket.socket) -> int | None:
     except (OSError, ValueError):
         return None
     return pid_uid_gid[1]
+
+
+def peer_users(sock: socket.socket) -> frozenset[int] | None:
+    """The users who hold the other end of a connected socket, as far as it is on this host (blocking).
+
+    Of a Unix socket who listens there, of TCP who has accepted the connection: none as long as nobody has.
+    None for another host or network namespace, and where the system cannot say.
+    """
+    if sock.family == socket.AF_UNIX:
+        user = peer_user(sock)
+        return None if user is None else frozenset({user})
+    ours, theirs = _endpoint(sock.getsockname()), _endpoint(sock.getpeername())
+    found = None
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text("ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            # sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+            words = line.split()
+            if _hex_endpoint(words[1]) == theirs and _hex_endpoint(words[2]) == ours:
+                # Without an inode it waits to be accepted, and seems to be root's.
+                found = frozenset() if words[9] == "0" else frozenset({int(words[7])})
+    return found
+
+
+_Endpoint = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
+
+
+def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> _Endpoint:
+    return getattr(address, "ipv4_mapped", None) or address, port
+
+
+def _endpoint(name: tuple[str, int]) -> _Endpoint:
+    return _plain(ipaddress.ip_address(name[0].partition("%")[0]), name[1])
+
+
+def _hex_endpoint(text: str) -> _Endpoint:
+    """An address as /proc/net/tcp writes it: words of 32 bits in this machine's order, and the port."""
+    host, _, port = text.partition(":")
+    words = struct.unpack(f">{len(host) // 8}I", bytes.fromhex(host))
+    return _plain(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), int(port, 16))
 
 
 def lower_priority() -> None:

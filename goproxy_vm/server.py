@@ -18,6 +18,7 @@ from aiohttp import web
 from goproxy_vm import __version__
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
+from goproxy_vm.config.token import SOCKET_NAME
 from goproxy_vm.console.greeting import Serving, greeting, said
 from goproxy_vm.errors import OperatorError, StartError
 from goproxy_vm.hostos import (
@@ -46,13 +47,13 @@ from goproxy_vm.web.admin import admin_app
 from goproxy_vm.web.api import Api
 from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
-from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, most_connections, most_of_one
+from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.details import not_http
 from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http import HttpProtocol
-from goproxy_vm.web.listener import Bound, Listener, bind, reachable, url_of
+from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable, url_of
 from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
+SOCKET_MODE = 0o600
+"""Permissions of the socket that commands use."""
 ADMIN_SHUTDOWN = 2.0
 """Seconds that answers of the admin listener may take to finish at a stop."""
 LINGERING = 2.0
@@ -85,7 +88,8 @@ class Reloaded:
 class Server:
     """A running server: ``start`` to its listeners, ``stop`` to a clean end.
 
-    ``url`` and ``admin_url`` are the real addresses, with the port that port 0 became.
+    ``url`` and ``admin_url`` are the real addresses, with the port that port 0 became; ``admin_socket`` is
+    the path of the socket in the cache directory, None where it is not served.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -95,6 +99,7 @@ class Server:
         self.url = ""
         self.urls: list[str] = []
         self.admin_url = ""
+        self.admin_socket: str | None = None
         self.metrics = Metrics(__version__)
         self.store: Store
         self.proxy: Proxy
@@ -143,7 +148,8 @@ class Server:
             if settings.pins != before.pins:
                 await self.store.keeper.configure_pins(settings.pins)
             logs.set_level(settings.log_level)
-            self._guard.change(token)
+            for guard in self._guards:
+                guard.change(token)
             self.proxy.deny = settings.deny
             self._handler.networks = settings.allow_clients
             if self._front is not None:
@@ -217,21 +223,36 @@ class Server:
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
-        guard = Guard(token)
-        self._guard, self._handler, self._front, self._connections = guard, handler, front, connections
-        api = Api(Actions(operations).routes, guard)
-        app = admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api)
-        await self._administer(stack, app, admin)
+        guards = [Guard(token), Guard(token, users={0, os.geteuid()})]
+        self._guards, self._handler, self._front, self._connections = guards, handler, front, connections
+        routes = Actions(operations).routes
+        await self._administer(stack, Api(routes, guards[0]), admin, ADMIN_CONNECTIONS)
+        local = self._local_socket(stack, admin)
+        if local is not None:
+            await self._administer(stack, Api(routes, guards[1]), [local], LOCAL_CONNECTIONS)
+            self.admin_socket = local.sock.getsockname()
         listener.start()
         stack.push_async_callback(listener.stop, settings.shutdown_timeout)
         self.urls = listener.urls
         self.url = listener.urls[0]
         self.admin_url = url_of(admin[0].sock)
 
-    async def _administer(
-        self, stack: AsyncExitStack, app: web.Application, sockets: Sequence[Bound]
-    ) -> None:
-        """Serve the admin listener; its connections have bounds and timers as those of the main one."""
+    def _local_socket(self, stack: AsyncExitStack, admin: Sequence[Bound]) -> Bound | None:
+        """The socket in the cache directory, which is ours alone by now; without it the rest is served."""
+        path = str(self._settings.cache_dir.absolute() / SOCKET_NAME)
+        if any(url_of(each.sock) == f"unix:{path}" for each in admin):
+            return None
+        try:
+            bound = bind_unix(path, SOCKET_MODE)
+        except OSError as error:
+            log.warning("admin socket not served", path=path, reason=error.strerror or str(error))
+            return None
+        stack.callback(bound.close)
+        return bound
+
+    async def _administer(self, stack: AsyncExitStack, api: Api, sockets: Sequence[Bound], most: int) -> None:
+        """Serve API, metrics and health on ``most`` connections, with timers as the main listener's."""
+        app = admin_app(self.store, self.metrics, lambda: self.operations.fetches_in_flight, api)
         runner = web.AppRunner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -242,8 +263,8 @@ class Server:
             lambda: HttpProtocol(
                 server, not_http, access_log=None, keepalive_timeout=NEVER, lingering_time=LINGERING
             ),
-            most=most_of_one(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
-            in_all=ADMIN_CONNECTIONS,
+            most=most_of_one(most, most),
+            in_all=most,
             send_timeout=self._settings.send_timeout,
             bodies=True,
             refusal=problem,
@@ -323,6 +344,7 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
         url=server.url,
         urls=server.urls,
         admin_url=server.admin_url,
+        admin_socket=server.admin_socket,
         cache_dir=str(settings.cache_dir),
         version=__version__,
         pid=os.getpid(),

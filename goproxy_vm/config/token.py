@@ -1,4 +1,4 @@
-"""Where the admin API's token lies: the server and the command line look in the same places."""
+"""Where the admin API's token and socket lie: the server and the command line look in the same places."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TOKEN_NAME = "admin.token"  # noqa: S105 (the name of a file)
 """The file below the cache directory that holds the token which the server made itself."""
+SOCKET_NAME = "admin.sock"
+"""The Unix socket below the cache directory that the command line asks first."""
 MOST = 4096
 """Bytes of a token's file that are read."""
 

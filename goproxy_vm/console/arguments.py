@@ -34,7 +34,8 @@ def add_shared(parser: argparse.ArgumentParser, *, default: object, names: tuple
         "--admin-url",
         metavar="URL",
         default=default,
-        help="the server's admin listener: http(s)://HOST:PORT or unix:PATH (default: from admin_listen)",
+        help="where the server is asked: http(s)://HOST:PORT or unix:PATH (default: admin.sock in "
+        "cache_dir, else admin_listen)",
     )
     if "token_file" in names:
         parser.add_argument(

@@ -1,20 +1,31 @@
-"""Asks a running server's admin API, blocking: a command has nothing else to do."""
+"""Asks a running server's admin API, blocking: a command has nothing else to do.
+
+The token goes to nobody but a server: not to another user of this host who has taken its port, and what does
+not answer as a server does ends in one line (docs/decisions/0010-the-admin-socket.md).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import pwd
+import select
 import socket
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from goproxy_vm.config.text import printable
-from goproxy_vm.config.token import TOKEN_NAME, read_token
+from goproxy_vm.config.token import SOCKET_NAME, TOKEN_NAME, read_token
 from goproxy_vm.errors import ConfigError, NoServer, NotDone, NotFound
+from goproxy_vm.hostos import peer_users
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from goproxy_vm.config import Address, Settings
@@ -24,10 +35,14 @@ ANSWER_SECONDS = 3600.0
 """An eviction answers when it is done."""
 PROBE_SECONDS = 5.0
 """A server that needs longer to say that it is healthy is not."""
-MOST = 256 << 20
-"""Bytes of an answer that are read."""
+REST_SECONDS = 60.0
+"""From the first byte of an answer to its last."""
+MOST = 64 << 20
+"""Bytes of an answer; a list of 10,000 of the longest names has 10 MiB."""
 SHORT = 1 << 10
 """Bytes that are read of an answer which may be anybody's."""
+POLL_SECONDS = 0.02
+"""Between two looks whether somebody has accepted a connection."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what a server listens on is asked here)
 """Where to ask a server that listens on every address."""
 
@@ -48,6 +63,31 @@ def admin_url(address: Address) -> str:
         return str(address)
     host = ANYWHERE.get(address.host, address.host)
     return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+
+
+def find_server(settings: Settings) -> str:
+    """Where the server of these settings is asked (blocking): at the socket in its cache directory, which
+    nobody else can have put there, else at its ``admin_listen``."""
+    path = str(settings.cache_dir.absolute() / SOCKET_NAME)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONNECT_SECONDS)
+        try:
+            sock.connect(path)
+        except TimeoutError:
+            pass  # it is there, and busy
+        except OSError:  # none there, none of a path so long, not for us
+            return admin_url(settings.admin_listen)
+    return f"unix:{path}"
+
+
+def find_owners(settings: Settings, named: Path | None) -> frozenset[int]:
+    """The users to whom the token of :func:`find_token` may be told (blocking): root, whoever asks, and who
+    owns the cache directory or the token's file, and could read it there."""
+    owners = {0, os.geteuid()}
+    for path in (settings.cache_dir, named or settings.admin_token_file):
+        with contextlib.suppress(OSError):
+            owners |= {path.stat().st_uid} if path is not None else set()
+    return frozenset(owners)
 
 
 def find_token(settings: Settings, named: Path | None) -> Token:
@@ -82,6 +122,56 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _wait_for(sock: socket.socket, seconds: float) -> None:
+    """Until the answer begins, or the connection ends. TimeoutError."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if not poll.poll(seconds * 1000):
+        raise TimeoutError
+
+
+@contextlib.contextmanager
+def _ending(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """The block hears nothing more after so long, however little comes at a time. TimeoutError then."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS too, without a farewell
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if over.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+    if over.is_set():
+        raise TimeoutError
+
+
+def _read(got: http.client.HTTPResponse, most: int) -> bytes | None:
+    """The body; None if it has more than ``most`` bytes."""
+    content = bytearray()
+    while part := got.read1(1 << 16):
+        content += part
+        if len(content) > most:
+            return None
+    return bytes(content)
+
+
+def _named(user: int) -> str:
+    try:
+        return f"{user} ({pwd.getpwuid(user).pw_name})"
+    except KeyError:
+        return str(user)
+
+
 _KINDS: dict[str, type[http.client.HTTPConnection]] = {
     "http": http.client.HTTPConnection,
     "https": http.client.HTTPSConnection,
@@ -89,11 +179,15 @@ _KINDS: dict[str, type[http.client.HTTPConnection]] = {
 
 
 class Client:
-    """One server. ``url`` is http(s)://HOST:PORT or unix:PATH. ConfigError for another one."""
+    """One server. ``url`` is http(s)://HOST:PORT or unix:PATH. ConfigError for another one.
 
-    def __init__(self, url: str, token: Token) -> None:
+    Where a user of this host answers, it must be one of ``owners`` to be told the token.
+    """
+
+    def __init__(self, url: str, token: Token, owners: frozenset[int]) -> None:
         self._shown = printable(url)
         self._token = token
+        self._owners = owners
         self._url = url
         self._connection()  # says at once what is wrong with the URL
 
@@ -107,13 +201,14 @@ class Client:
 
     def check_health(self) -> None:
         """Ask ``/healthz``, without the token. NoServer unless it says that the server serves."""
-        status, _, content = self._exchange("GET", "/healthz", None, {}, PROBE_SECONDS)
+        status, _, content = self._exchange("GET", "/healthz", None, {}, PROBE_SECONDS, SHORT)
         if status != 200 or content.strip() != b"ok":
             raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's health check")
 
     def readiness(self) -> str:
-        """What ``/readyz`` says, without the token: ``ready``, or ``degraded: …``. NoServer otherwise."""
-        status, _, content = self._exchange("GET", "/readyz", None, {}, PROBE_SECONDS, SHORT)
+        """What ``/readyz`` says, without the token: ``ready``, or ``degraded: …``. NoServer otherwise, and
+        where none of the owners answers."""
+        status, _, content = self._exchange("GET", "/readyz", None, {}, PROBE_SECONDS, SHORT, known=True)
         said = content.decode("utf-8", "replace").strip()
         if status != 200 or not said.startswith(("ready", "degraded: ")):
             raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm")
@@ -140,8 +235,14 @@ class Client:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        status, kind, content = self._exchange(method, target, data, headers, ANSWER_SECONDS)
+        status, kind, content = self._exchange(
+            method, target, data, headers, ANSWER_SECONDS, MOST, known=self._token.text is not None
+        )
         return self._checked(status, kind, content)
+
+    def strange(self) -> NoServer:
+        """What to say of an answer that no server of ours gives."""
+        return NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's admin API")
 
     def _exchange(
         self,
@@ -150,15 +251,24 @@ class Client:
         data: bytes | None,
         headers: dict[str, str],
         seconds: float,
-        most: int = MOST,
+        most: int,
+        *,
+        known: bool = False,
     ) -> tuple[int, str, bytes]:
         connection = self._connection()
         try:
             connection.connect()
+            if known and not isinstance(connection, http.client.HTTPSConnection):
+                self._check_owner(connection.sock)
             connection.sock.settimeout(seconds)
             connection.request(method, target, data, headers)
-            got = connection.getresponse()
-            return got.status, got.headers.get_content_type(), got.read(most)
+            _wait_for(connection.sock, seconds)
+            with _ending(connection.sock, min(seconds, REST_SECONDS)):
+                got = connection.getresponse()
+                content = _read(got, most)
+            if content is None:
+                raise NoServer(f"no server: {self._shown} answers with more than {most} bytes")
+            return got.status, got.headers.get_content_type(), content
         except TimeoutError:
             raise NoServer(f"no server: {self._shown} does not answer") from None
         except http.client.HTTPException:
@@ -170,13 +280,27 @@ class Client:
         finally:
             connection.close()
 
+    def _check_owner(self, sock: socket.socket) -> None:
+        """NoServer if another user of this host has taken the connection, or nobody does."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while (users := peer_users(sock)) is not None and not users:
+            if time.monotonic() > deadline:
+                raise NoServer(f"no server: {self._shown} does not answer")
+            time.sleep(POLL_SECONDS)
+        if users is not None and not users <= self._owners:
+            names = ", ".join(_named(user) for user in sorted(users))
+            raise NoServer(
+                f"no server: {self._shown} is served by user {names}, who is neither root nor you, "
+                "nor owns the server's cache directory (--cache-dir); nothing was sent"
+            )
+
     def _checked(self, status: int, kind: str, content: bytes) -> Json:
         try:
             members = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             members = None
         if kind not in ("application/json", "application/problem+json") or not isinstance(members, dict):
-            raise NoServer(f"no server: {self._shown} answers, but not as goproxy_vm's admin API")
+            raise self.strange()
         if status < 300:
             return members
         sentence = printable(str(members.get("detail", f"status {status}")))

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from goproxy_vm.config.text import printable
 from goproxy_vm.console import tables
 from goproxy_vm.console.progress import Progress
 from goproxy_vm.errors import ConfigError, NotDone, NotFound
@@ -35,13 +36,18 @@ class Console:
         self._progress = Progress(sys.stderr)
 
     def run(self, command: str, arguments: argparse.Namespace) -> None:
-        """Run a command by its name. NotDone and NoServer as the client; a refusal is printed as JSON too."""
+        """Run a command by its name. NotDone and NoServer as the client; a refusal is printed as JSON too.
+
+        NoServer also for an answer that has not what a server's has.
+        """
         try:
             getattr(self, command)(arguments)
         except NotDone as error:
             if self._as_json and error.answer:
                 self._print(json.dumps(error.answer, indent=2))
             raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise self._client.strange() from error
 
     def status(self, _: argparse.Namespace) -> None:
         """The server's state."""
@@ -201,4 +207,6 @@ class Console:
         self._show(self._client.get("snapshots", given.a, "diff", given.b), tables.difference)
 
     def _show(self, answer: Json, table: Callable[[Json], Iterable[str]]) -> None:
-        self._print(json.dumps(answer, indent=2) if self._as_json else "\n".join(table(answer)))
+        self._print(
+            json.dumps(answer, indent=2) if self._as_json else "\n".join(map(printable, table(answer)))
+        )

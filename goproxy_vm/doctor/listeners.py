@@ -22,7 +22,7 @@ CONNECT_SECONDS = 2.0
 
 def check_listeners(settings: Settings, running: Running) -> Finding:
     """The main listener: whether it can listen, and whether a VM can reach it (blocking)."""
-    finding = merged(_check(address, "listen", running) for address in settings.listen)
+    finding = merged(_check(settings, address, "listen", running) for address in settings.listen)
     if finding.status == "failed" or any(_reachable(address) for address in settings.listen):
         return finding
     return Finding(
@@ -35,7 +35,7 @@ def check_listeners(settings: Settings, running: Running) -> Finding:
 def check_admin(settings: Settings, running: Running) -> Finding:
     """The admin listener: whether it can listen, and whether only this host reaches it (blocking)."""
     address = settings.admin_listen
-    finding = _check(address, "admin_listen", running)
+    finding = _check(settings, address, "admin_listen", running)
     if finding.status == "failed":
         return finding
     if _reachable(address):
@@ -48,20 +48,20 @@ def check_admin(settings: Settings, running: Running) -> Finding:
     return Finding(finding.status, f"{finding.found}; only this host reaches it", finding.remedy)
 
 
-def _check(address: Address, key: str, running: Running) -> Finding:
+def _check(settings: Settings, address: Address, key: str, running: Running) -> Finding:
     if address.path is not None:
-        return _check_unix(address, address.path, key, running)
+        return _check_unix(settings, address, address.path, key, running)
     try:
         bind(address, key).close()
     except StartError as error:
-        return _held(address, key, running) or Finding(
+        return _held(settings, address, key, running) or Finding(
             "failed", error.sentence, f"set {key} to an address of this host and a port that is free"
         )
     return _free(address, key, running)
 
 
-def _check_unix(address: Address, path: str, key: str, running: Running) -> Finding:
-    if held := _held(address, key, running):
+def _check_unix(settings: Settings, address: Address, path: str, key: str, running: Running) -> Finding:
+    if held := _held(settings, address, key, running):
         return held
     file = Path(path)
     remedy = f"set {key} to a path in a directory that the server's user may write to"
@@ -87,11 +87,11 @@ def _free(address: Address, key: str, running: Running) -> Finding:
     return Finding("ok", f"{address} is free")
 
 
-def _held(address: Address, key: str, running: Running) -> Finding | None:
+def _held(settings: Settings, address: Address, key: str, running: Running) -> Finding | None:
     """What holds the address, if something takes connections there."""
     if not _connects(address):
         return None
-    said = readiness(address)
+    said = readiness(settings, address)
     if said is not None and running.ours:
         who = f"process {running.holder}" if running.holder else "a running server"
         return Finding("ok", f"{address} is served by {who}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.config.token import TOKEN_NAME
-from goproxy_vm.console.client import Client, Token, admin_url, find_token
+from goproxy_vm.config.token import SOCKET_NAME, TOKEN_NAME
+from goproxy_vm.console.client import Client, Token, admin_url, find_owners, find_server, find_token
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.errors import ConfigError, NoServer, NotDone
 from goproxy_vm.hostos import lock_holder
@@ -27,12 +27,14 @@ class Running:
     ``holder`` is the process that holds the cache directory: 0 for none, None where the system cannot say.
     ``readiness`` is its ``/readyz`` on the admin listener, None if nothing answers there as a server of ours;
     ``token`` the finding about its token; ``version`` its version, None unless the token was accepted.
+    ``socket`` says whether it serves the socket in the cache directory, where commands ask first.
     """
 
     holder: int | None
     readiness: str | None
     token: Finding
     version: str | None
+    socket: bool
 
     @property
     def ours(self) -> bool:
@@ -40,10 +42,11 @@ class Running:
         return self.holder != 0
 
 
-def readiness(address: Address) -> str | None:
-    """What a server of ours says at ``address`` on ``/readyz`` (blocking); None if there is none."""
+def readiness(settings: Settings, address: Address) -> str | None:
+    """What a server of ours says at ``address`` on ``/readyz`` (blocking); None if there is none, or another
+    user's."""
     try:
-        return Client(admin_url(address), Token(None)).readiness()
+        return Client(admin_url(address), Token(None), find_owners(settings, None)).readiness()
     except (NoServer, ConfigError):
         return None
 
@@ -51,9 +54,10 @@ def readiness(address: Address) -> str | None:
 def look(settings: Settings) -> Running:
     """Ask the server that the settings name (blocking, up to ten seconds)."""
     holder = lock_holder(Layout.at(settings.cache_dir).lock)
-    ready = readiness(settings.admin_listen)
+    ready = readiness(settings, settings.admin_listen)
     token, version = _token(settings, running=ready is not None)
-    return Running(holder, ready, token, version)
+    socket = find_server(settings).removeprefix("unix:") == str(settings.cache_dir.absolute() / SOCKET_NAME)
+    return Running(holder, ready, token, version, socket)
 
 
 def check_server(settings: Settings, running: Running) -> Finding:
@@ -79,6 +83,12 @@ def check_server(settings: Settings, running: Running) -> Finding:
     if running.readiness != "ready":
         return Finding(
             "warning", found, "make room or repair the disk below cache_dir; the log names the first error"
+        )
+    if not running.socket:
+        return Finding(
+            "warning",
+            f"{found}; commands ask it over TCP, for it does not serve {SOCKET_NAME} in the cache directory",
+            "the log says why (admin socket not served); restart the server once that is put right",
         )
     if running.version is None:
         return Finding("ok", f"{found}; its version is unknown without the token")
@@ -107,7 +117,8 @@ def _token(settings: Settings, *, running: bool) -> tuple[Finding, str | None]:
     if not running:
         return readable or Finding("ok", f"from {origin}; not tried, for no server answers"), None
     try:
-        answer = Client(admin_url(settings.admin_listen), token).get("status")
+        owners = find_owners(settings, None)
+        answer = Client(admin_url(settings.admin_listen), token, owners).get("status")
     except (NoServer, NotDone) as error:
         return Finding(
             "failed",

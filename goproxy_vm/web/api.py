@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -77,7 +78,7 @@ class Api:
         method = "GET" if request.method == "HEAD" else request.method
         action, handler = route.methods.get(method, (method, None)) if route else (method, None)
         call.action = action
-        if not self._guard.admits(request.headers.getall("Authorization", ())):
+        if not self._guard.admits(request.headers.getall("Authorization", ()), _user(request)):
             raise Problem(
                 401,
                 "the header Authorization: Bearer TOKEN is needed, with this server's admin token",
@@ -121,6 +122,11 @@ def _who(request: web.Request) -> str:
     """The client: its address, or on a Unix socket its user's number."""
     if request.remote:
         return request.remote
-    sock = request.get_extra_info("socket")
-    user = None if sock is None else peer_user(sock)
+    user = _user(request)
     return "unix" if user is None else f"unix:uid={user}"
+
+
+def _user(request: web.Request) -> int | None:
+    """Who has connected to a Unix socket; None for any other, and where the system cannot say."""
+    sock = request.get_extra_info("socket")
+    return None if sock is None or sock.family != socket.AF_UNIX else peer_user(sock)

@@ -1,4 +1,8 @@
-"""Who may use the admin API: whoever brings the token, for VMs reach the host's loopback too."""
+"""Who may use the admin API: whoever brings the token, for VMs reach the host's loopback too.
+
+Over the socket in the cache directory also the server's own user and root
+(docs/decisions/0010-the-admin-socket.md).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from goproxy_vm.config.token import TOKEN_NAME, named_token, read_token
 from goproxy_vm.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from goproxy_vm.config import Settings
@@ -23,19 +27,26 @@ RANDOM_BYTES = 32
 
 
 class Guard:
-    """Compares tokens in constant time; keeps only the hash of the right one."""
+    """Compares tokens in constant time; keeps only the hash of the right one.
 
-    def __init__(self, token: str) -> None:
+    ``users`` are let in without it.
+    """
+
+    def __init__(self, token: str, users: Collection[int] = ()) -> None:
+        self._users = frozenset(users)
         self.change(token)
 
     def change(self, token: str) -> None:
-        """Admit who brings another token from now on, and nobody else. ValueError: it is empty."""
+        """Admit who brings another token from now on, and nobody by the old one. ValueError: it is empty."""
         if not token:
             raise ValueError("an empty token would let everyone in")
         self._digest = _digest(token)
 
-    def admits(self, headers: Sequence[str]) -> bool:
-        """Whether a request with these Authorization headers may go on: exactly one, with the token."""
+    def admits(self, headers: Sequence[str], user: int | None = None) -> bool:
+        """Whether a request may go on: with these Authorization headers, exactly one, with the token; or from
+        the other end of a Unix socket that ``user`` holds."""
+        if user in self._users:
+            return True
         if len(headers) != 1:
             return False
         scheme, _, token = headers[0].partition(" ")

@@ -9,7 +9,9 @@ answer (docs/decisions/0001-one-process-proves-and-serves.md).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, cast
@@ -86,6 +88,8 @@ class Connection(asyncio.Protocol):
         """Whether nothing that still comes is answered."""
         self.progress = 0
         """Bytes sent past the transport's buffer."""
+        self.sending_file = False
+        """Whether the loop's sendfile is under way: it fails if the socket is shut down, and cuts us off."""
         self._front = connections.front
         self._held = bytearray()
         self._looked = 0
@@ -93,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._ended_at = 0.0
         self._stuffed = False
         self._relieved: asyncio.Future[None] | None = None
+        self._asked = False
         self._last_busy = 0.0
         self._unsent = 0
         self._taken = 0
@@ -122,7 +127,9 @@ class Connection(asyncio.Protocol):
         """Answer a request, or keep it until its turn."""
         if self.answering or self._held or self._stuffed or self.last:
             self._hold(data)
-        elif self._front is None or not self._front.take(self, data):
+        elif self._front is not None and self._front.take(self, data):
+            self._asked = True
+        else:
             self._held += data
             self._go_on(tried=len(data))
 
@@ -161,6 +168,7 @@ class Connection(asyncio.Protocol):
             elif not self.last:
                 self.transport.resume_reading()
             return
+        self._asked = True
         if self._front is None or len(head) == tried or not self._front.take(self, head):
             self.hand_over(head)
         if not self.answering:
@@ -266,6 +274,15 @@ class Connection(asyncio.Protocol):
         """Whether an answer is being made, or waits to be sent (on a closing transport too)."""
         return bool(self.answering or self.transport.get_write_buffer_size())
 
+    def abort(self) -> None:
+        """Cut the connection off, whatever waits to be sent."""
+        if self.sending_file and not self.transport.is_closing():
+            # The loop's sendfile would wait for ever on a socket that the transport has closed.
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        else:
+            self.transport.abort()
+
     def sweep(self, now: float, send_timeout: float) -> None:
         """Abort a send to a client that takes too little, close a connection that asks for nothing."""
         transport = self.transport
@@ -287,16 +304,17 @@ class Connection(asyncio.Protocol):
                     taken=self._taken - taken,
                     seconds=seconds,
                 )
-                transport.abort()
+                self.abort()
                 return
             self._window = (now, self._taken)
         # Who hangs up looks at first like who sends no more and waits for the answer.
         if self._ended and self.answering and not unsent and now - self._ended_at > PARTING:
-            transport.abort()
+            self.abort()
             return
-        # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever.
-        if self.answering or unsent:
-            self._last_busy = now
+        # Bytes that arrive are no sign of life: a head that trickles in would hold its place for ever. Whole
+        # requests are: the answer may have come and gone since the last look.
+        if self.answering or unsent or self._asked:
+            self._last_busy, self._asked = now, False
         elif now - self._last_busy > IDLE:
             transport.close()
 
@@ -400,7 +418,7 @@ class Connections:
     def abort(self) -> None:
         """Cut what is still open: a client that reads nothing would keep its connection for ever."""
         for connection in self._all:
-            connection.transport.abort()
+            connection.abort()
 
     def start(self) -> None:
         """Begin to look after timers."""

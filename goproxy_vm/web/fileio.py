@@ -85,10 +85,13 @@ async def _sent(connection: Connection, source: io.FileIO, at: int, count: int) 
     if connection.transport.is_closing():
         raise ConnectionResetError("the connection is closing")
     loop = asyncio.get_running_loop()
+    connection.sending_file = True
     try:
         return await loop.sendfile(connection.transport, source, at, count, fallback=False)
     except asyncio.SendfileNotAvailableError as error:  # the file system has none, or it is a closing socket
         raise ConnectionResetError(str(error)) from error
+    finally:
+        connection.sending_file = False
 
 
 async def pieces(connection: Connection, body: bytes, at: int, end: int) -> int:

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from goproxy_vm.config.address import UNIX_PATH_MAX
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import outward_address
 from goproxy_vm.observe.logs import get_logger
@@ -67,7 +68,7 @@ def bind(address: Address, key: str) -> Bound:
     """A listening socket; StartError naming the setting ``key`` and the address."""
     try:
         if address.path is not None:
-            return _bind_unix(address.path)
+            return bind_unix(address.path)
         return Bound(_bind_tcp(address))
     except UnicodeError:
         reason = "the host name has a part that is too long"
@@ -92,13 +93,24 @@ def _bind_tcp(address: Address) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: str) -> Bound:
+def bind_unix(path: str, mode: int | None = None) -> Bound:
+    """A listening Unix socket, its file with these permissions, or as the umask has it (blocking).
+
+    A file that a killed server has left there is replaced. OSError, its ``strerror`` a sentence.
+    """
+    length = len(os.fsencode(path))
+    if length > UNIX_PATH_MAX:
+        raise OSError(
+            errno.ENAMETOOLONG, f"the path has {length} bytes, and that of a socket {UNIX_PATH_MAX} at most"
+        )
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         sock.setblocking(False)
         if _left_behind(path):
             os.unlink(path)  # noqa: PTH108 (before anything is served)
         sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)  # noqa: PTH101 (nobody can connect before it listens)
         sock.listen(BACKLOG)
         bound = Bound(sock, os.stat(path).st_ino)  # noqa: PTH116
         stack.pop_all()

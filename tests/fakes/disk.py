@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
+
+from goproxy_vm.config.token import SOCKET_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,3 +44,8 @@ def in_use(root: Path) -> int:
         except FileNotFoundError:
             continue
     return under(root) + sum(sizes.values())
+
+
+def copy_of(cache: Path, where: Path) -> None:
+    """Copy a cache directory whose server runs: but for its socket, which is no file."""
+    shutil.copytree(cache, where, ignore=shutil.ignore_patterns(SOCKET_NAME))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+from goproxy_vm.hostos import unsent_bytes
+from goproxy_vm.web.connection import IDLE
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Wire, until
 from tests.hostile.conftest import Inside
@@ -15,6 +18,7 @@ from tests.integration.conftest import Serve
 
 M = "/example.com/m"
 MOD = f"{M}/@v/v1.0.0.mod"
+NEVER = 1e9
 
 
 def request(path: str, *lines: str) -> bytes:
@@ -70,6 +74,34 @@ async def test_who_closes_its_half_is_answered(
             assert await wire.rest() == b""
         await until(lambda: not host.server.store.uncommitted)
     await until(lambda: not inside.made[0]._all)
+
+
+@pytest.mark.parametrize("path", [MOD, "/healthz", f"{M}/@v/list"])
+async def test_who_asks_between_two_looks_is_not_idle(
+    serve: Serve, upstream: FakeUpstream, inside: Inside, path: str
+) -> None:
+    """Its answers take no time: whenever somebody looks, nothing is under way."""
+    host = await serve(upstream, fresh=60.0)
+    async with Wire(host.server.url) as wire:
+        for _ in range(3):
+            wire.ask(path)
+            await wire.answer()
+        (mine,) = inside.all
+        sock = mine.transport.get_extra_info("socket")
+
+        def acknowledged() -> bool:
+            return not (mine.answering or unsent_bytes(sock))
+
+        begun = time.monotonic()
+        mine.sweep(begun, NEVER)
+        for number in range(1, 4):
+            wire.ask(path)
+            await wire.answer()
+            await until(acknowledged)
+            mine.sweep(begun + number * (IDLE - 1), NEVER)
+            assert not mine.transport.is_closing()
+        mine.sweep(begun + 5 * IDLE, NEVER)
+        assert mine.transport.is_closing()
 
 
 async def test_who_closes_its_half_without_a_request(serve: Serve, upstream: FakeUpstream) -> None:

@@ -146,6 +146,7 @@ async def test_sipping_is_no_progress(
         assert "send without progress" in logged(caplog)
         assert taken < SIZES[BIG]
     await until(lambda: not inside.all)
+    assert "Traceback" not in caplog.text
 
 
 async def test_more_requests_are_no_progress(

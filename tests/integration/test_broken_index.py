@@ -14,7 +14,7 @@ import pytest
 
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount
-from tests.fakes.disk import allocated, under
+from tests.fakes.disk import allocated, copy_of, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import Reply
@@ -46,7 +46,7 @@ async def filled(serve: Serve, world: World, tmp_path: Path) -> Path:
         assert (await host.get(file)).status == 200
     await drained(host.server.store)
     copy = tmp_path / "killed"
-    shutil.copytree(tmp_path / "cache", copy)
+    copy_of(tmp_path / "cache", copy)
     # What is in the log would heal what is broken in the database.
     with closing(sqlite3.connect(copy / "index.db")) as index:
         index.execute("PRAGMA wal_checkpoint(TRUNCATE)")

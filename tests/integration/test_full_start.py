@@ -17,6 +17,7 @@ from goproxy_vm.cache.files import Kind
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
 from goproxy_vm.server import Server
+from tests.fakes.disk import copy_of
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import LOOPBACK, Host
 from tests.integration.stores import opened
@@ -113,7 +114,7 @@ async def scenario(disk: Path, end: str) -> None:
         )
         assert await before.wait() == (-signal.SIGKILL if end == "killed" else 0)
         expected = {path: upstream.files[path] for path in ASKED}
-        shutil.copytree(cache, kept)
+        copy_of(cache, kept)
         settings = settings_of(disk, upstream.url)
         for left in LEFT:
             upstream.files = dict(expected)

@@ -10,7 +10,7 @@ import pytest
 
 from goproxy_vm.cache import recency, scrub
 from goproxy_vm.cache.store import Store
-from tests.fakes.disk import allocated
+from tests.fakes.disk import allocated, copy_of
 from tests.integration.stores import V, adopt, content, drained, module, opened, path
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ async def test_a_server_fetches_what_was_lost_again(
     for file in files:
         assert (await host.get(file)).status == 200
     await drained(host.server.store)
-    shutil.copytree(tmp_path / "cache", tmp_path / "after")
+    copy_of(tmp_path / "cache", tmp_path / "after")
     for file in files:
         zero_filled(tmp_path / "after" / "modules" / file[1:])
     upstream.requests.clear()

@@ -129,3 +129,10 @@ def test_guard() -> None:
     assert not guard.admits(["Bearer t", "Bearer t"])
     assert not guard.admits(["Basic t"])
     assert not hasattr(guard, "token")
+
+
+def test_users_need_no_token() -> None:
+    guard = Guard("x" * 16, users={0, 7})
+    assert guard.admits((), 7)
+    assert not any(guard.admits((), user) for user in (1, None))
+    assert not Guard("x" * 16).admits((), 0)

@@ -17,7 +17,7 @@ from goproxy_vm.doctor.descriptors import check_descriptors, judge_limit
 from goproxy_vm.doctor.listeners import check_admin, check_listeners
 from goproxy_vm.doctor.running import Running, check_server, look
 
-NOBODY = Running(0, None, Finding("ok", ""), None)
+NOBODY = Running(0, None, Finding("ok", ""), None, socket=True)
 
 
 def admin(address: Address, running: Running = NOBODY) -> Finding:
@@ -146,12 +146,13 @@ def test_token_of_the_settings(tmp_path: Path) -> None:
     ("running", "status"),
     [
         (NOBODY, "skipped"),
-        (Running(None, None, Finding("ok", ""), None), "skipped"),
-        (Running(7, None, Finding("ok", ""), None), "failed"),
-        (Running(None, "ready", Finding("ok", ""), None), "ok"),
-        (Running(0, "ready", Finding("ok", ""), None), "warning"),
-        (Running(7, "degraded: x", Finding("ok", ""), None), "warning"),
-        (Running(7, "ready", Finding("ok", ""), "0.0.1"), "warning"),
+        (Running(None, None, Finding("ok", ""), None, socket=True), "skipped"),
+        (Running(7, None, Finding("ok", ""), None, socket=True), "failed"),
+        (Running(None, "ready", Finding("ok", ""), None, socket=True), "ok"),
+        (Running(0, "ready", Finding("ok", ""), None, socket=True), "warning"),
+        (Running(7, "degraded: x", Finding("ok", ""), None, socket=True), "warning"),
+        (Running(7, "ready", Finding("ok", ""), None, socket=False), "warning"),
+        (Running(7, "ready", Finding("ok", ""), "0.0.1", socket=True), "warning"),
     ],
 )
 def test_server(running: Running, status: str) -> None:

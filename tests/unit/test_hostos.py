@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -322,3 +323,54 @@ def test_open_files_limit() -> None:
     assert hostos.open_files_limit(0) == hostos.open_files_limit(os.getpid()) == soft
     assert hostos.open_files_limit(os.getppid()) is not None
     assert hostos.open_files_limit(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "listening", "asked"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET, "0.0.0.0", "127.0.0.3"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "::", "::1"),
+        (socket.AF_INET6, "::", "127.0.0.1"),
+    ],
+)
+def test_who_has_accepted_a_connection(family: int, listening: str, asked: str) -> None:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(family))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            sock.bind((listening, 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        sock.listen()
+        client = stack.enter_context(socket.create_connection((asked, sock.getsockname()[1])))
+        assert hostos.peer_users(client) == frozenset()  # in the backlog: nobody's yet, and not root's
+        stack.enter_context(sock.accept()[0])
+        assert hostos.peer_users(client) == {os.geteuid()}
+
+
+def test_who_listens_on_a_unix_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as client:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        client.connect(str(tmp_path / "s"))
+        assert hostos.peer_users(client) == {os.geteuid()}
+
+
+def test_who_is_elsewhere_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of this network namespace, or no such table."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        socket.create_connection(sock.getsockname()) as client,
+    ):
+        for rows in ("  sl  local_address\n", None):
+
+            def read_text(*_: object, rows: str | None = rows) -> str:
+                if rows is None:
+                    raise FileNotFoundError
+                return rows
+
+            monkeypatch.setattr(Path, "read_text", read_text)
+            assert hostos.peer_users(client) is None
