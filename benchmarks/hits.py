@@ -32,6 +32,9 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=URL", help="another GOPROXY server"
     )
     parser.add_argument("--access-log", default="misses", help="ours' setting of that name")
+    parser.add_argument(
+        "--older", metavar="PYTHON", help="the interpreter of an environment with another version of ours"
+    )
     options = parser.parse_args()
     rows = []
     with ExitStack() as stack:
@@ -47,6 +50,10 @@ def main() -> None:
             ),
             stack.enter_context(nginx(root / "tree")),
             stack.enter_context(plain(root / "tree")),
+            *(
+                stack.enter_context(ours(root / "older", upstream, *arguments, python=options.older))
+                for _ in range(bool(options.older))
+            ),
             *(
                 Target(name, url.rstrip("/"), None)
                 for name, url in (peer.split("=", 1) for peer in options.peer)
@@ -66,7 +73,8 @@ def main() -> None:
                         own.append(load.wrk(target, path, connections, options.seconds))
                 rows.append(row(name, connections, [load.median(own) for own in runs]))
                 print(*rows[-1], flush=True)
-    names = ["goproxy_vm", "nginx", "plain", *(peer.partition("=")[0] for peer in options.peer)]
+    older = ["older"] if options.older else []
+    names = ["goproxy_vm", "nginx", "plain", *older, *(peer.partition("=")[0] for peer in options.peer)]
     head = ["what", "connections", "requests/s", *(f"ratio to {name}" for name in names[1:])]
     head += [
         "p50 ms",

@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--zips", type=int, default=SMALL_ZIPS, help="to evict")
+    parser.add_argument("--python", default=sys.executable, help="of the environment of what to measure")
     options = parser.parse_args()
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
@@ -76,7 +77,7 @@ def main() -> None:
         write_large(root / "tree")
         upstream, _ = stack.enter_context(counting(root / "tree", 0.2))
         arguments = ("--sumdb", "off", "--max-size", "2GB", "--access-log", "off", "--scrub-interval", "0")
-        target = stack.enter_context(ours(cache, upstream, *arguments))
+        target = stack.enter_context(ours(cache, upstream, *arguments, python=options.python))
         fetch(target.url + HIT)
 
         def misses(over: threading.Event) -> None:

@@ -108,10 +108,12 @@ def ours(
     log: Path | None = None,
     environ: dict[str, str] | None = None,
     before: Sequence[str] = (),
+    python: str = sys.executable,
 ) -> Iterator[Target]:
-    """goproxy_vm on a cache directory; ``before``: a command that becomes the server."""
+    """goproxy_vm on a cache directory; ``before``: a command that becomes the server; ``python``: of the
+    environment that it is installed in."""
     port, admin = free_port(), free_port()
-    command = [*before, sys.executable, "-m", "goproxy_vm", "serve", "--listen", f"127.0.0.1:{port}"]
+    command = [*before, str(Path(python).with_name("goproxy-vm")), "serve", "--listen", f"127.0.0.1:{port}"]
     command += ["--admin-listen", f"127.0.0.1:{admin}", "--cache-dir", str(cache), "--upstream", upstream]
     with running("goproxy_vm", [*command, *options], port, core, log, environ) as target:
         target.admin = f"http://127.0.0.1:{admin}"
