@@ -218,6 +218,7 @@ class Server:
             send_timeout=settings.send_timeout,
             refused=handler.refused,
             exempt=forwarded.trusts,
+            pressed=lambda: store.waits_for_readers,
         )
         listener = Listener(server, connections, main)
         operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)

@@ -157,6 +157,11 @@ class Store:
         return self._stock.health.trouble
 
     @property
+    def waits_for_readers(self) -> bool:
+        """Whether downloads wait for room while files are being read, which cannot go for them."""
+        return self.admission.wanted > 0 and self._stock.holders.busy > 0
+
+    @property
     def roomy(self) -> bool:
         """Whether more can be stored and nothing need go for it."""
         return self.usage.used + self.admission.reserved < self.admission.limits.low

@@ -44,6 +44,9 @@ MOST_WAITING = 16 << 10
 """Bytes of answers that wait in memory for a client to read; above, nothing more is answered or read."""
 LEAST_RATE = 1024
 """Bytes a second that a client must take of what waits for it, on average over ``send_timeout``."""
+PRESSED_RATE = 64 << 10
+"""The same while downloads wait for the room of files that are being sent: one client that sips at many of
+them would have the whole budget."""
 
 _END = b"\r\n\r\n"
 _ORDINARY = re.compile(
@@ -295,7 +298,7 @@ class Connection(asyncio.Protocol):
         if not (unsent and before):
             self._window = (now, self._taken)
         elif now - since > send_timeout:
-            if self._taken - taken < LEAST_RATE * (now - since):
+            if self._taken - taken < self._connections.least_rate() * (now - since):
                 seconds = round(now - since, 3)
                 log.warning(
                     "send without progress",
@@ -335,7 +338,8 @@ class Connections:
     must take :data:`LEAST_RATE` of what waits for it (a VM that was suspended in the middle of a download
     never says that it is gone). ``bodies`` says whether requests may have one; where not, none is read.
     ``refusal`` makes the answer to what is refused unread; ``refused`` is told its status and the bytes of
-    its body. ``exempt`` says whose address many clients share, so that only the limit of all holds for it.
+    its body. ``exempt`` says whose address many clients share, so that only the limit of all holds for
+    it; ``pressed`` whether downloads wait for the room of what is being sent (:data:`PRESSED_RATE`).
     """
 
     def __init__(
@@ -350,6 +354,7 @@ class Connections:
         refusal: Refusal = plain,
         refused: Callable[[int, int], None] = lambda _status, _sent: None,
         exempt: Callable[[str], bool] = lambda _client: False,
+        pressed: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inner = inner
@@ -361,6 +366,7 @@ class Connections:
         self.refusal = refusal
         self.refused = refused
         self._exempt = exempt
+        self._pressed = pressed
         self.now = clock
         self._all: set[Connection] = set()
         self._by_client: Counter[str] = Counter()
@@ -372,6 +378,10 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def least_rate(self) -> int:
+        """Bytes a second that a client must take of what waits for it."""
+        return PRESSED_RATE if self._pressed() else LEAST_RATE
 
     def add(self, connection: Connection) -> str:
         """Take a connection in; else why not, in a sentence."""

@@ -8,14 +8,17 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from goproxy_vm.protocol import content
+from goproxy_vm.proxy.sources import LONGEST_NOTE, LONGEST_TILE
 from goproxy_vm.upstream import sink
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until
 from tests.integration.conftest import Host, Serve
+from tests.integration.test_database import LOOKUP, NAME, World
 
 M = "/example.com/m"
 INFO = f"{M}/@v/v1.0.0.info"
@@ -166,3 +169,17 @@ async def test_large_ones_take_turns(serve: Serve, upstream: FakeUpstream) -> No
     got = await asyncio.gather(*(host.get(f"/example.com/b{n}/@v/v1.0.0.mod") for n in range(10)))
     assert {(each.status, len(each.body)) for each in got} == {(200, len(body))}
     assert not host.server.proxy._fetching.memory._large.locked()
+
+
+@pytest.mark.parametrize(
+    ("path", "size"), [(LOOKUP, LONGEST_NOTE), ("latest", LONGEST_NOTE), ("tile/8/0/000", LONGEST_TILE)]
+)
+async def test_what_a_database_sends_is_bounded(
+    serve: Serve, upstream: FakeUpstream, tmp_path: Path, path: str, size: int
+) -> None:
+    world = World(upstream, tmp_path)
+    host = await serve(world.upstream, sumdb=world.spec)
+    world.upstream.on(f"/sumdb/*/{path}", Reply(b"x" * (size + 1)))
+    got = await host.get(f"/sumdb/{NAME}/{path}")
+    assert got.status == 502
+    assert f"over the limit of {size} bytes" in got.text

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 from goproxy_vm.config.values import Amount
+from goproxy_vm.web import connection
 from tests.fakes.disk import in_use
 from tests.fakes.wire import Wire, until
 from tests.integration.stores import drained
@@ -86,6 +90,37 @@ async def test_slow_readers_beside_evictions(serve: Serve, upstream: FakeUpstrea
     await drained(store)
     assert await disk.end() <= BUDGET
     assert store.usage.lingering == 0
+
+
+async def test_who_sips_at_many_files_does_not_have_the_budget(
+    serve: Serve, inside: Inside, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reader takes more than the usual least rate, as long as it likes; then somebody waits for room."""
+    monkeypatch.setattr(connection, "SWEEP", 0.05)
+    monkeypatch.setattr(connection, "LEAST_RATE", 1)
+    host = await filled(serve, upstream, send_timeout=1.0)
+    over = asyncio.Event()
+
+    async def sip(wire: Wire) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while not over.is_set():
+                await wire.reader.readexactly(1024)
+                await asyncio.sleep(0.05)
+
+    async with AsyncExitStack() as readers:
+        sipping = []
+        for number in range(4):
+            wire = await readers.enter_async_context(Wire(host.server.url, receive_buffer=4096))
+            wire.ask(path(number))
+            assert (await wire.head()).status == 200
+            sipping.append(asyncio.create_task(sip(wire)))
+        windows = [each._window[0] for each in inside.all if each.answering]
+        assert len(windows) == 4
+        await until(lambda: min(each._window[0] for each in inside.all if each.answering) > max(windows) + 1)
+        assert not any(task.done() for task in sipping), "nobody waits: they may"
+        assert (await host.get(path(5))).status == 200
+        over.set()
+        await asyncio.gather(*sipping)
 
 
 async def test_purged_files_count_until_their_readers_are_done(
