@@ -212,6 +212,11 @@ class Connection(asyncio.Protocol):
         """Have aiohttp answer a request; it says so by :meth:`answered`."""
         if self.transport.is_closing():
             return
+        if head.startswith(
+            b"PRI "
+        ):  # HTTP/2's preface (RFC 9113 §3.4), of which aiohttp's parser makes nothing
+            self._refuse(400, "not a valid HTTP/1.1 request")
+            return
         if self._inner is None:
             self._inner = self._connections.inner()
             self._inner.connection_made(self.transport)

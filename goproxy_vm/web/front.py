@@ -255,11 +255,19 @@ class Front:
             with contextlib.closing(Ready(resource, answer, body)) as ready:
                 await self._send(connection, ready, head_only=head_only, started=started)
 
-    async def _body(self, answer: Answer) -> bytes | StoredFile:
-        """What to keep of an answer: the bytes of a small file, a larger one itself. OSError."""
+    async def _body(self, answer: Answer) -> bytes | StoredFile | None:
+        """What to keep of an answer: the bytes of a small file, a larger one itself. OSError.
+
+        None: a large one that is in memory still, until it has its name; aiohttp's way sends it.
+        """
         stored = answer.body
-        if isinstance(stored, bytes) or stored.length > SMALL:
+        if isinstance(stored, bytes):
             return stored
+        if stored.length > SMALL:
+            if stored.data is None:
+                return stored
+            stored.close()
+            return None
         with stored:
             if stored.data is not None:
                 return stored.data

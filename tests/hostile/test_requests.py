@@ -168,7 +168,15 @@ async def test_a_compressed_body_for_the_api(
 
 @pytest.mark.parametrize(
     "sent",
-    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET /a b HTTP"],
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+        b"GET /a b HTTP",
+        b"PRI * HTTP/2.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI /x HTTP/1.0\r\n\r\n",
+    ],
 )
 @pytest.mark.parametrize("admin", [False, True])
 async def test_what_is_no_http_is_told_at_once(

@@ -313,6 +313,20 @@ async def test_the_descriptor_used_longest_ago_goes_first(
     assert [any(link.endswith(name) for link in links) for name in names] == [True, False, True]
 
 
+async def test_a_large_file_that_waits_for_its_name(serve: Serve, upstream: FakeUpstream) -> None:
+    """It is in memory as long as it is being stored: whoever asks right after the first has it whole, too."""
+    host = await serve(upstream, prefetch=False)
+    for number in range(8):
+        path = f"/example.com/large{number}/@v/v1.0.0.mod"
+        mod = b"module example.com/large\n" + b"// a comment\n" * 30_000
+        upstream.files[path] = mod
+        async with Wire(host.server.url) as first, Wire(host.server.url) as second:
+            first.ask(path)
+            assert (await first.answer()).body == mod
+            second.ask(path)
+            assert (await second.answer()).body == mod
+
+
 @pytest.mark.parametrize("resident", [True, False])
 async def test_a_disk_that_is_cold_is_read_beside_the_loop(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, *, resident: bool
