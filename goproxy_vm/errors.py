@@ -76,10 +76,12 @@ class Absent(RequestError):
     """Definite absence: every source that could know says 404 or 410.
 
     ``remembered``: that is what they said when they could be asked last, here or on a server before us.
+    ``doubtful``: one of them could not be asked just now, and may have it.
     """
 
     result = "negative"
     remembered = False
+    doubtful = False
 
 
 class Refused(RequestError):

@@ -137,14 +137,13 @@ class Server:
     async def reload(self, settings: Settings) -> Reloaded:
         """Put into force what may change while others keep their connections (:data:`RELOADED`).
 
-        ConfigError or StartError: the admin token's file; nothing has changed then.
+        ConfigError or StartError: the admin token's file; sqlite3.Error: the pins. Nothing has changed then.
         """
         async with self._reloading:
             before = self._settings
             token = await asyncio.to_thread(admin_token, settings)
             changed = [name for name in keys() if getattr(before, name) != getattr(settings, name)]
             kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
-            self._settings = replace(settings, **kept)
             if settings.pins != before.pins:
                 await self.store.keeper.configure_pins(settings.pins)
             logs.set_level(settings.log_level)
@@ -156,6 +155,7 @@ class Server:
                 self._front.networks = settings.allow_clients
                 self._front.forget(None)
             self._connections.reconsider()
+            self._settings = replace(settings, **kept)
             return Reloaded([name for name in changed if name in RELOADED], list(kept))
 
     async def _start(self, stack: AsyncExitStack) -> None:

@@ -185,8 +185,9 @@ class Documents:
             data = await self._upstreams.fetch(
                 resource.path, sink, limit=LONGEST_LIST if is_list else LONGEST_INFO, check=check
             )
-        except Absent:
-            await self._store.answers.delete(resource.path)
+        except Absent as error:
+            if not error.doubtful:
+                await self._store.answers.delete(resource.path)
             raise
         if sink.substitute:
             return data

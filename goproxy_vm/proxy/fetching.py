@@ -86,7 +86,7 @@ class Fetching:
                 value = await fetch()
             await self.absences.remove(resource.path)
         except Absent as error:
-            if since == self._fences.now and not error.remembered:
+            if since == self._fences.now and not (error.remembered or error.doubtful):
                 await self.absences.add(resource, error.sentence)
             raise
         except (UpstreamError, Refused) as error:
@@ -114,12 +114,13 @@ class Fetching:
         Where upstreams are slow, that is a copy; where they fail, also what else they said last, and what
         follows from what is stored. Raises as the flight does, and Absent where that is what they said last.
         """
-        resting = self._upstreams.resting
-        if fallback.copy is not None and (resting or self._unanswered):
+        since = self._fences.now
+        waiting = self._upstreams.backed_off
+        if fallback.copy is not None and (waiting or self._unanswered):
             self.look(fallback.behind)
             return fallback.copy
         signs = self._upstreams.signs
-        if resting or signs == self._silent_at:
+        if waiting or signs == self._silent_at:
             try:
                 await fallback.absent()
                 answer = await fallback.built() if self._upstreams.down else None
@@ -129,6 +130,8 @@ class Fetching:
             if answer is not None:
                 self.look(fallback.behind)
                 return answer
+        if not waiting and self._upstreams.resting:
+            self._upstreams.due()  # this request finds out; meanwhile others answer with what they have
         patience = asker.patience
         if fallback.copy is not None:
             patience = min(PATIENCE, asker.patience or PATIENCE)
@@ -148,13 +151,17 @@ class Fetching:
                     self._silent_at = signs
                     await fallback.absent()
                 value = await self._join(flights, path, asker, flight, asker.patience)
-        except (UpstreamError, Refused, Overloaded) as error:
+        except (UpstreamError, Refused, Overloaded, Absent) as error:
+            if isinstance(error, Absent) and not error.doubtful:
+                raise
             answer = fallback.copy
             if answer is None and not isinstance(error, Overloaded):  # we are slow, and not they
                 await fallback.absent()
                 if not isinstance(error, ContentError):  # a lie is told, and not made up for
                     answer = await fallback.built()
             if answer is None:
+                if isinstance(error, Absent) and since == self._fences.now:
+                    self.absences.recent.add(path, error.sentence)  # no longer: it may be there after all
                 raise
             log.warning("serving stale", path=path, reason=error.sentence)
             return answer

@@ -109,10 +109,22 @@ class Upstreams:
 
     @property
     def resting(self) -> bool:
-        """Whether a fetch may have to wait for an upstream that failed the last time it was asked."""
-        last = self._upstreams[-1:]
-        waits = [each for each in self._upstreams[:-1] if not each.spec.falls_through] + last
-        return any(each.health.failing for each in waits)
+        """Whether the upstream that a fetch would ask first failed the last time it was asked."""
+        return self._first(lambda health: health.failing)
+
+    @property
+    def backed_off(self) -> bool:
+        """Whether that one is not to be asked yet: it has failed a moment ago, or somebody is trying it."""
+        return self._first(lambda health: health.backed_off)
+
+    def _first(self, troubled: Callable[[Health], bool]) -> bool:
+        """Whether whoever is asked first is in trouble; before ``|``, who is gets passed over at once."""
+        for each in self._upstreams:
+            if not troubled(each.health):
+                return False
+            if not each.spec.falls_through:
+                return True
+        return bool(self._upstreams)
 
     @property
     def down(self) -> bool:
@@ -133,10 +145,12 @@ class Upstreams:
         """Whether a fetch is worth its while now: one upstream is up, or may be asked again after its
         back-off, by the one who is told so."""
         for each in self._upstreams:
-            if not each.health.failing or each.health.admit():
+            if not each.health.failing:
                 return True
-            if not each.spec.falls_through:
-                break  # a fetch ends there
+            if each is self._upstreams[-1] or not each.spec.falls_through:
+                return each.health.admit()
+            if not each.health.backed_off:  # the fetch is admitted as the probe, or passes it over
+                return True
         return False
 
     async def start(self, *, probe: bool = True) -> None:
@@ -183,7 +197,8 @@ class Upstreams:
         ``check`` runs when all bytes have arrived; a ContentError from it is a failure of that upstream.
         Raises Absent where every upstream that may answer says 404 or 410, Refused for 401, 403, 451, else
         UpstreamError, UpstreamTimeout or ContentError. A failure outranks a refusal, and that
-        outranks absence, save that a later upstream that cannot be reached does not outrank an earlier 404.
+        outranks absence, save that a later upstream that cannot be reached does not outrank an earlier 404:
+        that is a doubtful absence.
         """
         if self._session is None:
             raise _not_asked()
@@ -343,6 +358,7 @@ class _Verdicts:
         self._absent: Absent | None = None
         self._refused: Refused | None = None
         self._failed: GoproxyError | None = None
+        self._masked = False
 
     @property
     def absent(self) -> bool:
@@ -356,8 +372,14 @@ class _Verdicts:
             self._absent = self._absent or error
         elif isinstance(error, Refused):
             self._refused = self._refused or error
-        elif not ((failure.counts or failure.outcome == "redirect") and after_absence):
+        elif (failure.counts or failure.outcome == "redirect") and after_absence:
+            self._masked = True
+        else:
             self._failed = error
 
     def worst(self) -> GoproxyError:
-        return self._failed or self._refused or self._absent or Absent("no upstream is configured to ask")
+        if failed := self._failed or self._refused:
+            return failed
+        absent = self._absent or Absent("no upstream is configured to ask")
+        absent.doubtful = self._masked
+        return absent

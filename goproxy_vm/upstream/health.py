@@ -32,6 +32,11 @@ class Health:
         """Whether the latest request failed in a way that counts."""
         return self._failures > 0
 
+    @property
+    def backed_off(self) -> bool:
+        """Whether it failed, and is not to be asked yet, or a probe's outcome is not known yet."""
+        return self._failures > 0 and self._now() < self._until
+
     def admit(self) -> bool:
         """Whether a request may be sent now; one that is let through after a back-off is the probe."""
         if not self._failures:

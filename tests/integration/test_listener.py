@@ -7,7 +7,9 @@ import json
 import os
 import random
 import socket
+import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -513,3 +515,24 @@ async def test_wrong_descriptors_handed_over(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
         monkeypatch.setenv("LISTEN_FDS", "1")
         assert "LISTEN_FDS: descriptor" in await refused_start(settings(tmp_path))
+
+
+async def test_a_reload_that_fails_changes_nothing(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one finds all that has changed, still."""
+    host = await serve(upstream)
+    server = host.server
+    wanted = replace(server._settings, pins=("example.com/*",), deny="example.com/m")
+
+    async def fail(_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.store.keeper, "configure_pins", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            await server.reload(wanted)
+    assert (await host.get("/example.com/m/@v/list")).status == 200
+    assert (await server.reload(wanted)).applied == ["deny", "pins"]
+    assert [pin.pattern for pin in (await server.store.keeper.pins()).items] == ["example.com/*@*"]
+    assert (await host.get("/example.com/m/@v/list")).status == 403

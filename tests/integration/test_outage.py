@@ -16,6 +16,7 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.proxy import absence, fetching
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.upstream.chain import Upstreams
+from tests.fakes.ports import closed_port
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Got, Host, Serve
 
@@ -270,15 +271,79 @@ async def test_one_looks_whether_it_is_back(serve: Serve, upstream: FakeUpstream
     (health,) = (each.health for each in host.server.proxy._documents._upstreams._upstreams)
     health._until = 0.0  # the back-off is over
     seen = len(upstream.requests)
+    finding_out = asyncio.create_task(host.get(LIST))
+    await gate.arrived.wait()
     for _ in range(5):
         assert status(await host.get(LIST)) == STALE
         assert status(await host.get(LATEST)) == STALE
-    await gate.arrived.wait()
+    assert status(await finding_out) == STALE, "it has patience, but not for long"
     assert len(upstream.requests) == seen + 1
     upstream.forget_rules()
     gate.open()
     await quiet(host)
     assert b"v1.1.0" in (await host.get(LIST)).body
+
+
+async def test_what_has_changed_since_is_seen_once_the_back_off_is_over(
+    serve: Serve, upstream: FakeUpstream
+) -> None:
+    """One failure leaves no copy and no absence in force beyond it: whoever asks after that finds out."""
+    host = await serve(upstream, fresh=0.0, negative=0.0)
+    new = "/example.com/m/@v/v1.9.0.info"
+    assert (await host.get(LIST)).status == 200
+    assert (await host.get(new)).status == 404
+    upstream.on("*", Reply(b"", 503))
+    assert (await host.get("/example.com/other/@v/list")).status == 502
+    upstream.forget_rules()
+    upstream.add_module("example.com/m", "v1.9.0")
+    (health,) = (each.health for each in host.server.proxy._documents._upstreams._upstreams)
+    health._until = 0.0  # the back-off is over
+    assert (await host.get(new)).status == 200
+    health.failed(None)
+    health._until = 0.0
+    assert b"v1.9.0" in (await host.get(LIST)).body
+
+
+@pytest.mark.parametrize("separator", [",", "|"])
+async def test_an_upstream_that_is_up_is_asked_whatever_became_of_a_later_one(
+    serve: Serve, upstream: FakeUpstream, separator: str
+) -> None:
+    host = await serve(
+        f"{upstream.url}{separator}http://127.0.0.1:{closed_port()}",
+        fresh=0.0,
+        negative=0.0,
+        stall_timeout=0.5,
+    )
+    new = "/example.com/m/@v/v1.9.0.info"
+    assert (await host.get(LIST)).status == 200
+    assert (await host.get(new)).status == 404
+    upstream.add_module("example.com/m", "v1.9.0")
+    assert (await host.get(new)).status == 200
+    assert b"v1.9.0" in (await host.get(LIST)).body
+
+
+@pytest.mark.parametrize("separator", [",", "|"])
+async def test_a_404_of_the_first_hides_nothing_that_the_second_had(
+    serve: Serve, upstream: FakeUpstream, separator: str
+) -> None:
+    """The second is dead: what it said last is served, after a second look too; nothing is absent for good."""
+    async with FakeUpstream() as second:
+        second.add_module("example.com/private", "v1.0.0")
+        host = await serve(
+            f"{upstream.url}{separator}{second.url}", fresh=0.0, negative=0.0, stall_timeout=0.5
+        )
+        paths = ("/example.com/private/@v/list", "/example.com/private/@latest")
+        for path in paths:
+            assert (await host.get(path)).status == 200
+    for _ in range(3):
+        for path in paths:
+            got = await host.get(path)
+            assert (got.status, b"v1.0.0" in got.body) == (200, True)
+    unknown = await host.get("/example.com/private/@v/v1.0.0.zip")
+    assert unknown.status == 404
+    assert not await host.server.proxy._documents._fetching.absences.keeps(
+        "example.com/private/@v/v1.0.0.zip"
+    )
 
 
 async def test_patience_with_a_silent_upstream(
