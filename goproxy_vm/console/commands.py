@@ -65,7 +65,12 @@ class Console:
         left = given.limit
         while answer is None or (cursor is not None and left > 0):
             page = self._client.get(
-                "modules", prefix=given.prefix, sort=given.sort, limit=min(left, PAGE), cursor=cursor
+                "modules",
+                match=",".join(given.patterns) or None,
+                prefix=given.prefix,
+                sort=given.sort,
+                limit=min(left, PAGE),
+                cursor=cursor,
             )
             cursor, left = page["next_cursor"], left - len(page["items"])
             if answer is not None:

@@ -75,9 +75,16 @@ class Operations:
         )
 
     @_index
-    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        """A page of the stored versions. ValueError: a cursor that is none."""
-        return await self._store.keeper.versions(prefix, sort, limit, cursor)
+    async def versions(
+        self,
+        prefix: str,
+        sort: Sort,
+        limit: int,
+        cursor: str | None,
+        match: tuple[str, ...] | None = None,
+    ) -> Page[VersionFacts]:
+        """A page of the stored versions. ValueError: a malformed glob, or a cursor that is none."""
+        return await self._store.keeper.versions(prefix, sort, limit, cursor, match)
 
     @_index
     async def version(self, module: str, version: str) -> VersionFacts | None:

@@ -122,11 +122,23 @@ class FakeOperations:
         last = self.run[-1] if self.run else None
         return Status("1.2.3", STARTED, 93784.5, "ready", cache, 0, last_pass=last)
 
-    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        await self._ask("versions", prefix, sort, limit, cursor)
+    async def versions(
+        self,
+        prefix: str,
+        sort: Sort,
+        limit: int,
+        cursor: str | None,
+        match: tuple[str, ...] | None = None,
+    ) -> Page[VersionFacts]:
+        await self._ask("versions", prefix, sort, limit, cursor, *(match or ()))
         begin = 0 if cursor is None else int(cursor)
+        matches = Selector(["*"] if match is None else match)
         items = sorted(
-            (each for each in self.stored.values() if each.module.startswith(prefix)),
+            (
+                each
+                for each in self.stored.values()
+                if each.module.startswith(prefix) and matches(each.module, each.version)
+            ),
             key=lambda each: (each.module, each.version),
         )
         if sort != "name":

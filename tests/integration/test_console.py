@@ -129,6 +129,14 @@ def test_ls(api: ApiThread, command: Command) -> None:
     assert command.json("ls", "--limit", "2")["next_cursor"] == "2"
 
 
+def test_ls_of_patterns(api: ApiThread, command: Command) -> None:
+    assert command("ls", "*@v1.1.0", "github.com/*", "--prefix", "git")[1:] == [
+        "github.com/Azure/sdk/v2@v2.0.0+incompatible  408 KiB     1    1h  info,mod,zip",
+        "1 of 1 version",
+    ]
+    assert asked(api) == [("versions", "git", "name", 100, None, "*@v1.1.0", "github.com/*@*")]
+
+
 def test_ls_of_more_than_a_page(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "PAGE", 2)
     for number in range(5):
