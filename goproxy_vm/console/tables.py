@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,23 @@ def status(answer: Json) -> list[str]:
     limit = max(1, cache["limit_bytes"])
     idle = cache["max_idle_seconds"]
     put_right = [f"{name.replace('_', ' ')} {recovery[name]:,}" for name in _RECOVERED if recovery[name]]
-    last = answer["last_pass"]
+    last, scrubbed = answer["last_pass"], answer["last_scrub"]
+    traffic, clients = answer["traffic"], answer["clients"]
     return facts(
         [
             (
                 "server",
                 f"goproxy_vm {answer['version']}, {answer['state']}, up {age(answer['uptime_seconds'])}",
             ),
+            ("served", _served(traffic["since_start"], "since the start")),
+            ("", _served(traffic["last_day"], f"in the last {age(traffic['last_day']['seconds'])}")),
+            ("requests", f"{traffic['requests_per_second']:.1f}/s"),
+            (
+                "clients",
+                f"{clients['addresses']:,} with {plural(clients['connections'], 'connection')}",
+            ),
+            *_sources("upstreams", answer["upstreams"], "none is asked"),
+            *_sources("database", [answer["sumdb"]] if answer["sumdb"] else [], "off: nothing is proven"),
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
@@ -111,7 +122,7 @@ def status(answer: Json) -> list[str]:
                 "policy",
                 f"{cache['policy']}, {'no idle limit' if idle is None else f'idle {age(idle)} at most'}",
             ),
-            ("oldest idle", age(cache["oldest_idle_seconds"])),
+            ("oldest idle", f"{age(cache['oldest_idle_seconds'])}: the zip that goes first"),
             ("answers", f"{size(cache['answers_bytes'])} of {size(cache['answers_limit_bytes'])}"),
             ("sumdb", f"{size(cache['sumdb_bytes'])} of {size(cache['sumdb_limit_bytes'])}"),
             (
@@ -120,9 +131,40 @@ def status(answer: Json) -> list[str]:
             ),
             ("fetches", f"{answer['fetches_in_flight']:,} in flight"),
             ("recovery", f"{'done' if recovery['done'] else 'under way'}{_listed(put_right)}"),
+            ("last scrub", "none" if scrubbed is None else f"{scrubbed['id']}: {_ended(scrubbed)}"),
             ("last pass", "none" if last is None else f"{last['id']}: {_reached(last)}"),
         ]
     )
+
+
+def _served(one: Json, when: str) -> str:
+    ratio = one["hit_ratio"]
+    told = plural(one["requests"], "request")
+    if ratio is not None:
+        # Rounded down: 100 % is nothing but hits.
+        told += f", {math.floor(ratio * 1000) / 10:.1f}% hits, {size(one['saved_bytes'])} saved"
+    return f"{told} {when}"
+
+
+def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, str]]:
+    """A line for each upstream or database, the title beside the first."""
+    told = [f"{each['name']}: {_condition(each)}" for each in every] or [none]
+    return [(title if n == 0 else "", one) for n, one in enumerate(told)]
+
+
+def _condition(one: Json) -> str:
+    words = {"untried": "not asked yet", "ok": "ok", "failing": "failing", "backed_off": "backed off"}
+    told = words[one["state"]]
+    if one["retry_seconds"] is not None:
+        told += f" for {age(one['retry_seconds'])}"
+    if one["since"] is not None:
+        told += f", failing since {moment(one['since'])}"
+    return told + (f": {one['reason'].removeprefix(one['name'] + ': ')}" if one["reason"] else "")
+
+
+def _ended(scrubbed: Json) -> str:
+    ended = "running" if scrubbed["finished"] is None else moment(scrubbed["finished"])
+    return f"{ended}, {_scrubbed(scrubbed)}"
 
 
 _RECOVERED = (

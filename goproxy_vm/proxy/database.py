@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config.sumdb import SumdbSpec
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.sources import Sources
+    from goproxy_vm.upstream.health import Condition
 
 TILES = 1024
 """Authenticated tiles kept in memory, of at most 8 KiB each."""
@@ -105,6 +106,11 @@ class ChecksumDatabase:
         await self._lookups.close()
         await self._bytes.close()
         await self._saved()
+
+    @property
+    def condition(self) -> Condition:
+        """How asking it goes, itself or those who carry it."""
+        return self._sources.condition
 
     @property
     def head(self) -> bytes | None:

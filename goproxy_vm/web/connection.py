@@ -373,6 +373,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def addresses(self) -> int:
+        """Different clients among them."""
+        return len(self._by_client)
+
     def add(self, connection: Connection) -> str:
         """Take a connection in; else why not, in a sentence."""
         client = connection.client

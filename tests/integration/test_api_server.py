@@ -81,6 +81,18 @@ async def test_token_and_operations_of_a_real_server(
             assert (await host.get(f"/{M}/@v/{version}.{kind}")).status == 200
     assert (await ask(host, "GET", "status", "wrong"))[0] == 401
     await settled(host, token)
+    status, told = await ask(host, "GET", "status", token)
+    valid("Status", told)
+    assert told["upstreams"] == [
+        {"name": upstream.name, "state": "ok", "since": None, "retry_seconds": None, "reason": None}
+    ]
+    assert told["clients"]["addresses"] == 1
+    before = told["traffic"]["since_start"]
+    assert before["requests"] == told["traffic"]["last_day"]["requests"] == 6
+    again = await host.get(f"/{M}/@v/v1.0.0.zip")
+    after = (await ask(host, "GET", "status", token))[1]["traffic"]["since_start"]
+    assert after["saved_bytes"] == before["saved_bytes"] + len(again.body)
+    assert 1.0 > after["hit_ratio"] > before["hit_ratio"]
     status, listed = await ask(host, "GET", f"modules?prefix={M}&limit=1", token)
     valid("VersionPage", listed)
     assert (status, listed["total"]) == (200, 2)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -95,10 +96,23 @@ def asked(api: ApiThread) -> list[tuple[object, ...]]:
 def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
-    assert lines[2].startswith("used         448 KiB of 46.6 GiB (50.0 GB), 0.0%")
+    assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:12]] == [
+        "served       1,300 requests, 93.0% hits, 5.00 GiB saved since the start",
+        "             130 requests, 95.0% hits, 1.00 GiB saved in the last 1d",
+        "requests     12.5/s",
+        "clients      3 with 41 connections",
+        "upstreams    one.example: ok",
+        "             two.example: backed off for 42s, failing since WHEN: 503",
+        "             three.example: failing, failing since WHEN: timed out",
+        "database     sum.golang.org: not asked yet",
+        "directory    /var/cache/goproxy-vm",
+        "used         448 KiB of 46.6 GiB (50.0 GB), 0.0%",
+        "reserved     0 B",
+    ]
     assert "  zip        3 files, 424 KiB" in lines
     assert "policy       slru, no idle limit" in lines
-    assert "oldest idle  40d" in lines
+    assert "oldest idle  40d: the zip that goes first" in lines
+    assert lines[-2] == "last scrub   none"
     assert "recovery     under way" in lines
     assert lines[-1] == "last pass    none"
     assert cli.main(["evict", "--target", "1KiB"]) == 1
