@@ -6,24 +6,14 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from goproxy_vm.config.text import UNITS, size
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Json = dict[str, Any]
 
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS = (("d", 86400), ("h", 3600), ("m", 60))
-
-
-def size(count: float) -> str:
-    """Bytes with a unit of powers of 1024, three digits or four: ``1.50 GiB``."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    power = 0
-    while count >= 999.5 and power < len(_UNITS):
-        count /= 1024
-        power += 1
-    return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {_UNITS[power - 1]}"
 
 
 def bound(count: float) -> str:
@@ -34,9 +24,9 @@ def bound(count: float) -> str:
     if count < 1e9:
         return size(count)
     power = 3
-    while count >= 999.5 * 1000**power and power < len(_UNITS):
+    while count >= 999.5 * 1000**power and power < len(UNITS):
         power += 1
-    return f"{size(count)} ({count / 1000**power:.1f} {_UNITS[power - 1][0]}B)"
+    return f"{size(count)} ({count / 1000**power:.1f} {UNITS[power - 1][0]}B)"
 
 
 def age(seconds: float) -> str:

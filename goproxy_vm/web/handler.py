@@ -209,7 +209,9 @@ class Handler:
     async def _page(self, path: str, request: web.BaseRequest, url: str) -> Answer:
         if path == "/":
             url = self._settings.public_url or url or f"http://{self._own_host(request)}"
-            page = await pages.landing(self._store, self._settings, self._upstreams, url)
+            page = await pages.landing(
+                self._store, self._settings, self._upstreams, self._metrics.served(0.0), url
+            )
             return Answer(page, "text/html; charset=utf-8", UNCACHEABLE, "detail=page", Result.HIT)
         text = {
             "/robots.txt": pages.ROBOTS,
