@@ -340,9 +340,8 @@ class ChecksumDatabase:
             evidence = await self._keep_fork(error)
             log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=evidence)
         elif not isinstance(error, Absent):
-            # go get asks for every prefix of an import path: that those have no record is no trouble.
-            level = log.info if absent else log.warning
-            level("not proven", database=self.name, path=path, reason=error.sentence)
+            # No warning: each client that is told has one of its own.
+            log.info("not proven", database=self.name, path=path, reason=error.sentence)
 
     async def _keep_fork(self, fork: ForkError) -> str:
         """Where the evidence lies; a disk that fails must not hide the fork itself."""

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from goproxy_vm.errors import Denied, GoproxyError, Looped, MalformedPath, RequestError, UnderWay
+from goproxy_vm.errors import (
+    Denied,
+    GoproxyError,
+    Looped,
+    MalformedPath,
+    Refused,
+    RequestError,
+    Unconfirmed,
+    UnderWay,
+)
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
@@ -130,7 +139,7 @@ class Handler:
             raise
         except GoproxyError as error:
             result = error.result
-            level = log.warning if error.status >= 500 else log.debug
+            level = log.warning if _is_trouble(error) else log.debug
             if not isinstance(error, UnderWay):
                 level(
                     "request failed",
@@ -225,6 +234,12 @@ class Handler:
         if not isinstance(name, tuple):
             return "localhost"
         return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+
+
+def _is_trouble(error: GoproxyError) -> bool:
+    """Whether a failed request gets its one warning: other lines about it are none."""
+    # go get asks for every prefix of an import path: that those have no record is no trouble.
+    return (error.status >= 500 or isinstance(error, Refused)) and not isinstance(error, Unconfirmed)
 
 
 class _Asked:

@@ -296,6 +296,32 @@ async def test_request_id_leads_to_the_log(
     assert line["reason"] in got.text
 
 
+@pytest.mark.parametrize("status", [403, 500, 503])
+async def test_a_failed_request_is_one_warning(
+    host: Host, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    caplog.set_level(logging.INFO, "goproxy_vm")
+    upstream.on("*", Reply(b"", status))
+    for extension in ("mod", "zip"):
+        assert (await host.get(f"{M}/@v/v1.0.0.{extension}")).status >= 400
+    loud = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert loud == ["request failed", "request failed"]
+    assert "fetch failed" in logged(caplog)
+
+
+async def test_a_probe_of_what_does_not_exist_is_no_warning(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (
+        "/favicon.ico",
+        "/example.com/nothing/@v/list",
+        "/example.com/nothing/@latest",
+        "/x/@v/v1.info",
+    ):
+        assert (await host.get(path)).status == 404
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_sumdb_that_is_off(host: Host) -> None:
     got = await host.get("/sumdb/sum.golang.org/latest")
     assert got.status == 404
