@@ -112,7 +112,7 @@ def status(answer: Json) -> list[str]:
                 "policy",
                 f"{cache['policy']}, {'no idle limit' if idle is None else f'idle {age(idle)} at most'}",
             ),
-            ("oldest idle", f"{age(cache['oldest_idle_seconds'])}: the zip that goes first"),
+            ("oldest idle", _oldest(cache)),
             ("answers", f"{size(cache['answers_bytes'])} of {size(cache['answers_limit_bytes'])}"),
             ("sumdb", f"{size(cache['sumdb_bytes'])} of {size(cache['sumdb_limit_bytes'])}"),
             (
@@ -143,13 +143,22 @@ def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, st
 
 
 def _condition(one: Json) -> str:
-    words = {"untried": "not asked yet", "ok": "ok", "failing": "failing", "backed_off": "backed off"}
+    words = {"untried": "not asked yet", "ok": "ok", "failing": "failing", "backed_off": "failing"}
     told = words[one["state"]]
-    if one["retry_seconds"] is not None:
-        told += f" for {age(one['retry_seconds'])}"
     if one["since"] is not None:
-        told += f", failing since {moment(one['since'])}"
+        told += f" since {moment(one['since'])}"
+    if one["retry_seconds"] is not None:
+        told += f", backed off for {age(one['retry_seconds'])}"
     return told + (f": {one['reason'].removeprefix(one['name'] + ': ')}" if one["reason"] else "")
+
+
+def _oldest(cache: Json) -> str:
+    """The age at which zips are evicted, should it come to that."""
+    return (
+        f"{age(cache['oldest_idle_seconds'])}: the zip that goes first"
+        if cache["entries"]["zip"]
+        else "no zip"
+    )
 
 
 def _ended(scrubbed: Json) -> str:

@@ -102,8 +102,8 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
         "requests     12.5/s",
         "clients      3 with 41 connections",
         "upstreams    one.example: ok",
-        "             two.example: backed off for 42s, failing since WHEN: 503",
-        "             three.example: failing, failing since WHEN: timed out",
+        "             two.example: failing since WHEN, backed off for 42s: 503",
+        "             three.example: failing since WHEN: timed out",
         "database     sum.golang.org: not asked yet",
         "directory    /var/cache/goproxy-vm",
         "used         448 KiB of 46.6 GiB (50.0 GB), 0.0%",
@@ -115,6 +115,9 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
     assert lines[-2] == "last scrub   none"
     assert "recovery     under way" in lines
     assert lines[-1] == "last pass    none"
+    kept, api.operations.stored = api.operations.stored, {}
+    assert "oldest idle  no zip" in command("status")
+    api.operations.stored = kept
     assert cli.main(["evict", "--target", "1KiB"]) == 1
     capsys.readouterr()
     assert (
