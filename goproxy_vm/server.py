@@ -31,6 +31,7 @@ from goproxy_vm.hostos import (
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
@@ -40,6 +41,7 @@ from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
+from goproxy_vm.proxy.status import Activity
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.actions import Actions
@@ -221,7 +223,23 @@ class Server:
             pressed=lambda: store.waits_for_readers,
         )
         listener = Listener(server, connections, main)
-        operations = Operations(store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0)
+        traffic = Traffic(self.metrics.served)
+        stack.push_async_callback(_cancelled, asyncio.create_task(traffic.run(), name="traffic"))
+
+        def activity() -> Activity:
+            return Activity(
+                since_start=traffic.since_start,
+                last_day=traffic.last_day,
+                requests_per_second=traffic.rate,
+                addresses=connections.addresses,
+                connections=len(connections),
+                upstreams=upstreams.conditions(),
+                database=None if database is None else (database.name, database.condition),
+            )
+
+        operations = Operations(
+            store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0, activity
+        )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
         guards = [Guard(token), Guard(token, users={0, os.geteuid()})]
@@ -362,6 +380,11 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
     await server.stop()
     watchdog.cancel()
     log.info("stopped")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _pet_watchdog() -> None:

@@ -6,7 +6,7 @@ seconds, ages and durations seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
@@ -232,17 +232,3 @@ class CacheStatus:
     sumdb_limit_bytes: int
     quarantine_bytes: int
     quarantine_entries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The server's state: ``state`` is ``recovering`` or ``ready``."""
-
-    version: str
-    started: float
-    uptime_seconds: float
-    state: Literal["recovering", "ready"]
-    cache: CacheStatus
-    fetches_in_flight: int
-    recovery: Recovery = field(default_factory=Recovery)
-    last_pass: Pass | None = None

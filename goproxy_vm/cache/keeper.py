@@ -125,10 +125,18 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._ordered, return_exceptions=True)
 
-    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        """A page of what is stored. ValueError: a cursor that is none."""
+    async def versions(
+        self,
+        prefix: str,
+        sort: Sort,
+        limit: int,
+        cursor: str | None,
+        match: tuple[str, ...] | None = None,
+    ) -> Page[VersionFacts]:
+        """A page of what is stored. ValueError: a malformed glob, or a cursor that is none."""
+        selector = None if match is None else Selector(match)
         await self._settled()
-        return await self._reading.run(self._reader.page, prefix, sort, limit, cursor)
+        return await self._reading.run(self._reader.page, prefix, sort, limit, cursor, selector)
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""

@@ -205,23 +205,39 @@ class Shelf:
         ).fetchone()
         return int(count)
 
-    def page(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        """A page of versions whose module begins with ``prefix``; ValueError: a cursor that is none."""
+    @_of_types
+    def page(
+        self, prefix: str, sort: Sort, limit: int, cursor: str | None, match: Selector | None = None
+    ) -> Page[VersionFacts]:
+        """A page of versions whose module begins with ``prefix``, all or those that ``match``.
+
+        ValueError: a cursor that is none.
+        """
         key = {"name": "0", "size": "-sum(blocks)", "idle": "max(last_used)", "hits": "-sum(hits)"}[sort]
         after = (None, "", "") if cursor is None else _after(cursor, sort)
-        upper = prefix + "\U0010ffff"
-        rows = self.connection.execute(
+        among = (prefix, prefix, prefix + "\U0010ffff")
+        grouped = (
             f"SELECT {key} AS key, module, version FROM files WHERE state = 0"  # noqa: S608
             " AND (? = '' OR (module >= ? AND module < ?)) GROUP BY module, version"
-            " HAVING ? IS NULL OR (key, module, version) > (?, ?, ?)"
-            " ORDER BY key, module, version LIMIT ?",
-            (prefix, prefix, upper, after[0], *after, limit + 1),
-        ).fetchall()
-        (total,) = self.connection.execute(
-            "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files WHERE state = 0"
-            " AND (? = '' OR (module >= ? AND module < ?)))",
-            (prefix, prefix, upper),
-        ).fetchone()
+        )
+        order = " ORDER BY key, module, version"
+        if match is None:
+            rows = self.connection.execute(
+                f"{grouped} HAVING ? IS NULL OR (key, module, version) > (?, ?, ?) {order} LIMIT ?",
+                (*among, after[0], *after, limit + 1),
+            ).fetchall()
+            (total,) = self.connection.execute(
+                "SELECT count(*) FROM (SELECT DISTINCT module, version FROM files WHERE state = 0"
+                " AND (? = '' OR (module >= ? AND module < ?)))",
+                among,
+            ).fetchone()
+        else:
+            rows, total = [], 0
+            for row in paused(self.connection.execute(f"{grouped} {order}", among)):
+                if match(row[1], row[2]):
+                    total += 1
+                    if len(rows) <= limit and (cursor is None or row > after):
+                        rows.append(row)
         items = [facts for _, m, v in rows[:limit] if (facts := self.version(m, v)) is not None]
         more = _cursor(sort, rows[limit - 1]) if len(rows) > limit else None
         return Page(items, more, total)

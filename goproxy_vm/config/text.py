@@ -1,4 +1,4 @@
-"""How settings are shown: on one line, and without passwords."""
+"""How settings and figures are shown: on one line, without passwords, with units."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def redacted(text: str) -> str:
     next ``://``, for a password may hold characters that should have been percent-encoded.
     """
     return _USERINFO.sub(rf"\1{MASKED}@", text)
+
+
+UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+"""Of sizes, each 1024 times the one before."""
+
+
+def size(count: float) -> str:
+    """Bytes with a unit of powers of 1024, three digits or four: ``1.50 GiB``."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    power = 0
+    while count >= 999.5 and power < len(UNITS):
+        count /= 1024
+        power += 1
+    return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {UNITS[power - 1]}"

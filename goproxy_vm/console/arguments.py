@@ -68,6 +68,7 @@ class Commands:
         self._command("status", "the server's state, the cache's sizes and limits")
         self._probe("health", "whether the server answers; for probes, needs no token")
         listing = self._command("ls", "list stored versions")
+        _patterns(listing)
         listing.add_argument("--prefix", metavar="TEXT", help="what the module path begins with")
         listing.add_argument(
             "--sort", choices=SORTS, help="by name, largest first, longest idle first, most hits first"

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from goproxy_vm.config.text import printable
+from goproxy_vm.config.text import printable, size
 from goproxy_vm.console import tables
 from goproxy_vm.console.progress import Progress
 from goproxy_vm.errors import ConfigError, NotDone, NotFound
@@ -65,7 +65,12 @@ class Console:
         left = given.limit
         while answer is None or (cursor is not None and left > 0):
             page = self._client.get(
-                "modules", prefix=given.prefix, sort=given.sort, limit=min(left, PAGE), cursor=cursor
+                "modules",
+                match=",".join(given.patterns) or None,
+                prefix=given.prefix,
+                sort=given.sort,
+                limit=min(left, PAGE),
+                cursor=cursor,
             )
             cursor, left = page["next_cursor"], left - len(page["items"])
             if answer is not None:
@@ -180,7 +185,7 @@ class Console:
             done = one.get("scrubbed", {"entries": 0, "bytes": 0})
             self._progress.show(
                 f"scrubbing: {done['entries']:,} of {one['before']['entries']:,} files, "
-                f"{tables.size(done['bytes'])} of {tables.size(one['before']['bytes'])}"
+                f"{size(done['bytes'])} of {size(one['before']['bytes'])}"
             )
             time.sleep(POLL_SECONDS)
 
@@ -194,7 +199,7 @@ class Console:
         self._show(
             answer,
             lambda made: [
-                f"{made['name']}: {tables.plural(made['versions'], 'version')}, {tables.size(made['bytes'])}"
+                f"{made['name']}: {tables.plural(made['versions'], 'version')}, {size(made['bytes'])}"
             ],
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from goproxy_vm.console.tables import bound, size
+from goproxy_vm.config.text import size
+from goproxy_vm.console.tables import bound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from goproxy_vm.config.text import UNITS, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Json = dict[str, Any]
 
-_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS = (("d", 86400), ("h", 3600), ("m", 60))
-
-
-def size(count: float) -> str:
-    """Bytes with a unit of powers of 1024, three digits or four: ``1.50 GiB``."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    power = 0
-    while count >= 999.5 and power < len(_UNITS):
-        count /= 1024
-        power += 1
-    return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {_UNITS[power - 1]}"
 
 
 def bound(count: float) -> str:
@@ -33,9 +24,9 @@ def bound(count: float) -> str:
     if count < 1e9:
         return size(count)
     power = 3
-    while count >= 999.5 * 1000**power and power < len(_UNITS):
+    while count >= 999.5 * 1000**power and power < len(UNITS):
         power += 1
-    return f"{size(count)} ({count / 1000**power:.1f} {_UNITS[power - 1][0]}B)"
+    return f"{size(count)} ({count / 1000**power:.1f} {UNITS[power - 1][0]}B)"
 
 
 def age(seconds: float) -> str:
@@ -87,13 +78,23 @@ def status(answer: Json) -> list[str]:
     limit = max(1, cache["limit_bytes"])
     idle = cache["max_idle_seconds"]
     put_right = [f"{name.replace('_', ' ')} {recovery[name]:,}" for name in _RECOVERED if recovery[name]]
-    last = answer["last_pass"]
+    last, scrubbed = answer["last_pass"], answer["last_scrub"]
+    traffic, clients = answer["traffic"], answer["clients"]
     return facts(
         [
             (
                 "server",
                 f"goproxy_vm {answer['version']}, {answer['state']}, up {age(answer['uptime_seconds'])}",
             ),
+            ("served", _served(traffic["since_start"], "since the start")),
+            ("", _served(traffic["last_day"], f"in the last {age(traffic['last_day']['seconds'])}")),
+            ("requests", f"{traffic['requests_per_second']:.1f}/s"),
+            (
+                "clients",
+                f"{clients['addresses']:,} with {plural(clients['connections'], 'connection')}",
+            ),
+            *_sources("upstreams", answer["upstreams"], "none is asked"),
+            *_sources("database", [answer["sumdb"]] if answer["sumdb"] else [], "off: nothing is proven"),
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
@@ -111,7 +112,7 @@ def status(answer: Json) -> list[str]:
                 "policy",
                 f"{cache['policy']}, {'no idle limit' if idle is None else f'idle {age(idle)} at most'}",
             ),
-            ("oldest idle", age(cache["oldest_idle_seconds"])),
+            ("oldest idle", _oldest(cache)),
             ("answers", f"{size(cache['answers_bytes'])} of {size(cache['answers_limit_bytes'])}"),
             ("sumdb", f"{size(cache['sumdb_bytes'])} of {size(cache['sumdb_limit_bytes'])}"),
             (
@@ -120,9 +121,49 @@ def status(answer: Json) -> list[str]:
             ),
             ("fetches", f"{answer['fetches_in_flight']:,} in flight"),
             ("recovery", f"{'done' if recovery['done'] else 'under way'}{_listed(put_right)}"),
+            ("last scrub", "none" if scrubbed is None else f"{scrubbed['id']}: {_ended(scrubbed)}"),
             ("last pass", "none" if last is None else f"{last['id']}: {_reached(last)}"),
         ]
     )
+
+
+def _served(one: Json, when: str) -> str:
+    ratio = one["hit_ratio"]
+    told = plural(one["requests"], "request")
+    if ratio is not None:
+        # Rounded down: 100 % is nothing but hits.
+        told += f", {math.floor(ratio * 1000) / 10:.1f}% hits, {size(one['saved_bytes'])} saved"
+    return f"{told} {when}"
+
+
+def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, str]]:
+    """A line for each upstream or database, the title beside the first."""
+    told = [f"{each['name']}: {_condition(each)}" for each in every] or [none]
+    return [(title if n == 0 else "", one) for n, one in enumerate(told)]
+
+
+def _condition(one: Json) -> str:
+    words = {"untried": "not asked yet", "ok": "ok", "failing": "failing", "backed_off": "failing"}
+    told = words[one["state"]]
+    if one["since"] is not None:
+        told += f" since {moment(one['since'])}"
+    if one["retry_seconds"] is not None:
+        told += f", backed off for {age(one['retry_seconds'])}"
+    return told + (f": {one['reason'].removeprefix(one['name'] + ': ')}" if one["reason"] else "")
+
+
+def _oldest(cache: Json) -> str:
+    """The age at which zips are evicted, should it come to that."""
+    return (
+        f"{age(cache['oldest_idle_seconds'])}: the zip that goes first"
+        if cache["entries"]["zip"]
+        else "no zip"
+    )
+
+
+def _ended(scrubbed: Json) -> str:
+    ended = "running" if scrubbed["finished"] is None else moment(scrubbed["finished"])
+    return f"{ended}, {_scrubbed(scrubbed)}"
 
 
 _RECOVERED = (

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.layout import Layout
 from goproxy_vm.doctor.asking import Asker
 from goproxy_vm.doctor.check import TITLES, Check, Finding
 from goproxy_vm.doctor.descriptors import check_descriptors
+from goproxy_vm.doctor.elsewhere import running_elsewhere
 from goproxy_vm.doctor.listeners import check_admin, check_listeners
 from goproxy_vm.doctor.network import check_clock, check_database, check_upstreams
 from goproxy_vm.doctor.running import check_server, look
@@ -34,9 +38,14 @@ def examine(load: Callable[[], Loaded]) -> list[Check]:
             "configuration": Finding("failed", error.sentence, "correct it, then: goproxy-vm config check")
         }
         return _checks(findings, "the configuration must be valid first")
+    settings, elsewhere = loaded.settings, running_elsewhere(loaded.settings)
     findings = {"configuration": _configuration(loaded)}
-    findings |= _host(loaded.settings)
-    findings |= asyncio.run(_network(loaded.settings))
+    if elsewhere is not None:
+        findings["configuration"] = _differs(loaded, findings["configuration"], elsewhere)
+        if _unset(loaded):
+            settings = replace(settings, cache_dir=elsewhere)
+    findings |= _host(settings)
+    findings |= asyncio.run(_network(settings))
     return _checks(findings, "")
 
 
@@ -56,6 +65,24 @@ def _configuration(loaded: Loaded) -> Finding:
     if loaded.warnings:
         return Finding("warning", f"{found}; {'; '.join(loaded.warnings)}", SHOW)
     return Finding("ok", found)
+
+
+def _unset(loaded: Loaded) -> bool:
+    """Whether nobody has said which cache directory is meant: then it is the running server's."""
+    return loaded.origins["cache_dir"].origin.startswith("default")
+
+
+def _differs(loaded: Loaded, finding: Finding, elsewhere: Path) -> Finding:
+    """The settings name another cache directory than the running server says it has."""
+    here = Layout.at(loaded.settings.cache_dir).root
+    found = f"{finding.found}; the running server says that its cache_dir is {elsewhere}, here it is {here}"
+    remedy = (
+        f'write cache_dir = "{elsewhere}" into the file of settings, so that commands find the server there; '
+        "what follows is about that directory"
+        if _unset(loaded)
+        else f"if that server is meant, run this with --cache-dir {elsewhere}; what follows is about {here}"
+    )
+    return Finding("warning", found, remedy)
 
 
 def _host(settings: Settings) -> dict[str, Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import is_full
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.console.tables import size
+from goproxy_vm.config.text import size
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import file_system

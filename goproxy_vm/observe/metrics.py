@@ -21,6 +21,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from goproxy_vm.observe.histogram import IDLE_SECONDS, REQUEST_SECONDS, Histogram
+from goproxy_vm.observe.traffic import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -114,6 +115,19 @@ class Metrics:
     def corrupt(self) -> None:
         """A stored file was not what it was."""
         self._corrupt += 1
+
+    def served(self, seconds: float) -> Served:
+        """What was answered so far, in a run of so many seconds; the hit ratio's rule, without pages."""
+        requests = decided = hits = 0
+        for (endpoint, result), each in self._durations.items():
+            if endpoint == "other":
+                continue
+            count = sum(each.counts)
+            requests += count
+            decided += count if result in SOURCE else 0
+            hits += count if SOURCE.get(result) == "cache" else 0
+        saved = sum(size for (_, source), size in self._sent.items() if source == "cache")
+        return Served(seconds, requests, decided, hits, int(saved))
 
     def render(self, gauges: Iterable[Metric] = ()) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4; ``gauges`` are those of the moment."""

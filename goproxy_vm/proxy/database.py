@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config.sumdb import SumdbSpec
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.sources import Sources
+    from goproxy_vm.upstream.health import Condition
 
 TILES = 1024
 """Authenticated tiles kept in memory, of at most 8 KiB each."""
@@ -105,6 +106,11 @@ class ChecksumDatabase:
         await self._lookups.close()
         await self._bytes.close()
         await self._saved()
+
+    @property
+    def condition(self) -> Condition:
+        """How asking it goes, itself or those who carry it."""
+        return self._sources.condition
 
     @property
     def head(self) -> bytes | None:
@@ -334,9 +340,8 @@ class ChecksumDatabase:
             evidence = await self._keep_fork(error)
             log.error("fork", database=self.name, path=path, reason=error.sentence, evidence=evidence)
         elif not isinstance(error, Absent):
-            # go get asks for every prefix of an import path: that those have no record is no trouble.
-            level = log.info if absent else log.warning
-            level("not proven", database=self.name, path=path, reason=error.sentence)
+            # No warning: each client that is told has one of its own.
+            log.info("not proven", database=self.name, path=path, reason=error.sentence)
 
     async def _keep_fork(self, fork: ForkError) -> str:
         """Where the evidence lies; a disk that fails must not hide the fork itself."""

@@ -91,7 +91,8 @@ class Fetching:
             raise
         except (UpstreamError, Refused) as error:
             event = "content refused" if isinstance(error, ContentError) else "fetch failed"
-            log.warning(event, path=resource.path, client=claim.client, reason=error.sentence)
+            # No warning: each client that is told has one of its own.
+            log.info(event, path=resource.path, client=claim.client, reason=error.sentence)
             raise
         except Overloaded as error:
             log.info("fetch not begun", path=resource.path, client=claim.client, reason=error.sentence)

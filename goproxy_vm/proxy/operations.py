@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from goproxy_vm.cache.facts import Status
 from goproxy_vm.errors import NoRoom
+from goproxy_vm.proxy.status import Activity, Status
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     )
     from goproxy_vm.cache.store import Store
     from goproxy_vm.proxy.proxy import Proxy
+
+KEPT = 100
+"""Passes that are kept."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,11 +49,19 @@ def _index(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 class Operations:
     """The admin API's side of the server. NoRoom: the index cannot be read or written now."""
 
-    def __init__(self, store: Store, proxy: Proxy, version: str, others: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        proxy: Proxy,
+        version: str,
+        others: Callable[[], int],
+        activity: Callable[[], Activity] = Activity,
+    ) -> None:
         self._store = store
         self._proxy = proxy
         self._version = version
         self._others = others
+        self._activity = activity
         self._started = time.time()
         self._monotonic = time.monotonic()
 
@@ -63,6 +74,7 @@ class Operations:
     async def status(self) -> Status:
         """The server's state."""
         recovery = self._store.recovery
+        passes = await self._store.keeper.passes(KEPT)
         return Status(
             version=self._version,
             started=self._started,
@@ -70,14 +82,23 @@ class Operations:
             state="ready" if recovery.done else "recovering",
             cache=await self._store.figures.status(),
             fetches_in_flight=self.fetches_in_flight,
+            activity=self._activity(),
             recovery=recovery,
             last_pass=self._store.last_pass,
+            last_scrub=next((each for each in passes if each.reason == "scrub"), None),
         )
 
     @_index
-    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        """A page of the stored versions. ValueError: a cursor that is none."""
-        return await self._store.keeper.versions(prefix, sort, limit, cursor)
+    async def versions(
+        self,
+        prefix: str,
+        sort: Sort,
+        limit: int,
+        cursor: str | None,
+        match: tuple[str, ...] | None = None,
+    ) -> Page[VersionFacts]:
+        """A page of the stored versions. ValueError: a malformed glob, or a cursor that is none."""
+        return await self._store.keeper.versions(prefix, sort, limit, cursor, match)
 
     @_index
     async def version(self, module: str, version: str) -> VersionFacts | None:

@@ -21,6 +21,7 @@ from goproxy_vm.errors import (
     UpstreamTimeout,
 )
 from goproxy_vm.protocol.content import check_supported
+from goproxy_vm.upstream.health import Condition
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ LACKING = 600.0
 """Seconds for which a carrier that lacked what another had is asked last."""
 UNCLEAR = 60.0
 """Seconds for which it stays unclear whether one that does not say so carries the database."""
+
+_BEST = ("ok", "untried", "failing", "backed_off")
 
 T = TypeVar("T")
 
@@ -131,6 +134,12 @@ class Sources:
 
     def __len__(self) -> int:
         return len(self._sources)
+
+    @property
+    def condition(self) -> Condition:
+        """How the best of them does, for any will do."""
+        every = [each.upstreams.condition(each.index) for each in self._sources if not each.lacking]
+        return min(every, key=lambda each: _BEST.index(each.state), default=Condition("untried"))
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]], *, skip: int = 0) -> T:
         """What ``check`` makes of the first good answer for ``path``, as in ``tile/8/0/000``.

@@ -18,7 +18,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.file import FileUpstream
-from goproxy_vm.upstream.health import Health
+from goproxy_vm.upstream.health import Condition, Health
 from goproxy_vm.upstream.http import HttpUpstream, Limits, Way
 from goproxy_vm.upstream.probe import Trial
 from goproxy_vm.upstream.probe import probe as probe_upstream
@@ -106,6 +106,21 @@ class Upstreams:
     async def trials(self) -> list[Trial]:
         """What came of the first try of each upstream that was tried, within ``connect_timeout``."""
         return list(await asyncio.gather(*self._probes))
+
+    def conditions(self) -> list[tuple[str, Condition]]:
+        """How each does, by its name; nothing where none is asked.
+
+        Of one that was not asked yet the first try tells.
+        """
+        tried = {each.result().name: each.result() for each in self._probes if _ended(each)}
+        found = []
+        for upstream in self._upstreams:
+            name, condition = upstream.spec.name, upstream.health.condition
+            trial = tried.get(name)
+            if condition.state == "untried" and trial is not None:
+                condition = Condition("failing", reason=trial.trouble) if trial.trouble else Condition("ok")
+            found.append((name, condition))
+        return found
 
     @property
     def resting(self) -> bool:
@@ -226,6 +241,10 @@ class Upstreams:
                 verdicts.add(failure, after_absence=after_absence)
         raise verdicts.worst()
 
+    def condition(self, index: int) -> Condition:
+        """How the upstream at ``index`` does in :meth:`fetch_from`."""
+        return Condition("untried") if self._session is None else self._carriers[index].health.condition
+
     def failing(self, index: int) -> bool:
         """Whether the upstream at ``index`` failed last in :meth:`fetch_from`, in a way that counts."""
         return self._session is None or self._carriers[index].health.failing
@@ -270,7 +289,7 @@ class Upstreams:
                 wait = max(failure.retry_after or 0.0, 0.2 * 2**attempt * (0.5 + self._jitter()))
                 if not failure.passing or attempt == tries or wait > LONGEST_RETRY:
                     if failure.counts:
-                        upstream.health.failed(failure.retry_after)
+                        upstream.health.failed(failure.retry_after, str(failure))
                     else:
                         upstream.health.succeeded()
                     raise
@@ -325,11 +344,11 @@ class Upstreams:
                 await carrier.source.fetch(path, Nowhere(), limit)
         except TimeoutError:
             outcome = "probe"
-            carrier.health.failed(None)
+            carrier.health.failed(None, f"{carrier.spec.name}: no answer within {self._limits.total:g} s")
         except Failure as failure:
             if failure.counts:
                 outcome = "probe"
-                carrier.health.failed(failure.retry_after)
+                carrier.health.failed(failure.retry_after, str(failure))
             else:
                 outcome = failure.outcome
                 carrier.health.succeeded()
@@ -345,6 +364,10 @@ class Upstreams:
     @staticmethod
     def _received(source: HttpUpstream | FileUpstream) -> Callable[[], tuple[int, None]]:
         return lambda: (source.received, None)
+
+
+def _ended(probe: asyncio.Task[Trial]) -> bool:
+    return probe.done() and not probe.cancelled() and probe.exception() is None
 
 
 def _not_asked() -> UpstreamError:

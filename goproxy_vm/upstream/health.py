@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 FIRST = 1.0
 """Seconds of back-off after the first failure; doubled with each that follows."""
@@ -10,6 +12,20 @@ LONGEST = 60.0
 """Seconds of back-off at most, unless the upstream's own Retry-After asks for more."""
 MOST_RETRY_AFTER = 600.0
 """Seconds of a Retry-After that are honoured at most: an upstream must not silence itself for a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How an upstream does: ``untried`` since the start, ``ok``, ``failing``, or ``backed_off`` from.
+
+    ``failing_seconds`` have gone since the first failure, as far as that is known; ``retry_seconds`` are left
+    of the back-off; ``reason`` is the sentence of the latest failure.
+    """
+
+    state: Literal["untried", "ok", "failing", "backed_off"]
+    failing_seconds: float | None = None
+    retry_seconds: float | None = None
+    reason: str = ""
 
 
 class Health:
@@ -26,6 +42,22 @@ class Health:
         self._failures = 0
         self._until = 0.0
         self._probing = False
+        self._asked = False
+        self._since = 0.0
+        self._reason = ""
+
+    @property
+    def condition(self) -> Condition:
+        """In words and figures, for operators."""
+        if not self._failures:
+            return Condition("ok" if self._asked else "untried")
+        now = self._now()
+        left = self._until - now
+        # During a probe too, others are turned away until its time is over.
+        off = left > 0
+        return Condition(
+            "backed_off" if off else "failing", now - self._since, left if off else None, self._reason
+        )
 
     @property
     def failing(self) -> bool:
@@ -47,12 +79,15 @@ class Health:
         self._probing = True
         return True
 
-    def failed(self, retry_after: float | None) -> None:
+    def failed(self, retry_after: float | None, reason: str) -> None:
         """A request failed: back off, for longer than the last time, and as long as the upstream asks for.
 
-        ``retry_after``: the seconds that it asked for, or None.
+        ``retry_after``: the seconds that it asked for, or None; ``reason``: a sentence.
         """
         now = self._now()
+        self._asked, self._reason = True, reason
+        if not self._failures:
+            self._since = now
         asked = now + min(retry_after or 0.0, MOST_RETRY_AFTER)
         if not self._failures or self._probing or now >= self._until:
             self._failures += 1
@@ -62,5 +97,6 @@ class Health:
 
     def succeeded(self) -> None:
         """The upstream answered."""
+        self._asked = True
         self._failures = 0
         self._probing = False

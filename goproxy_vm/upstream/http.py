@@ -304,7 +304,7 @@ def _against(peer: _Peer, failure: Failure, *, again: bool) -> Failure:
         return failure
     passing = again or not peer.health.failing
     if failure.counts:
-        peer.health.failed(failure.retry_after)
+        peer.health.failed(failure.retry_after, str(failure))
     return Failure(failure.error, "redirect", passing=passing, retry_after=failure.retry_after)
 
 

@@ -78,7 +78,9 @@ class Actions:
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)
         try:
-            page = await self._operations.versions(asked.prefix, asked.sort, asked.limit, asked.cursor)
+            page = await self._operations.versions(
+                asked.prefix, asked.sort, asked.limit, asked.cursor, asked.match
+            )
         except (ValueError, OverflowError, RecursionError):
             if asked.cursor is None:
                 raise

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from goproxy_vm.web import pages
-from goproxy_vm.web.call import BODY_MOST
+from goproxy_vm.web.actions import DOCUMENT
+from goproxy_vm.web.call import BASE, BODY_MOST
+from goproxy_vm.web.details import SERVER, Problem
 from goproxy_vm.web.gauges import gauges
 
 if TYPE_CHECKING:
@@ -23,17 +25,38 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def api_app(api: Api) -> web.Application:
-    """An application that answers the API's requests, and as yet nothing else."""
+    """An application that answers the API's requests, and as yet names everything else as not there."""
     # A middleware, not a route: the router would answer some paths before anyone asks for the token.
-    return web.Application(middlewares=[_middleware(api)], client_max_size=BODY_MOST + 1)
+    app = web.Application(middlewares=[_middleware(api)], client_max_size=BODY_MOST + 1)
+    app.on_response_prepare.append(_name)
+    return app
 
 
 def _middleware(api: Api) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await (api(request) if api.owns(request) else handler(request))
+        if api.owns(request):
+            return await api(request)
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _nothing_here(request)
+        except web.HTTPMethodNotAllowed as error:
+            allow = ", ".join(sorted(error.allowed_methods))
+            return Problem(405, f"only {allow} here", headers={"Allow": allow}).response()
 
     return answer
+
+
+def _nothing_here(request: web.Request) -> web.Response:
+    """404, with what there is; for people who have typed the address."""
+    paths = sorted({resource.canonical for resource in request.app.router.resources()})
+    detail = "nothing is here; modules are served at the addresses of the setting listen"
+    return Problem(404, detail, more={"paths": [*paths, f"{BASE}/{DOCUMENT}"]}).response()
+
+
+async def _name(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
 
 
 def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api: Api) -> web.Application:

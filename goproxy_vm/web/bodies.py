@@ -27,6 +27,8 @@ MOST_GLOBS = 1000
 MOST_BYTES = (1 << 63) - 1
 """What the index can count to."""
 MOST_PARAMETERS = 20
+REPEATED = frozenset({"match"})
+"""Parameters that may come several times; a comma separates as well."""
 LONGEST_PREFIX = 1000
 LONGEST_CURSOR = 4096
 SORTS: dict[str, Sort] = {"name": "name", "size": "size", "idle": "idle", "hits": "hits"}
@@ -91,6 +93,7 @@ class Scrub:
 class Listing:
     """The query of ``GET /api/v1/modules``."""
 
+    match: tuple[str, ...] | None
     prefix: str
     sort: Sort
     limit: int
@@ -98,7 +101,7 @@ class Listing:
 
 
 def query(raw: str) -> Members:
-    """A raw query string. Problem where it is malformed or names a parameter twice."""
+    """A raw query string. Problem where it is malformed or names a parameter twice, save :data:`REPEATED`."""
     try:
         pairs = parse_qsl(
             raw,
@@ -111,9 +114,12 @@ def query(raw: str) -> Members:
         raise Problem(400, "the query is malformed") from None
     found: dict[str, object] = {}
     for name, value in pairs:
-        if name in found:
+        if name in found and name in REPEATED:
+            found[name] = f"{found[name]},{value}"
+        elif name in found:
             raise malformed(printable(name[:100]), "given twice")
-        found[name] = value
+        else:
+            found[name] = value
     return Members(found, "no such parameter")
 
 
@@ -195,12 +201,13 @@ def nothing(members: Members) -> None:
 
 def listing(members: Members) -> Listing:
     """Which part of the list of versions."""
+    match = members.take("match", _listed_globs, None)
     prefix = members.take("prefix", _text(LONGEST_PREFIX), "")
     sort: Sort = members.take("sort", _sort, SORTS["name"])
     limit = members.take("limit", _limit, 100)
     cursor = members.take("cursor", _text(LONGEST_CURSOR), None)
     members.finish()
-    return Listing(prefix, sort, limit, cursor)
+    return Listing(match, prefix, sort, limit, cursor)
 
 
 def limit_alone(members: Members) -> int:
@@ -307,6 +314,10 @@ def _globs(value: object) -> tuple[str, ...] | None:
     if not 1 <= len(globs) <= MOST_GLOBS:
         raise ValueError(f"1 to {MOST_GLOBS} globs are needed")
     return tuple(selector.normalize(each) for each in globs)
+
+
+def _listed_globs(value: object) -> tuple[str, ...] | None:
+    return _globs(str(value).split(","))
 
 
 def _kinds(value: object) -> tuple[str, ...]:

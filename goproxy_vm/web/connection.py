@@ -388,6 +388,11 @@ class Connections:
         """Bytes a second that a client must take of what waits for it."""
         return PRESSED_RATE if self._pressed() else LEAST_RATE
 
+    @property
+    def addresses(self) -> int:
+        """Different clients among them."""
+        return len(self._by_client)
+
     def add(self, connection: Connection) -> str:
         """Take a connection in; else why not, in a sentence."""
         client = connection.client

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROBLEM = "application/problem+json"
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+SERVER = "goproxy-vm"
+"""What the Server field says: nothing about versions."""
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": SERVER}
 """What every answer of the API carries."""
 
 log = get_logger("admin")
@@ -34,7 +36,8 @@ def members(status: int, detail: str) -> dict[str, object]:
 class Problem(Exception):
     """An answer other than success: ``status``, one sentence for people, headers.
 
-    ``field`` names the member of the body, or the parameter, that is wrong.
+    ``field`` names the member of the body, or the parameter, that is wrong; ``more`` are further members of
+    the answer.
     """
 
     def __init__(
@@ -44,16 +47,18 @@ class Problem(Exception):
         *,
         field: str | None = None,
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.field = field
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
     def response(self) -> web.Response:
         """As ``application/problem+json``."""
-        made = members(self.status, self.detail)
+        made = members(self.status, self.detail) | self.more
         if self.field is not None:
             made["field"] = self.field
         return web.Response(

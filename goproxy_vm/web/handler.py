@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from goproxy_vm.errors import Denied, GoproxyError, Looped, MalformedPath, RequestError, UnderWay
+from goproxy_vm.errors import (
+    Denied,
+    GoproxyError,
+    Looped,
+    MalformedPath,
+    Refused,
+    RequestError,
+    Unconfirmed,
+    UnderWay,
+)
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
@@ -130,7 +139,7 @@ class Handler:
             raise
         except GoproxyError as error:
             result = error.result
-            level = log.warning if error.status >= 500 else log.debug
+            level = log.warning if _is_trouble(error) else log.debug
             if not isinstance(error, UnderWay):
                 level(
                     "request failed",
@@ -209,7 +218,9 @@ class Handler:
     async def _page(self, path: str, request: web.BaseRequest, url: str) -> Answer:
         if path == "/":
             url = self._settings.public_url or url or f"http://{self._own_host(request)}"
-            page = await pages.landing(self._store, self._settings, self._upstreams, url)
+            page = await pages.landing(
+                self._store, self._settings, self._upstreams, self._metrics.served(0.0), url
+            )
             return Answer(page, "text/html; charset=utf-8", UNCACHEABLE, "detail=page", Result.HIT)
         text = {
             "/robots.txt": pages.ROBOTS,
@@ -223,6 +234,12 @@ class Handler:
         if not isinstance(name, tuple):
             return "localhost"
         return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+
+
+def _is_trouble(error: GoproxyError) -> bool:
+    """Whether a failed request gets its one warning: other lines about it are none."""
+    # go get asks for every prefix of an import path: that those have no record is no trouble.
+    return (error.status >= 500 or isinstance(error, Refused)) and not isinstance(error, Unconfirmed)
 
 
 class _Asked:

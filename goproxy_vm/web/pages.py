@@ -6,10 +6,12 @@ import html
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
+from goproxy_vm.config.text import size
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
+    from goproxy_vm.observe.traffic import Served
 
 ROBOTS = b"User-agent: *\nDisallow: /\n"
 
@@ -22,13 +24,14 @@ pre{{background:#f3f4f6;padding:.8rem 1rem;border-radius:.4rem;overflow-x:auto}}
 td{{padding:.1rem 1rem .1rem 0}}
 @media(prefers-color-scheme:dark){{body{{background:#111;color:#ddd}}pre{{background:#222}}}}</style></head>
 <body><h1>goproxy_vm</h1>
-<p>A Go module proxy for every VM on this host: each module is fetched once, checked, and kept here.</p>
 <p>On a VM, run</p>
 <pre>{commands}</pre>
-<p>or, for its caches and toolchains too, <code>curl -fsS {url}/vm/setup.sh | sh</code></p>
+<p>or, for its caches and toolchains too, <code>curl -fsS {url}/vm/setup.sh | sh</code>
+(<a href="{url}/vm/setup.sh">read it first</a>)</p>
+<p>A Go module proxy for every VM on this host: each module is fetched once, checked, and kept here.</p>
 <table>
-<tr><td>Module versions stored</td><td>{versions}</td></tr>
-<tr><td>Files, bytes</td><td>{files}, {bytes}</td></tr>
+<tr><td>Module versions stored</td><td>{versions} in {files} files, {size}</td></tr>
+<tr><td>Served from here</td><td>{served}</td></tr>
 <tr><td>Upstreams</td><td>{upstreams}</td></tr>
 <tr><td>Checksum database</td><td>{sumdb}</td></tr>
 <tr><td>State</td><td>{state}</td></tr>
@@ -44,8 +47,8 @@ def readiness(store: Store) -> str:
     return f"degraded: the store cannot be written ({store.trouble}); stored files are served"
 
 
-async def landing(store: Store, settings: Settings, upstreams: list[str], url: str) -> bytes:
-    """The landing page for a validated ``url`` of this server."""
+async def landing(store: Store, settings: Settings, upstreams: list[str], served: Served, url: str) -> bytes:
+    """The landing page for a validated ``url`` of this server; ``served`` since its start."""
     statistics = await store.figures.statistics()
     commands = [f"go env -w GOPROXY={url}"]
     if settings.nosumdb:
@@ -57,10 +60,18 @@ async def landing(store: Store, settings: Settings, upstreams: list[str], url: s
         "commands": "\n".join(commands),
         "versions": f"{statistics.versions:,}",
         "files": f"{statistics.files:,}",
-        "bytes": f"{statistics.bytes:,}",
+        "size": size(statistics.bytes),
+        "served": _ratio(served),
         "upstreams": "none (offline)" if settings.offline else ", ".join(upstreams),
         "sumdb": settings.sumdb.name if settings.sumdb else "off",
         "state": readiness(store),
         "version": __version__,
     }
     return _LANDING.format_map({key: html.escape(value) for key, value in values.items()}).encode()
+
+
+def _ratio(served: Served) -> str:
+    if served.hit_ratio is None:
+        return "nothing yet"
+    # Rounded down: 100 % is nothing but hits.
+    return f"{int(served.hit_ratio * 100)} % of {served.decided:,} requests, {size(served.saved_bytes)}"

@@ -14,6 +14,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import UNCACHEABLE
 from goproxy_vm.web import fileio
 from goproxy_vm.web.connection import Connection
+from goproxy_vm.web.details import SERVER
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 CACHE_NAME = "goproxy-vm"
 """This cache's name in Cache-Status (RFC 9211)."""
-SERVER = "goproxy-vm"
-"""What the Server field says: nothing about versions."""
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
 

@@ -14,7 +14,7 @@ toolchain=''
 
 usage() {
     cat <<'EOF'
-usage: setup.sh [--print] [--cache DIR] [--toolchain VALUE]
+usage: setup.sh [--print] [--cache DIR] [--toolchain VALUE] [--fallback URL]
        setup.sh --undo [--print]
 
   --print            print the commands that would run, and change nothing
@@ -22,6 +22,7 @@ usage: setup.sh [--print] [--cache DIR] [--toolchain VALUE]
   --cache DIR        where GOMODCACHE and GOCACHE go, in a directory for each Go version;
                      must be on a local disk (default: $XDG_CACHE_HOME/go-vm or ~/.cache/go-vm)
   --toolchain VALUE  GOTOOLCHAIN: local, auto, path or a version like go1.25.0
+  --fallback URL     whom go asks where the host does not answer or has nothing: another proxy, or direct
 EOF
 }
 
@@ -144,7 +145,9 @@ plan_all() {
             *) caches=$HOME/.cache/go-vm ;;
         esac
     fi
-    plan GOPROXY "$proxy"
+    look GOMODCACHE
+    old=${before:-$(plain_go env GOPATH | sed 's/:.*//')/pkg/mod}
+    plan GOPROXY "$proxy${fallback:+|$fallback}"
     plan GOSUMDB "$sumdb"
     plan GONOSUMDB "$(exempt)"
     plan GOMODCACHE "$caches/$version/mod"
@@ -157,7 +160,10 @@ plan_all() {
             "where it cannot: go env -w GOSUMDB=off"
     fi
     around=$(plain_go env GONOPROXY)
-    if [ -n "$around" ]; then
+    if [ -n "$fallback" ]; then
+        say "note: what the host refuses or has not, go asks $fallback for"
+    fi
+    if [ -n "$around" ] && [ "$around" != none ]; then # none: a pattern that matches nothing
         say "note: modules that match GONOPROXY or GOPRIVATE go around this host: $around"
     fi
 }
@@ -179,6 +185,42 @@ check_caches() {
     esac
 }
 
+# A word as a shell reads it.
+quoted() {
+    case $1 in
+        *[!A-Za-z0-9_=:/.,+@%-]*) printf '%s' "'$(printf '%s' "$1" | sed "s/'/'\\\\''/g")'" ;;
+        *) printf '%s' "$1" ;;
+    esac
+}
+
+# Ask the host for a module as go does, and nobody else. What was set stays, whatever comes of it.
+try() {
+    scratch=$(mktemp -d) || return 0
+    started=$(date +%s)
+    if answer=$(
+        cd / # and in a cache of its own: what is in the other one is not asked for
+        env GOPROXY="$proxy" GONOPROXY=none GOMODCACHE="$scratch" GOFLAGS=-modcacherw GO111MODULE=on \
+            GOTOOLCHAIN=local go list -m "$sample" 2>&1
+    ); then
+        say "test: $sample came through the host in $(($(date +%s) - started)) s"
+    else
+        say "test: $sample did not come through the host, everything is set all the same. go says:"
+        printf '%s\n' "$answer" | sed 's/^/  /' >&2
+        say "try curl -fsS $proxy/readyz here, and goproxy-vm doctor on the host;" \
+            "a host that is offline has only what it has stored"
+    fi
+    rm -rf "$scratch"
+}
+
+# Name a directory that nothing uses any more, its size, and how to remove it: its files are read-only.
+left_behind() {
+    if [ -d "$1" ]; then
+        size=$(du -sh "$1" 2>/dev/null | sed 's/[[:space:]].*//')
+        say "$1 (${size:-?}) is not used any more; to remove it:" \
+            "chmod -R u+w $(quoted "$1") && rm -r $(quoted "$1")"
+    fi
+}
+
 # Print and, unless it is to be printed only, run each step.
 act() {
     if [ -z "$print" ] && [ -n "$record" ] && [ "$record" != "$(cat "$state" 2>/dev/null)$newline" ]; then
@@ -192,11 +234,7 @@ act() {
         fi
         option=${step%% *}
         argument=${step#* } # to its last blank
-        case $argument in
-            *[!A-Za-z0-9_=:/.,+@%-]*) shown="'$(printf '%s' "$argument" | sed "s/'/'\\\\''/g")'" ;;
-            *) shown=$argument ;;
-        esac
-        printf 'go env %s %s\n' "$option" "$shown"
+        printf 'go env %s %s\n' "$option" "$(quoted "$argument")"
         if [ -z "$print" ]; then
             plain_go env "$option" "$argument"
         fi
@@ -219,7 +257,7 @@ main() {
     set -euf
     newline='
 '
-    print='' undo='' caches='' steps='' record=''
+    print='' undo='' caches='' fallback='' sample=golang.org/x/text@v0.3.0 steps='' record=''
     while [ $# -gt 0 ]; do
         case $1 in
             --print) print=yes ;;
@@ -237,6 +275,14 @@ main() {
                     *[!0-9a-z.+]*) misused "--toolchain: $2 is no GOTOOLCHAIN" ;;
                     local | auto | path | go1*) toolchain=$2 ;;
                     *) misused "--toolchain: local, auto, path or a version is needed" ;;
+                esac
+                shift
+                ;;
+            --fallback)
+                case ${2-} in
+                    *[!A-Za-z0-9_:/.,@%~\|-]*) misused "--fallback: $2 is no URL of a proxy" ;;
+                    http://?* | https://?* | direct) fallback=$2 ;;
+                    *) misused "--fallback: the URL of a proxy, or direct is needed" ;;
                 esac
                 shift
                 ;;
@@ -263,6 +309,8 @@ main() {
     esac
     state=$goenv.goproxy-vm
     if [ -n "$undo" ]; then
+        look GOMODCACHE
+        old=${ours%/mod} # the build cache is beside it
         for key in GOPROXY GOSUMDB GONOSUMDB GOMODCACHE GOCACHE GOTOOLCHAIN; do
             plan "$key" ''
         done
@@ -270,6 +318,16 @@ main() {
         plan_all
     fi
     act
+    if [ -n "$print" ]; then
+        return
+    fi
+    if [ -z "$undo" ]; then
+        try
+    fi
+    # GOMODCACHE: the environment may have the old one in use
+    if [ -n "$old" ] && [ -z "${GOMODCACHE-}" ] && [ "$old" != "$(plain_go env GOMODCACHE)" ]; then
+        left_behind "$old"
+    fi
 }
 
 # In braces, so that a download that was cut off runs nothing.

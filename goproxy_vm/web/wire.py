@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
         Removal,
         RemovedVersion,
         Snapshot,
-        Status,
         Totals,
         VersionFacts,
     )
+    from goproxy_vm.observe.traffic import Served
+    from goproxy_vm.proxy.status import Status
+    from goproxy_vm.upstream.health import Condition
 
 Json = dict[str, Any]
 
@@ -42,15 +45,44 @@ def _timestamp_or_none(seconds: float | None) -> str | None:
 
 def status(facts: Status) -> Json:
     """The answer of ``GET /api/v1/status``."""
+    now, activity = time.time(), facts.activity
     return {
         "version": facts.version,
         "started": timestamp(facts.started),
         "uptime_seconds": facts.uptime_seconds,
         "state": facts.state,
         "cache": _cache(facts.cache),
+        "traffic": {
+            "since_start": _served(activity.since_start),
+            "last_day": _served(activity.last_day),
+            "requests_per_second": activity.requests_per_second,
+        },
+        "clients": {"addresses": activity.addresses, "connections": activity.connections},
+        "upstreams": [_source(name, each, now) for name, each in activity.upstreams],
+        "sumdb": None if activity.database is None else _source(*activity.database, now),
         "fetches_in_flight": facts.fetches_in_flight,
         "recovery": asdict(facts.recovery),
         "last_pass": None if facts.last_pass is None else one_pass(facts.last_pass),
+        "last_scrub": None if facts.last_scrub is None else one_pass(facts.last_scrub),
+    }
+
+
+def _served(facts: Served) -> Json:
+    return {
+        "seconds": facts.seconds,
+        "requests": facts.requests,
+        "hit_ratio": facts.hit_ratio,
+        "saved_bytes": facts.saved_bytes,
+    }
+
+
+def _source(name: str, facts: Condition, now: float) -> Json:
+    return {
+        "name": name,
+        "state": facts.state,
+        "since": None if facts.failing_seconds is None else timestamp(now - facts.failing_seconds),
+        "retry_seconds": facts.retry_seconds,
+        "reason": facts.reason or None,
     }
 
 

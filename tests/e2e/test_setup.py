@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -77,6 +78,7 @@ def upstream() -> Iterator[UpstreamThread]:
         thread.fake.add_module(
             LIB, "v1.0.0", {"p.go": b'package p\n\nfunc Name() string { return "through the host" }\n'}
         )
+        thread.fake.add_module("golang.org/x/text", "v0.3.0")
         yield thread
 
 
@@ -359,3 +361,57 @@ def test_as_it_is_documented(vm: Bare) -> None:
     assert vm.settings()["GOPROXY"] == vm.url
     done = vm.run("sh", "-c", f"curl -fsS {vm.url}{PATH} | sh -s -- --undo")
     assert vm.goenv.read_text() == ""
+
+
+def test_the_end_is_a_download_through_the_host(vm: Bare, upstream: UpstreamThread) -> None:
+    vm.go("env", "-w", "GOPRIVATE=golang.org")  # goes around the host, but not for the test
+    _, said = vm.setup()
+    assert re.search(r"test: golang\.org/x/text@v0\.3\.0 came through the host in \d+ s\n", said)
+    assert upstream.fake.count("/golang.org/x/text/@v/v0.3.0.info") == 1
+    assert "test:" not in vm.setup("--print")[1]
+    assert "test:" not in vm.setup("--undo")[1]
+
+
+def test_a_download_that_fails_undoes_nothing(google: Bare) -> None:
+    commands, said = google.setup()
+    assert "GOPROXY=" in commands[0]
+    assert google.settings()["GOPROXY"] == google.url
+    assert "golang.org/x/text@v0.3.0 did not come through the host, everything is set all the same" in said
+    assert "goproxy-vm: golang.org/x/text@v0.3.0 info: " in said, said
+    assert f"curl -fsS {google.url}/readyz" in said
+    assert "goproxy-vm doctor" in said
+
+
+def test_fallback(vm: Bare) -> None:
+    commands, said = vm.setup("--fallback", "https://proxy.golang.org")
+    assert commands[0] == f"go env -w 'GOPROXY={vm.url}|https://proxy.golang.org'"
+    assert vm.settings()["GOPROXY"] == f"{vm.url}|https://proxy.golang.org"
+    assert "what the host refuses or has not, go asks https://proxy.golang.org for" in said
+    assert vm.setup("--fallback", "https://proxy.golang.org")[0] == []
+    assert vm.setup("--fallback", "direct")[0] == [f"go env -w 'GOPROXY={vm.url}|direct'"]
+    assert vm.setup()[0] == [f"go env -w GOPROXY={vm.url}"]
+    vm.setup("--undo")
+    assert vm.goenv.read_text() == ""
+
+
+def test_what_is_left_behind(vm: Bare) -> None:
+    old = vm.home / "go" / "pkg" / "mod"
+    (old / "example.com").mkdir(parents=True)
+    (old / "example.com" / "big").write_bytes(b"x" * (3 << 20))
+    (old / "example.com").chmod(0o555)
+    for _ in range(2):
+        _, said = vm.setup()
+        assert re.search(rf"{old} \(3\.[01]M\) is not used any more", said)
+    command = said.partition("to remove it: ")[2].splitlines()[0]
+    assert "go-vm" not in command
+    assert vm.run("sh", "-c", command).returncode == 0
+    assert not old.exists()
+    assert "not used any more" not in vm.setup()[1]
+    caches = vm.home / ".cache" / "go-vm" / version(vm)
+    (caches / "mod").mkdir(parents=True, exist_ok=True)
+    assert f"{caches} (" in vm.setup("--undo")[1]
+
+
+def test_none_is_no_pattern(vm: Bare) -> None:
+    vm.go("env", "-w", "GONOPROXY=none", "GOPRIVATE=mine.example")
+    assert "around this host" not in vm.setup()[1]

@@ -20,12 +20,14 @@ from goproxy_vm.cache.facts import (
     Selection,
     Snapshot,
     Sort,
-    Status,
     Totals,
     VersionFacts,
     Went,
 )
+from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.selector import Selector, normalize
+from goproxy_vm.proxy.status import Activity, Status
+from goproxy_vm.upstream.health import Condition
 
 STARTED = 1_750_000_000.0
 SIZE = 4096
@@ -120,13 +122,43 @@ class FakeOperations:
             quarantine_entries=0,
         )
         last = self.run[-1] if self.run else None
-        return Status("1.2.3", STARTED, 93784.5, "ready", cache, 0, last_pass=last)
+        activity = Activity(
+            since_start=Served(93784.5, 1300, 1000, 930, 5 << 30),
+            last_day=Served(86400.0, 130, 100, 95, 1 << 30),
+            requests_per_second=12.5,
+            addresses=3,
+            connections=41,
+            upstreams=[
+                ("one.example", Condition("ok")),
+                ("two.example", Condition("backed_off", 120.0, 42.0, "two.example: 503")),
+                ("three.example", Condition("failing", 7200.0, None, "three.example: timed out")),
+            ],
+            database=("sum.golang.org", Condition("untried")),
+        )
+        scrubs = [each for each in self.run if each.reason == "scrub"]
+        return Status(
+            *("1.2.3", STARTED, 93784.5, "ready", cache, 0, activity),
+            last_pass=last,
+            last_scrub=scrubs[-1] if scrubs else None,
+        )
 
-    async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
-        await self._ask("versions", prefix, sort, limit, cursor)
+    async def versions(
+        self,
+        prefix: str,
+        sort: Sort,
+        limit: int,
+        cursor: str | None,
+        match: tuple[str, ...] | None = None,
+    ) -> Page[VersionFacts]:
+        await self._ask("versions", prefix, sort, limit, cursor, *(match or ()))
         begin = 0 if cursor is None else int(cursor)
+        matches = Selector(["*"] if match is None else match)
         items = sorted(
-            (each for each in self.stored.values() if each.module.startswith(prefix)),
+            (
+                each
+                for each in self.stored.values()
+                if each.module.startswith(prefix) and matches(each.module, each.version)
+            ),
             key=lambda each: (each.module, each.version),
         )
         if sort != "name":

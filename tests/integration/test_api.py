@@ -384,6 +384,24 @@ async def test_list(client: Client) -> None:
     assert (got.json["items"][0]["version"], got.json["next_cursor"]) == ("v1.0.0", None)
 
 
+async def test_list_of_what_matches(client: Client) -> None:
+    got = await client.ask("GET", f"{BASE}/modules?match=*/Azure/*&match=nothing,*@v1.1.0&limit=1")
+    client.valid("VersionPage", got.json)
+    assert client.operations.asked[-1] == (
+        *("versions", "", "name", 1, None),
+        *("*/Azure/*@*", "nothing@*", "*@v1.1.0"),
+    )
+    assert (got.json["items"][0]["version"], got.json["next_cursor"], got.json["total"]) == ("v1.1.0", "1", 2)
+    many = ",".join(["*"] * 1001)
+    for query, reason in (
+        ("match=", "it is empty"),
+        ("match=a,,b", "it is empty"),
+        ("match=[a", "a [ is not closed"),
+        (f"match={many}", "1 to 1000 globs are needed"),
+    ):
+        assert reason in problem(client, await client.ask("GET", f"{BASE}/modules?{query}"), 400, "match")
+
+
 async def test_show(client: Client) -> None:
     got = await client.ask("GET", A1)
     client.valid("Version", got.json)

@@ -20,6 +20,7 @@ from goproxy_vm.config.address import Address
 from goproxy_vm.errors import ConfigError
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream
+from tests.fakes.wire import Wire
 from tests.integration.conftest import Host, Serve
 
 M = "example.com/m"
@@ -81,6 +82,18 @@ async def test_token_and_operations_of_a_real_server(
             assert (await host.get(f"/{M}/@v/{version}.{kind}")).status == 200
     assert (await ask(host, "GET", "status", "wrong"))[0] == 401
     await settled(host, token)
+    status, told = await ask(host, "GET", "status", token)
+    valid("Status", told)
+    assert told["upstreams"] == [
+        {"name": upstream.name, "state": "ok", "since": None, "retry_seconds": None, "reason": None}
+    ]
+    assert told["clients"]["addresses"] == 1
+    before = told["traffic"]["since_start"]
+    assert before["requests"] == told["traffic"]["last_day"]["requests"] == 6
+    again = await host.get(f"/{M}/@v/v1.0.0.zip")
+    after = (await ask(host, "GET", "status", token))[1]["traffic"]["since_start"]
+    assert after["saved_bytes"] == before["saved_bytes"] + len(again.body)
+    assert 1.0 > after["hit_ratio"] > before["hit_ratio"]
     status, listed = await ask(host, "GET", f"modules?prefix={M}&limit=1", token)
     valid("VersionPage", listed)
     assert (status, listed["total"]) == (200, 2)
@@ -127,6 +140,37 @@ async def test_main_listener_and_probes(serve: Serve, upstream: FakeUpstream) ->
     assert (await host.admin("/api/v1/status")).status == 401
     assert (await ask(host, "GET", "status", "x" * 16))[0] == 200
     assert not (host.server._settings.cache_dir / "admin.token").exists()
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/metrics/", "/%2e"])
+async def test_what_is_not_there_names_what_is(serve: Serve, upstream: FakeUpstream, path: str) -> None:
+    host = await serve(upstream)
+    got = await host.admin(path)
+    assert (got.status, got.headers["Content-Type"]) == (404, "application/problem+json")
+    told = json.loads(got.body)
+    assert told == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "nothing is here; modules are served at the addresses of the setting listen",
+        "paths": ["/healthz", "/metrics", "/readyz", "/api/v1/openapi.yaml"],
+    }
+    for each in told["paths"][:-1]:
+        assert (await host.admin(each)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/api", "/api/v1/status"])
+async def test_the_admin_listener_names_no_versions_of_what_it_is_made_of(
+    serve: Serve, upstream: FakeUpstream, path: str
+) -> None:
+    host = await serve(upstream)
+    assert (await host.admin(path)).headers["Server"] == "goproxy-vm"
+    async with Wire(host.server.admin_url) as wire:
+        wire.writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        heard = await wire.answer()
+    assert heard.status in (401, 404, 405)
+    assert heard.headers["Server"] == "goproxy-vm"
+    assert heard.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_no_start_without_a_token(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:

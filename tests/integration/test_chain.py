@@ -712,3 +712,24 @@ async def test_where_nothing_was_started_nothing_can_be_asked() -> None:
         with pytest.raises(UpstreamError, match="no upstream is asked"):
             await upstreams.fetch_from(index, PATH, Memory(), limit=1, check=check)
     await upstreams.close()
+
+
+async def test_what_is_told_of_each(world: World, second: FakeUpstream) -> None:
+    port = closed_port()
+    upstreams = await world.make(f"http://u:secret@127.0.0.1:{port}|{second.url},file:///nowhere")
+    await upstreams.trials()
+    assert [name for name, _ in upstreams.conditions()] == [f"127.0.0.1:{port}", second.name, "/nowhere"]
+    closed, answering, directory = [each for _, each in upstreams.conditions()]
+    assert (closed.state, answering.state, directory.state) == ("failing", "ok", "untried")
+    assert "Connect call failed" in closed.reason
+    assert closed.failing_seconds is None
+    await fetch(upstreams)
+    world.now += 0.4
+    closed = upstreams.conditions()[0][1]
+    assert (closed.state, closed.failing_seconds) == ("backed_off", pytest.approx(0.4))
+    assert closed.retry_seconds == pytest.approx(0.6)
+    assert closed.reason == f"127.0.0.1:{port}: cannot connect: Connection refused"
+    world.now += 0.6
+    closed = upstreams.conditions()[0][1]
+    assert (closed.state, closed.retry_seconds) == ("failing", None)
+    assert upstreams.condition(0).state == "untried"  # as a carrier of the checksum database

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -95,12 +96,28 @@ def asked(api: ApiThread) -> list[tuple[object, ...]]:
 def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
-    assert lines[2].startswith("used         448 KiB of 46.6 GiB (50.0 GB), 0.0%")
+    assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:12]] == [
+        "served       1,300 requests, 93.0% hits, 5.00 GiB saved since the start",
+        "             130 requests, 95.0% hits, 1.00 GiB saved in the last 1d",
+        "requests     12.5/s",
+        "clients      3 with 41 connections",
+        "upstreams    one.example: ok",
+        "             two.example: failing since WHEN, backed off for 42s: 503",
+        "             three.example: failing since WHEN: timed out",
+        "database     sum.golang.org: not asked yet",
+        "directory    /var/cache/goproxy-vm",
+        "used         448 KiB of 46.6 GiB (50.0 GB), 0.0%",
+        "reserved     0 B",
+    ]
     assert "  zip        3 files, 424 KiB" in lines
     assert "policy       slru, no idle limit" in lines
-    assert "oldest idle  40d" in lines
+    assert "oldest idle  40d: the zip that goes first" in lines
+    assert lines[-2] == "last scrub   none"
     assert "recovery     under way" in lines
     assert lines[-1] == "last pass    none"
+    kept, api.operations.stored = api.operations.stored, {}
+    assert "oldest idle  no zip" in command("status")
+    api.operations.stored = kept
     assert cli.main(["evict", "--target", "1KiB"]) == 1
     capsys.readouterr()
     assert (
@@ -127,6 +144,14 @@ def test_ls(api: ApiThread, command: Command) -> None:
     assert asked(api) == [("versions", "example.com/", "idle", 1, None)]
     assert command("ls", "--prefix", "nothing") == ["0 of 0 versions"]
     assert command.json("ls", "--limit", "2")["next_cursor"] == "2"
+
+
+def test_ls_of_patterns(api: ApiThread, command: Command) -> None:
+    assert command("ls", "*@v1.1.0", "github.com/*", "--prefix", "git")[1:] == [
+        "github.com/Azure/sdk/v2@v2.0.0+incompatible  408 KiB     1    1h  info,mod,zip",
+        "1 of 1 version",
+    ]
+    assert asked(api) == [("versions", "git", "name", 100, None, "*@v1.1.0", "github.com/*@*")]
 
 
 def test_ls_of_more_than_a_page(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

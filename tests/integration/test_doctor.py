@@ -423,3 +423,38 @@ async def test_server_listens_elsewhere(setup: Setup, run: Running) -> None:
     status, said, _ = (await setup.examine()).only("server")
     assert status == "failed"
     assert f"process {os.getpid()} holds the cache directory, but does not answer" in said
+
+
+async def test_the_unit_alone_knows_where_the_cache_is(
+    setup: Setup, run: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run()
+    stock = setup.settings.pop("cache_dir")
+    monkeypatch.setattr("goproxy_vm.doctor.elsewhere.STOCK", Path(stock))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    found = await setup.examine()
+    status, said, remedy = found.only("configuration")
+    mine = tmp_path / "mine" / "goproxy-vm"
+    assert status == "warning"
+    assert f"the running server says that its cache_dir is {stock}, here it is {mine}" in said
+    assert f'cache_dir = "{stock}"' in remedy
+    assert found.checks["directory"]["found"].startswith(stock)
+    assert found.checks["server"]["found"].endswith(f"says ready, version {__version__}")
+    assert found.checks["token"]["status"] == "ok"
+    assert not mine.exists()
+
+
+async def test_the_token_finds_a_server_of_another_directory(
+    setup: Setup, run: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run()
+    there = Path(setup.settings["cache_dir"])
+    monkeypatch.setenv("GOPROXY_VM_ADMIN_TOKEN", (there / TOKEN_NAME).read_text().strip())
+    setup.settings["cache_dir"] = str(tmp_path / "other")
+    found = await setup.examine()
+    assert found.checks["configuration"]["status"] == "warning"
+    assert (
+        f"its cache_dir is {there}, here it is {tmp_path / 'other'}" in found.checks["configuration"]["found"]
+    )
+    assert f"--cache-dir {there}" in found.checks["configuration"]["remedy"]
+    assert found.checks["directory"]["found"].startswith(str(tmp_path / "other"))

@@ -326,7 +326,7 @@ async def test_an_upstream_that_is_up_is_asked_whatever_became_of_a_later_one(
 async def test_a_404_of_the_first_hides_nothing_that_the_second_had(
     serve: Serve, upstream: FakeUpstream, separator: str
 ) -> None:
-    """The second is dead: what it said last is served, after a second look too; nothing is absent for good."""
+    """The second is dead: what it said last is served, time after time; nothing is absent for good."""
     async with FakeUpstream() as second:
         second.add_module("example.com/private", "v1.0.0")
         host = await serve(

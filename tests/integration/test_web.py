@@ -58,6 +58,9 @@ async def test_landing_page(serve: Serve, upstream: FakeUpstream) -> None:
     assert got.headers["Cache-Status"] == "goproxy-vm; detail=page"
     lines = got.text.splitlines()
     assert "<pre>go env -w GOPROXY=http://proxy.internal:8080" in lines
+    assert got.text.index("<pre>") < got.text.index("A Go module proxy")
+    assert '<a href="http://proxy.internal:8080/vm/setup.sh">' in got.text
+    assert host.server.admin_url not in got.text
     assert "go env -w GONOSUMDB=example.com/private,*.corp.example</pre>" in lines
     assert upstream.name in got.text
     assert "<td>ready</td>" in got.text
@@ -66,16 +69,20 @@ async def test_landing_page(serve: Serve, upstream: FakeUpstream) -> None:
 
 async def test_landing_page_counts(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream, prefetch=False)
-    assert "<td>0, 0</td>" in (await host.get("/")).text
+    text = (await host.get("/")).text
+    assert "stored</td><td>0 in 0 files, 0 B</td>" in text
+    assert "here</td><td>nothing yet</td>" in text
     for version in ("v0.9.0", "v1.0.0"):
         await host.get(f"{M}/@v/{version}.mod")
     for _ in range(300):  # commits are batched, and totals at most a second old
         text = (await host.get("/")).text
-        if "stored</td><td>2</td>" in text and "<td>4, " in text:  # each with its .info
+        if "stored</td><td>2 in 4 files, " in text:  # each with its .info
             break
         await asyncio.sleep(0.01)
-    assert "stored</td><td>2</td>" in text
-    assert re.search(r"<td>4, [1-9][0-9,]*</td>", text)
+    assert re.search(r"stored</td><td>2 in 4 files, [1-9][0-9.]* KiB</td>", text)
+    assert "here</td><td>0 % of 2 requests, 0 B</td>" in text
+    got = await host.get(f"{M}/@v/v1.0.0.mod")
+    assert f"here</td><td>33 % of 3 requests, {len(got.body)} B</td>" in (await host.get("/")).text
 
 
 async def test_landing_page_offline(serve: Serve, upstream: FakeUpstream) -> None:
@@ -287,6 +294,32 @@ async def test_request_id_leads_to_the_log(
     assert line["request_id"] == request_id(got.text)
     assert (line["path"], line["client"]) == (f"{path}?x=%41", "127.0.0.1")
     assert line["reason"] in got.text
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+async def test_a_failed_request_is_one_warning(
+    host: Host, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    caplog.set_level(logging.INFO, "goproxy_vm")
+    upstream.on("*", Reply(b"", status))
+    for extension in ("mod", "zip"):
+        assert (await host.get(f"{M}/@v/v1.0.0.{extension}")).status >= 400
+    loud = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert loud == ["request failed", "request failed"]
+    assert "fetch failed" in logged(caplog)
+
+
+async def test_a_probe_of_what_does_not_exist_is_no_warning(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (
+        "/favicon.ico",
+        "/example.com/nothing/@v/list",
+        "/example.com/nothing/@latest",
+        "/x/@v/v1.info",
+    ):
+        assert (await host.get(path)).status == 404
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_sumdb_that_is_off(host: Host) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,27 @@ def test_the_cache_directory_is_the_default() -> None:
     users = (UNITS / "goproxy-vm.sysusers.conf").read_text().splitlines()
     user = shlex.split(users[-1])
     assert (user[1], user[4]) == (service["User"][0], str(found.cache_dir))
+
+
+def test_a_cache_on_another_disk_is_made_and_named(tmp_path: Path) -> None:
+    """By the commands of the page, in their order, in a directory of the test."""
+    page = (UNITS.parents[1] / "docs" / "install.md").read_text()
+    (path,) = re.findall(r"^ReadWritePaths=(.+)$", page, re.MULTILINE)
+    before = page.partition(f"ReadWritePaths={path}")[0]
+    file = tmp_path / "goproxy-vm.toml"
+    shutil.copy(UNITS.parent / "goproxy-vm.toml", file)
+    commands = re.findall(r"^# (sed -i .*cache_dir.*|install -d .*)$", before, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["sed", "install", "sed"]
+    for command in commands:
+        words = [word.replace("/etc/", f"{tmp_path}/") for word in shlex.split(command)]
+        if words[0] == "install":
+            assert [words.pop(2), words.pop(2)] == ["-o", "goproxy-vm"]
+            assert [words.pop(2), words.pop(2)] == ["-g", "goproxy-vm"]
+            assert words[-1] == path
+            words[-1] = str(tmp_path / "disk")
+        subprocess.run(words, check=True)
+    assert (tmp_path / "disk").stat().st_mode & 0o777 == 0o700
+    assert tomllib.loads(file.read_text())["cache_dir"] == path
 
 
 def test_variables_are_settings() -> None:

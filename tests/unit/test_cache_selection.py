@@ -394,6 +394,27 @@ def test_pages_of_a_prefix(rig: Rig) -> None:
     assert rig.shelf.page("%", "name", 9, None).items == []
 
 
+@pytest.mark.parametrize("sort", get_args(Sort))
+@pytest.mark.parametrize("limit", [1, 2, 7, 100])
+def test_pages_of_what_matches_are_those_of_the_whole_list(rig: Rig, sort: Sort, limit: int) -> None:
+    rig.monotonic = 1000.0
+    for i in range(12):
+        rig.add(f"m{i % 4}@v1.{i}.0", i // 2 * 1.1, blocks=i % 5 + 1)
+    match = Selector(["m1", "*@v1.[04].0"])
+    every = rig.shelf.page("", sort, 100, None).items
+    seen, cursor = [], None
+    while True:
+        page = rig.shelf.page("", sort, limit, cursor, match)
+        assert page.total == 5
+        assert len(page.items) <= limit
+        seen += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [each for each in every if match(each.module, each.version)]
+    assert rig.shelf.page("m0", sort, limit, None, match).total == 2
+
+
 def test_a_version(rig: Rig) -> None:
     rig.wall, rig.monotonic = 5000.0, 100.0
     rig.add("a", 40.0, kind=Kind.MOD, pinned=True, fetched=4000.0)

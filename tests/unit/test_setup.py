@@ -164,6 +164,9 @@ def test_a_cut_download_runs_nothing(shell: str, witness: tuple[Path, dict[str, 
         (["--toolchain"], "local, auto, path"),
         (["--toolchain", "1.25"], "local, auto, path"),
         (["--toolchain", "go1;x"], "is no GOTOOLCHAIN"),
+        (["--fallback"], "the URL of a proxy, or direct"),
+        (["--fallback", "off"], "the URL of a proxy, or direct"),
+        (["--fallback", "https://a b"], "is no URL of a proxy"),
     ],
 )
 def test_misuse(shell: str, arguments: list[str], said: str, witness: tuple[Path, dict[str, str]]) -> None:

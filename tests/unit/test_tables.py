@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from goproxy_vm.config.text import size
 from goproxy_vm.console import tables
 
 
@@ -23,7 +24,7 @@ from goproxy_vm.console import tables
     ],
 )
 def test_size(count: int, text: str) -> None:
-    assert tables.size(count) == text
+    assert size(count) == text
 
 
 @pytest.mark.parametrize(

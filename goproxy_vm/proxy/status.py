@@ -1,0 +1,48 @@
+"""The server's state, as operators ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from goproxy_vm.cache.facts import Recovery
+from goproxy_vm.observe.traffic import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from goproxy_vm.cache.facts import CacheStatus, Pass
+    from goproxy_vm.upstream.health import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What goes on: what was served, who asks, and who is asked.
+
+    ``upstreams`` and ``database`` are by name, the latter None where there is none; ``addresses`` counts the
+    different ones among those who hold ``connections`` to the main listener.
+    """
+
+    since_start: Served = field(default_factory=Served)
+    last_day: Served = field(default_factory=Served)
+    requests_per_second: float = 0.0
+    addresses: int = 0
+    connections: int = 0
+    upstreams: Sequence[tuple[str, Condition]] = ()
+    database: tuple[str, Condition] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The server's state: ``state`` is ``recovering`` or ``ready``."""
+
+    version: str
+    started: float
+    uptime_seconds: float
+    state: Literal["recovering", "ready"]
+    cache: CacheStatus
+    fetches_in_flight: int
+    activity: Activity = field(default_factory=Activity)
+    recovery: Recovery = field(default_factory=Recovery)
+    last_pass: Pass | None = None
+    last_scrub: Pass | None = None
