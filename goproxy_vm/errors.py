@@ -221,6 +221,6 @@ class NoServer(OperatorError):
 
 
 class NotFound(NotDone):
-    """The running server has no such version, pin or snapshot, or nothing that a purge would match."""
+    """The running server has no such version, pin, pass or snapshot, or nothing that a purge would match."""
 
     exit_status = 4

@@ -183,6 +183,10 @@ class Janitor:
         has no end then could not write it, and its order may be old."""
         stock = self._stock
         for record in await stock.ask(stock.ledger.unfinished):
+            if record.reason in ("scrub", "recovery"):
+                record.cancelled = True
+                await stock.end(record, reached=None)
+                continue
             goal = record.target_bytes
             if record.reason == "size" and goal is not None:
                 goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown

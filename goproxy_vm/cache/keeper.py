@@ -42,6 +42,8 @@ log = get_logger("cache")
 
 Matches = Callable[[str, str], bool]
 """Says of a module and a version whether they are meant."""
+MOST_ORDERED = 8
+"""Ordered scrubs that have not ended: one checks, the others wait."""
 MOST_FENCES = 1000
 """Purges remembered one by one; a fetch older than those is not stored at all."""
 
@@ -101,7 +103,9 @@ class Keeper:
         self._scrub = scrub
         self._recoverer = recoverer
         self.pins_settled(pins)
-        self._ordered: set[asyncio.Task[None]] = set()
+        self._ordered: dict[int, tuple[Pass, asyncio.Task[None]]] = {}
+        """Scrubs that were ordered and have not ended, by pass."""
+        self._ordering = asyncio.Lock()
 
     def pinned(self, module: str, version: str) -> bool:
         """Whether a version is kept from eviction."""
@@ -121,9 +125,9 @@ class Keeper:
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
-        for task in self._ordered:
-            task.cancel()
-        await asyncio.gather(*self._ordered, return_exceptions=True)
+        # The newest first, lest one begin that waited for another.
+        for ordered in reversed(list(self._ordered.values())):
+            await self._scrub.cancel(*ordered)
 
     async def versions(self, prefix: str, sort: Sort, limit: int, cursor: str | None) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a cursor that is none."""
@@ -281,12 +285,26 @@ class Keeper:
         self._stock.index.mark_pinned(*self._stock.shelf.pinned(self._pins))
         return self._stock.index.sums()
 
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
-        """Begin to check files, all or those of some versions; the pass. ValueError: a malformed glob."""
-        record, task = await self._scrub.order(None if match is None else Selector(match), rate)
-        self._ordered.add(task)
-        task.add_done_callback(self._ordered.discard)
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
+        """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
+        ended. ValueError: a malformed glob. NoRoom: as Scrub.order."""
+        selector = None if match is None else Selector(match)
+        async with self._ordering:
+            if len(self._ordered) >= MOST_ORDERED:
+                return None
+            record, task = await self._scrub.order(selector, rate)
+            self._ordered[record.id] = record, task
+        task.add_done_callback(lambda _: self._ordered.pop(record.id, None))
         return record.id
+
+    async def cancel_scrub(self, number: int) -> bool:
+        """End a scrub that was ordered, under way or waiting; False where that pass is none."""
+        ordered = self._ordered.get(number)
+        return ordered is not None and await self._scrub.cancel(*ordered)
+
+    async def one_pass(self, number: int) -> Pass | None:
+        """The record of a pass."""
+        return await self._stock.ask(self._stock.ledger.find, number)
 
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""

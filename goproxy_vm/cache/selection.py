@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 CHECKS = 64
 """Files to scrub that are looked up at once."""
+BEGIN = (-1.0, 0)
+"""Where :meth:`Shelf.to_check` begins."""
 
 
 def _of_types(read: Callable[P, T]) -> Callable[P, T]:
@@ -180,23 +182,21 @@ class Shelf:
 
     def to_check(
         self, before: float, match: Selector | None, after: tuple[float, int]
-    ) -> tuple[list[tuple[Victim, str]], tuple[float, int]]:
-        """The next files to scrub, each with its SHA-256 on record, and where to go on: not checked since
-        ``before``, least recently first."""
-        chosen: list[tuple[Victim, str]] = []
-        while not chosen:
-            rows = self.connection.execute(
-                f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?"  # noqa: S608
-                " AND (checked, id) > (?, ?) ORDER BY checked, id LIMIT ?",
-                (before, *after, CHECKS),
-            ).fetchall()
-            if not rows:
-                break
-            after = rows[-1][0], rows[-1][2]
-            for each, sha256 in possible(_to_check, paused(rows), self.notice):
-                if match is None or match(each.module, each.version):
-                    chosen.append((each, sha256))
-        return chosen, after
+    ) -> tuple[list[tuple[Victim, str]], tuple[float, int] | None]:
+        """The files to scrub among the next few rows, each with its SHA-256 on record, and where to go on,
+        None at the end: not checked since ``before``, least recently first. Where few match it is asked
+        often, so that hits come in between."""
+        rows = self.connection.execute(
+            f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?"  # noqa: S608
+            " AND (checked, id) > (?, ?) ORDER BY checked, id LIMIT ?",
+            (before, *after, CHECKS),
+        ).fetchall()
+        chosen = [
+            (each, sha256)
+            for each, sha256 in possible(_to_check, paused(rows), self.notice)
+            if match is None or match(each.module, each.version)
+        ]
+        return chosen, (rows[-1][0], rows[-1][2]) if rows else None
 
     def versions(self) -> int:
         """How many versions have a file stored."""

@@ -126,9 +126,15 @@ class Commands:
     def _add_scrub(self) -> None:
         scrub = self._command("scrub", "hash stored files anew, in the background")
         _patterns(scrub)
-        rate = _parsed(values.size(1, (1 << 63) - 1, "8EiB"))
+        rate = _parsed(values.SCRUB_RATE)
         scrub.add_argument("--rate", type=rate, metavar="SIZE", help="bytes a second (default: scrub_rate)")
         scrub.add_argument("--wait", action="store_true", help="until it is done, and say what it found")
+        scrub.add_argument(
+            "--cancel",
+            type=_parsed(values.count(1, (1 << 63) - 1)),
+            metavar="PASS",
+            help="begin none, but end the one that was ordered as that pass",
+        )
 
     def _command(self, name: str, what: str) -> argparse.ArgumentParser:
         parser = self._parser(name, what, SHARED)

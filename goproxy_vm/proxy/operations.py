@@ -152,9 +152,19 @@ class Operations:
         return await self._store.keeper.unpin(pattern)
 
     @_index
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
-        """Begin to check stored files; the pass. ValueError: a malformed glob."""
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
+        """Begin to check stored files; the pass, None where too many wait. ValueError: a malformed glob."""
         return await self._store.keeper.scrub(match, rate)
+
+    @_index
+    async def cancel_scrub(self, number: int) -> bool:
+        """End a scrub that was ordered; False where that pass is none, or has ended."""
+        return await self._store.keeper.cancel_scrub(number)
+
+    @_index
+    async def one_pass(self, number: int) -> Pass | None:
+        """One pass, None where it is not on record."""
+        return await self._store.keeper.one_pass(number)
 
     @_index
     async def passes(self, limit: int) -> list[Pass]:
