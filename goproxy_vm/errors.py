@@ -76,10 +76,17 @@ class Absent(RequestError):
     """Definite absence: every source that could know says 404 or 410.
 
     ``remembered``: that is what they said when they could be asked last, here or on a server before us.
+    ``upstreams``: the status that an upstream said it with.
     """
 
     result = "negative"
     remembered = False
+    upstreams = 404
+
+    def as_said(self) -> Absent:
+        """The same, to be answered with the upstream's own status."""
+        self.status = self.upstreams
+        return self
 
 
 class Refused(RequestError):

@@ -19,7 +19,7 @@ from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from goproxy_vm.cache.clock import LogicalClock
 
@@ -60,6 +60,24 @@ class Shelf:
     clock: LogicalClock
     notice: Callable[[Exception], None]
     """Told of rows that cannot be, which are skipped."""
+
+    def to_evict(
+        self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
+    ) -> list[Victim]:
+        """The next zips to evict: those without a row, which nobody is served, then as :meth:`victims`."""
+        chosen: list[Victim] = []
+        if need > 0:
+            rows = self.connection.execute(
+                "SELECT path, kind, blocks FROM strays WHERE kind = 'zip' LIMIT ?",
+                (-1 if limit is None else limit,),
+            )
+            for each in possible(lambda row: stray(*row), paused(rows), self.notice):
+                if need <= 0:
+                    break
+                chosen.append(each)
+                need -= each.bytes
+        left = None if limit is None else limit - len(chosen)
+        return chosen + self.victims(need, pinned_excess, left, spared)
 
     def victims(
         self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
@@ -253,26 +271,39 @@ class Shelf:
             files,
         )
 
-    def pin(self, pattern: str, source: str) -> Pin:
-        """What a pin covers."""
-        matches = Selector([pattern])
-        blocks = [
-            blocks
-            for module, version, blocks in self.connection.execute(
-                "SELECT module, version, sum(blocks) FROM files WHERE state = 0 GROUP BY module, version"
+    def pins(self, pins: Mapping[str, str]) -> list[Pin]:
+        """What pins cover, by pattern, each with its source: versions, and the bytes of their zips."""
+        selectors = {pattern: Selector([pattern]) for pattern in sorted(pins)}
+        versions, blocks = dict.fromkeys(selectors, 0), dict.fromkeys(selectors, 0)
+        rows = self.connection.execute(
+            "SELECT module, version, sum(CASE kind WHEN 'zip' THEN blocks ELSE 0 END) FROM files"
+            " WHERE state = 0 GROUP BY module, version"
+        )
+        for module, version, size in paused(rows):
+            for pattern, matches in selectors.items():
+                if matches(module, version):
+                    versions[pattern] += 1
+                    blocks[pattern] += size
+        return [
+            Pin(
+                pattern,
+                "config" if pins[pattern] == "config" else "api",
+                versions[pattern],
+                blocks[pattern] * BLOCK,
             )
-            if matches(module, version)
+            for pattern in selectors
         ]
-        return Pin(pattern, "config" if source == "config" else "api", len(blocks), sum(blocks) * BLOCK)
 
-    def pinned(self, patterns: Iterable[str]) -> tuple[list[int], list[int]]:
-        """Rows whose mark has to change: ids to pin, ids to unpin."""
+    def pinned(
+        self, patterns: Iterable[str], pace: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    ) -> tuple[list[int], list[int]]:
+        """Rows whose mark has to change: ids to pin, ids to unpin. ``pace``: ``paused`` beside a loop that
+        serves."""
         matches = Selector(patterns)
         pin: list[int] = []
         unpin: list[int] = []
-        for id_, module, version, pinned in self.connection.execute(
-            "SELECT id, module, version, pinned FROM files"
-        ):
+        rows = self.connection.execute("SELECT id, module, version, pinned FROM files")
+        for id_, module, version, pinned in pace(rows):
             if matches(module, version) != bool(pinned):
                 (unpin if pinned else pin).append(id_)
         return pin, unpin

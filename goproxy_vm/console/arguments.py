@@ -83,7 +83,9 @@ class Commands:
         _limit(self._command("passes", "the last runs of janitor, scrub and recovery"), 1000)
         snapshot = self._command("snapshot", "remember what is stored now, to compare later")
         snapshot.add_argument("name", metavar="NAME", nargs="?", help="default: the time")
-        self._command("snapshots", "all snapshots")
+        self._command("snapshots", "all snapshots").add_argument(
+            "--delete", metavar="NAME", help="forget that one instead"
+        )
         diff = self._command("diff", "what came and went between two snapshots")
         diff.add_argument("a", metavar="A", help="a snapshot's name")
         diff.add_argument("b", metavar="B", nargs="?", default="now", help="a snapshot's name; default: now")

@@ -173,9 +173,9 @@ class Console:
             done = self._finished(answer["pass"])
         finally:
             self._progress.clear()
-        self._show(done, tables.scrub)
         if done["state"] != "done":
-            raise NotDone(f"pass {done['id']} was not done to its end", {})
+            raise NotDone("; ".join(tables.scrub(done)), done)
+        self._show(done, tables.scrub)
 
     def _finished(self, number: int) -> Json:
         while True:
@@ -205,8 +205,12 @@ class Console:
             ],
         )
 
-    def snapshots(self, _: argparse.Namespace) -> None:
-        """All snapshots."""
+    def snapshots(self, given: argparse.Namespace) -> None:
+        """All snapshots; with ``--delete`` forget one."""
+        if given.delete is not None:
+            answer = self._client.ask("DELETE", ("snapshots", given.delete))
+            self._show(answer, lambda gone: [f"{gone['name']} is forgotten"])
+            return
         self._show(self._client.get("snapshots"), tables.snapshots)
 
     def diff(self, given: argparse.Namespace) -> None:

@@ -132,9 +132,10 @@ class Operations:
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
         self._store.keeper.fences.add(lambda _m, _v: False)
+        absences = await self._proxy.absences(module)
         dropped = await self._store.keeper.refresh(module)
         self._proxy.forget(lambda _m, _v: False)
-        return dropped
+        return absences + dropped
 
     @_index
     async def pins(self) -> Pins:
@@ -180,6 +181,11 @@ class Operations:
     async def snapshot(self, name: str) -> Snapshot | None:
         """Keep a list of what is stored; None: the name is taken."""
         return await self._store.keeper.snapshot(name)
+
+    @_index
+    async def delete_snapshot(self, name: str) -> Snapshot | None:
+        """Forget a snapshot, as it was; None: there is none of that name."""
+        return await self._store.keeper.delete_snapshot(name)
 
     @_index
     async def difference(self, a: str, b: str) -> Difference | None:

@@ -69,6 +69,7 @@ class Actions:
                 f"{BASE}/snapshots",
                 {"GET": ("snapshots", self._snapshots), "POST": ("snapshot", self._snapshot)},
             ),
+            Route(f"{BASE}/snapshots/{{name}}", {"DELETE": ("forget", self._delete_snapshot)}),
             Route(f"{BASE}/snapshots/{{a}}/diff/{{b}}", {"GET": ("diff", self._difference)}),
             Route(f"{BASE}/{DOCUMENT}", {"GET": ("document", self._openapi)}),
         )
@@ -213,6 +214,15 @@ class Actions:
         if snapshot is None:
             raise Problem(409, f"there is a snapshot {name} already", field="name")
         return answer(wire.snapshot(snapshot), status=201)
+
+    async def _delete_snapshot(self, call: Call) -> web.Response:
+        name = call.parts["name"]
+        bodies.nothing(call.query)
+        no_body(call)
+        found = await self._operations.delete_snapshot(name)
+        if found is None:
+            raise Problem(404, f"there is no snapshot {name}")
+        return answer(wire.snapshot(found))
 
     async def _found_pass(self, number: int) -> Pass:
         found = await self._operations.one_pass(number)

@@ -261,6 +261,12 @@ class FakeOperations:
         self.made.append(Snapshot(len(self.made) + 1, name, STARTED, len(self.stored), self.bytes))
         return self.made[-1]
 
+    async def delete_snapshot(self, name: str) -> Snapshot | None:
+        await self._ask("delete_snapshot", name)
+        found = next((each for each in self.made if each.name == name), None)
+        self.made = [each for each in self.made if each is not found]
+        return found
+
     async def difference(self, a: str, b: str) -> Difference | None:
         await self._ask("difference", a, b)
         names = {each.name for each in self.made}

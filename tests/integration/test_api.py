@@ -117,7 +117,7 @@ ROUTES = [
     (
         method,
         route.template.format(
-            module="a.b/c", version="v1.0.0", pattern="a.b/*", a="x", b="y", **{"pass": "1"}
+            module="a.b/c", version="v1.0.0", pattern="a.b/*", a="x", b="y", name="n", **{"pass": "1"}
         ),
     )
     for route in Actions(FakeOperations()).routes
@@ -590,6 +590,10 @@ async def test_snapshots(client: Client, caplog: pytest.LogCaptureFixture) -> No
         assert (difference.json["a"], difference.json["b"]) == ("before", b)
     problem(client, await client.ask("GET", f"{BASE}/snapshots/none/diff/now"), 404)
     assert [line["status"] for line in audited(caplog)] == [201, 409, 201]
+    gone = await client.ask("DELETE", f"{BASE}/snapshots/before")
+    assert (gone.status, gone.json) == (200, got.json)
+    problem(client, await client.ask("DELETE", f"{BASE}/snapshots/before"), 404)
+    assert (await client.ask("GET", f"{BASE}/snapshots")).json["items"] == [dated.json]
 
 
 # Bodies

@@ -460,10 +460,12 @@ def test_pins(rig: Rig) -> None:
     rig.add("a", 0.0, blocks=2)
     rig.add("a", 0.0, kind=Kind.MOD)
     rig.add("b", 0.0, pinned=True)
-    pin = rig.shelf.pin("a@*", "config")
-    assert (pin.source, pin.versions, pin.bytes) == ("config", 1, 3 * BLOCK)
+    (pin,) = rig.shelf.pins({"a@*": "config"})
+    assert (pin.source, pin.versions, pin.bytes) == ("config", 1, 2 * BLOCK)
     pin_ids, unpin_ids = rig.shelf.pinned(["a"])
     assert (len(pin_ids), len(unpin_ids)) == (2, 1)
-    rig.index.mark_pinned(pin_ids, unpin_ids)
+    assert rig.index.mark_pinned(pin_ids, pinned=True) == 2 * BLOCK
+    assert rig.index.mark_pinned(pin_ids, pinned=True) == 0, "they are already"
+    assert rig.index.mark_pinned(unpin_ids, pinned=False) == BLOCK
     assert rig.shelf.pinned(["a"]) == ([], [])
     assert rig.take(99) == "b"
