@@ -77,11 +77,18 @@ class Absent(RequestError):
 
     ``remembered``: that is what they said when they could be asked last, here or on a server before us.
     ``doubtful``: one of them could not be asked just now, and may have it.
+    ``upstreams``: the status that an upstream said it with.
     """
 
     result = "negative"
     remembered = False
     doubtful = False
+    upstreams = 404
+
+    def as_said(self) -> Absent:
+        """The same, to be answered with the upstream's own status."""
+        self.status = self.upstreams
+        return self
 
 
 class Refused(RequestError):
@@ -223,6 +230,6 @@ class NoServer(OperatorError):
 
 
 class NotFound(NotDone):
-    """The running server has no such version, pin or snapshot, or nothing that a purge would match."""
+    """The running server has no such version, pin, pass or snapshot, or nothing that a purge would match."""
 
     exit_status = 4

@@ -105,7 +105,9 @@ def settle(
         ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys() or database.unclean:
-            index.mark_pinned(*Shelf(database.connection, clock, database.notice).pinned(marked))
+            pin, unpin = Shelf(database.connection, clock, database.notice).pinned(marked)
+            index.mark_pinned(pin, pinned=True)
+            index.mark_pinned(unpin, pinned=False)
     database.unclean = False
     index.suspected, index.withheld = None, frozenset()
     return marked

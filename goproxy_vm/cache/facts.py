@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 T = TypeVar("T")
 
 PassReason = Literal["size", "idle", "min_free", "evict", "scrub", "recovery"]
+PassState = Literal["waiting", "running", "done", "failed", "cancelled"]
 Sort = Literal["name", "size", "idle", "hits"]
 KINDS = ("info", "mod", "zip")
 
@@ -103,7 +104,11 @@ class Totals:
 
 @dataclass(slots=True)
 class Pass:
-    """One run of the janitor, the scrub or the recovery; ``scrubbed`` are entries, bytes, corrupt."""
+    """One run of the janitor, the scrub or the recovery; ``scrubbed`` are entries, bytes, corrupt.
+
+    ``waiting``: for another one to end; ``cancelled``: ended before it was done, by an operator or with the
+    server.
+    """
 
     id: int
     reason: PassReason
@@ -116,6 +121,17 @@ class Pass:
     evicted_entries: int = 0
     evicted_bytes: int = 0
     scrubbed: tuple[int, int, int] | None = None
+    waiting: bool = False
+    cancelled: bool = False
+
+    @property
+    def state(self) -> PassState:
+        """How it stands. An eviction that missed its target is done; a scrub has no target and has failed."""
+        if self.finished is None:
+            return "waiting" if self.waiting else "running"
+        if self.cancelled:
+            return "cancelled"
+        return "failed" if self.reason == "scrub" and self.reached is False else "done"
 
 
 @dataclass(frozen=True, slots=True)

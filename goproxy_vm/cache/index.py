@@ -6,6 +6,7 @@ belong to the one database thread; sqlite3.Error: index.db cannot be read or wri
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from goproxy_vm.cache.database import Impossible
@@ -92,19 +93,24 @@ class Index:
         return added
 
     def dying(self, victims: Iterable[Victim]) -> list[Victim]:
-        """Mark files that are about to be unlinked, whatever happens meanwhile; those still on record."""
+        """Mark files that are about to be unlinked, whatever happens meanwhile; those still on record, as
+        they stand there: they may have been pinned since they were chosen."""
         with self._database.transaction():
-            return [each for each in victims if self._mark(each)]
+            return [now for each in victims if (now := self._mark(each)) is not None]
 
     def standing(self, victims: Iterable[Victim]) -> list[Victim]:
         """Those still on record, without a mark."""
-        return [each for each in victims if [each.id] == [found.id for found in self.of_path(each.path)]]
+        return [now for each in victims for now in self.of_path(each.path) if now.id == each.id]
 
-    def _mark(self, each: Victim) -> bool:
+    def _mark(self, each: Victim) -> Victim | None:
         if each.id is None:
             found = self._connection.execute("SELECT 1 FROM strays WHERE path = ?", (each.path,)).fetchone()
-            return found is not None
-        return self._connection.execute("UPDATE files SET state = 1 WHERE id = ?", (each.id,)).rowcount == 1
+            return None if found is None else each
+        row = self._connection.execute("SELECT pinned FROM files WHERE id = ?", (each.id,)).fetchone()
+        if row is None:
+            return None
+        self._connection.execute("UPDATE files SET state = 1 WHERE id = ?", (each.id,))
+        return replace(each, pinned=bool(row[0]))
 
     def remove(self, victims: Sequence[Victim], reason: str, now: float) -> None:
         """Strike files that are gone off the record, and note why (``now`` in epoch seconds)."""
@@ -172,13 +178,18 @@ class Index:
         )
         return list(possible(total, rows, self._database.notice))
 
-    def mark_pinned(self, pin: Iterable[int], unpin: Iterable[int]) -> None:
-        """Change the mark of rows, by id."""
+    def mark_pinned(self, ids: Iterable[int], *, pinned: bool) -> int:
+        """Change the mark of rows, by id; the bytes of the zips among those that had the other one."""
+        blocks = 0
         with self._database.transaction():
-            for pinned, ids in ((1, pin), (0, unpin)):
-                self._connection.executemany(
-                    "UPDATE files SET pinned = ? WHERE id = ?", ((pinned, id_) for id_ in ids)
-                )
+            for id_ in ids:
+                row = self._connection.execute(
+                    "SELECT kind, blocks FROM files WHERE id = ? AND pinned <> ?", (id_, int(pinned))
+                ).fetchone()
+                if row is not None:
+                    self._connection.execute("UPDATE files SET pinned = ? WHERE id = ?", (int(pinned), id_))
+                    blocks += row[1] if row[0] == "zip" else 0
+        return blocks * BLOCK
 
     def suspect(self, clean: int) -> int:
         """After a power loss: what was committed after the clean mark is hashed before use; how many."""

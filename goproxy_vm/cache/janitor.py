@@ -63,11 +63,13 @@ class Janitor:
         self.last: Pass | None = None
         """The newest pass that ended."""
         self._missed: set[PassReason] = set()
+        self._unmet: int | None = None
+        """What an operator's eviction was to leave and could not, until no more is used."""
 
     @property
     def reached(self) -> bool:
-        """Whether the last passes for room freed what they had to."""
-        return not self._missed
+        """Whether the last passes for room, and what an operator ordered, freed what they had to."""
+        return not self._missed and self._unmet is None
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -97,6 +99,8 @@ class Janitor:
         """Evict from the high water mark to the low one, and what somebody waits for in any case."""
         admission = self._stock.admission
         limits = admission.limits
+        if self._unmet is not None and self._stock.usage.used <= self._unmet:
+            self._unmet = None
 
         def held() -> int:
             return self._stock.usage.used + admission.reserved
@@ -147,29 +151,25 @@ class Janitor:
             self._failed(error)
         return self._stock.usage.used < before
 
-    async def evict(self, target: int | None, *, dry_run: bool) -> Eviction:
-        """An operator's eviction, to ``target`` bytes used (None: the low water mark); answers when done."""
+    async def evict(self, goal: int) -> Eviction:
+        """An operator's eviction, to ``goal`` bytes used; answers when done."""
         stock = self._stock
-        goal = stock.admission.limits.low if target is None else target
         async with self._lock:
             await self._flush()
             before = stock.usage.used
-            if dry_run:
-                victims = await stock.ask(self._choose, before - goal, None)
-                after = before - sum(victim.bytes for victim in victims)
-                went = await removal(victims, 0, dry_run=True)
-                return Eviction(went, goal, before, after, after <= goal, None)
             record = await stock.begin("evict", goal)
             gone: list[Victim] = []
             async with self._ended_if_failed(record):
                 # No more than was too much at first, however much is fetched meanwhile.
                 while (need := min(before - record.evicted_bytes, stock.usage.used) - goal) > 0:
-                    some = await self._remove(record, await stock.ask(self._choose, need, BATCH))
+                    some = await self._remove(record, await self._choose(need))
                     if not some:
                         break
                     gone += some
             after = stock.usage.used
             reached = after <= goal
+            self._unmet = None if reached else goal
+            self._missed.discard("evict")
             await self._end(record, reached=reached)
         return Eviction(await removal(gone, 0, dry_run=False), goal, before, after, reached, record.id)
 
@@ -183,6 +183,10 @@ class Janitor:
         has no end then could not write it, and its order may be old."""
         stock = self._stock
         for record in await stock.ask(stock.ledger.unfinished):
+            if record.reason in ("scrub", "recovery"):
+                record.cancelled = True
+                await stock.end(record, reached=None)
+                continue
             goal = record.target_bytes
             if record.reason == "size" and goal is not None:
                 goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown
@@ -222,7 +226,7 @@ class Janitor:
                     await stock.queue.flushed()
                     await self._flush()
                     # What is being sent stays on the disk, removed or not.
-                    victims = await stock.ask(self._choose, need, BATCH, stock.holders.paths)
+                    victims = await self._choose(need, stock.holders.paths)
                 if victims and record is None:
                     record = await stock.begin(reason, target)
                 async with self._ended_if_failed(record):
@@ -238,20 +242,9 @@ class Janitor:
                 log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
             return reached
 
-    def _choose(self, need: int, limit: int | None, spared: Container[str] = ()) -> list[Victim]:
-        if need <= 0:
-            return []
-        chosen: list[Victim] = []
-        bound = "" if limit is None else f" LIMIT {limit}"
-        for stray in self._stock.index.strays(f"WHERE kind = 'zip'{bound}"):
-            if need <= 0:
-                return chosen
-            chosen.append(stray)
-            need -= stray.bytes
-        left = None if limit is None else limit - len(chosen)
+    async def _choose(self, need: int, spared: Container[str] = ()) -> list[Victim]:
         stock = self._stock
-        pinned_excess = max(0, stock.usage.pinned - stock.admission.limits.pinned)
-        return chosen + stock.shelf.victims(need, pinned_excess, left, spared)
+        return await stock.ask(stock.shelf.to_evict, need, stock.pinned_excess, BATCH, spared)
 
     async def _clear_idle(self) -> None:
         longest = self._policy.max_idle
@@ -290,8 +283,7 @@ class Janitor:
             raise
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
-        reason = "size" if record.reason == "evict" else record.reason
-        gone = await self._stock.remover.remove(victims, reason)
+        gone = await self._stock.remover.remove(victims, record.reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
         with contextlib.suppress(sqlite3.OperationalError):  # a full disk: its end is written down

@@ -20,7 +20,7 @@ from goproxy_vm.cache.facts import (
     Snapshot,
 )
 from goproxy_vm.cache.report import removal
-from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.selector import Selector, normalize
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Sort, VersionFacts
     from goproxy_vm.cache.janitor import Janitor
     from goproxy_vm.cache.recovery import Recoverer
-    from goproxy_vm.cache.rows import Sum, Victim
+    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.selection import Shelf
     from goproxy_vm.cache.snapshots import Snapshots
@@ -42,6 +42,10 @@ log = get_logger("cache")
 
 Matches = Callable[[str, str], bool]
 """Says of a module and a version whether they are meant."""
+MOST_ORDERED = 8
+"""Ordered scrubs that have not ended: one checks, the others wait."""
+MARKED = 128
+"""Rows whose pin is marked in one transaction."""
 MOST_FENCES = 1000
 """Purges remembered one by one; a fetch older than those is not stored at all."""
 
@@ -101,7 +105,10 @@ class Keeper:
         self._scrub = scrub
         self._recoverer = recoverer
         self.pins_settled(pins)
-        self._ordered: set[asyncio.Task[None]] = set()
+        self._ordered: dict[int, tuple[Pass, asyncio.Task[None]]] = {}
+        """Scrubs that were ordered and have not ended, by pass."""
+        self._ordering = asyncio.Lock()
+        self._settling = asyncio.Lock()
 
     def pinned(self, module: str, version: str) -> bool:
         """Whether a version is kept from eviction."""
@@ -121,9 +128,9 @@ class Keeper:
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
-        for task in self._ordered:
-            task.cancel()
-        await asyncio.gather(*self._ordered, return_exceptions=True)
+        # The newest first, lest one begin that waited for another.
+        for ordered in reversed(list(self._ordered.values())):
+            await self._scrub.cancel(*ordered)
 
     async def versions(
         self,
@@ -245,13 +252,22 @@ class Keeper:
         return await self._answers.drop(module)
 
     async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
-        """Evict down to a size; returns when that is done."""
-        await self._stock.queue.flushed()
-        return await self._janitor.evict(target_bytes, dry_run=dry_run)
+        """Evict down to a size, the low water mark where None; returns when that is done."""
+        stock = self._stock
+        await stock.queue.flushed()
+        goal = stock.admission.limits.low if target_bytes is None else target_bytes
+        if not dry_run:
+            return await self._janitor.evict(goal)
+        # On the connection of reports, and beside the janitor: hits and downloads must not wait for it.
+        await stock.flush()
+        before = stock.usage.used
+        victims = await self._reading.run(self._reader.to_evict, before - goal, stock.pinned_excess, None)
+        after = before - sum(victim.bytes for victim in victims)
+        return Eviction(await removal(victims, 0, dry_run=True), goal, before, after, after <= goal, None)
 
     async def pins(self) -> Pins:
         """All pins and what they cover."""
-        items = [await self._reading.run(self._reader.pin, *pin) for pin in sorted(self._pins.items())]
+        items = await self._reading.run(self._reader.pins, dict(self._pins))
         return Pins(items, self._stock.usage.pinned, self._stock.admission.limits.pinned)
 
     async def pin(self, pattern: str) -> Pin:
@@ -259,7 +275,8 @@ class Keeper:
         pattern = normalize(pattern)
         await self._stock.ask(self._stock.ledger.add_pin, pattern)
         await self._settle_pins()
-        return await self._reading.run(self._reader.pin, pattern, self._pins.get(pattern, "api"))
+        (pin,) = await self._reading.run(self._reader.pins, {pattern: self._pins.get(pattern, "api")})
+        return pin
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""
@@ -274,27 +291,43 @@ class Keeper:
         await self._settle_pins()
 
     async def _settle_pins(self) -> None:
-        """Mark the rows by the pins as they are now."""
+        """Mark the rows by the pins as they are now. Which ones, the connection of reports finds out; they
+        are marked a few at a time: neither hits nor commits wait for long."""
         stock = self._stock
-        self.pins_settled(await stock.ask(stock.ledger.pins))
-        await stock.queue.flushed()
-        async with stock.queue.disk:
-            await to_the_end(self._mark())
+        async with self._settling:
+            self.pins_settled(await stock.ask(stock.ledger.pins))
+            await stock.queue.flushed()  # what comes from here on comes with its mark
+            pin, unpin = await self._reading.run(self._reader.pinned, self._pins, paused)
+            for ids, pinned in ((pin, True), (unpin, False)):
+                for start in range(0, len(ids), MARKED):
+                    async with stock.queue.disk:
+                        await to_the_end(self._mark(ids[start : start + MARKED], pinned=pinned))
         stock.admission.changed()
 
-    async def _mark(self) -> None:
-        self._stock.usage.reset(await self._stock.ask(self._mark_rows))
+    async def _mark(self, ids: Sequence[int], *, pinned: bool) -> None:
+        marked = await self._stock.ask(self._stock.index.mark_pinned, ids, pinned=pinned)
+        self._stock.usage.pinned += marked if pinned else -marked
 
-    def _mark_rows(self) -> list[Sum]:
-        self._stock.index.mark_pinned(*self._stock.shelf.pinned(self._pins))
-        return self._stock.index.sums()
-
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
-        """Begin to check files, all or those of some versions; the pass. ValueError: a malformed glob."""
-        record, task = await self._scrub.order(None if match is None else Selector(match), rate)
-        self._ordered.add(task)
-        task.add_done_callback(self._ordered.discard)
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
+        """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
+        ended. ValueError: a malformed glob. NoRoom: as Scrub.order."""
+        selector = None if match is None else Selector(match)
+        async with self._ordering:
+            if len(self._ordered) >= MOST_ORDERED:
+                return None
+            record, task = await self._scrub.order(selector, rate)
+            self._ordered[record.id] = record, task
+        task.add_done_callback(lambda _: self._ordered.pop(record.id, None))
         return record.id
+
+    async def cancel_scrub(self, number: int) -> bool:
+        """End a scrub that was ordered, under way or waiting; False where that pass is none."""
+        ordered = self._ordered.get(number)
+        return ordered is not None and await self._scrub.cancel(*ordered)
+
+    async def one_pass(self, number: int) -> Pass | None:
+        """The record of a pass."""
+        return await self._stock.ask(self._stock.ledger.find, number)
 
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
@@ -308,6 +341,10 @@ class Keeper:
         """Keep what is stored now; None: the name is taken."""
         await self._stock.queue.flushed()
         return await self._reports.run(self._snapshots.take, name)
+
+    async def delete_snapshot(self, name: str) -> Snapshot | None:
+        """Forget a snapshot, as it was; None: there is none of that name."""
+        return await self._reports.run(self._snapshots.delete, name)
 
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between two snapshots, or one and ``now``; None: there is no such snapshot."""

@@ -93,6 +93,11 @@ class Ledger:
         rows = self._connection.execute("SELECT id, record FROM passes ORDER BY id DESC LIMIT ?", (limit,))
         return list(possible(_load, rows, self._database.notice))
 
+    def find(self, number: int) -> Pass | None:
+        """The pass with that id."""
+        rows = self._connection.execute("SELECT id, record FROM passes WHERE id = ?", (number,))
+        return next(iter(possible(_load, rows, self._database.notice)), None)
+
     def unfinished(self) -> list[Pass]:
         """Passes that an earlier run did not end, oldest first."""
         rows = self._connection.execute("SELECT id, record FROM passes WHERE finished IS NULL ORDER BY id")

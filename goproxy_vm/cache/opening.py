@@ -42,6 +42,7 @@ from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextlib import AsyncExitStack
     from pathlib import Path
 
@@ -53,11 +54,13 @@ log = get_logger("cache")
 
 PROTECTED = 80
 """Percent of the budget that zips asked for again may fill before they compete with the others (slru)."""
+AGAIN = 5.0
+"""Seconds until a task of the background that a bug has ended begins anew."""
 PATIENCE = 300.0
 """Seconds that a download waits for room at most."""
-REASONS = frozenset({"size", "idle", "min_free", "purge", "corrupt"})
+REASONS = frozenset({"size", "idle", "min_free", "evict", "purge", "corrupt"})
 """Why files go, for the metrics; others are no removals but repairs of the index."""
-OPERATORS = frozenset({"purge", "corrupt"})
+OPERATORS = frozenset({"evict", "purge", "corrupt"})
 """Reasons that say nothing of how long files stay."""
 
 
@@ -234,8 +237,8 @@ async def open_parts(
     }
     trial = Trial(stock, min_free, settings.janitor_interval, attempts)
     await trial.once()
-    for work in (janitor.run(), scrub.run(), recency.run(settings.recency_flush), trial.run()):
-        stack.push_async_callback(cancel, asyncio.create_task(work, name="cache"))
+    for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run):
+        stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(
         stock=stock,
         memory=memory,
@@ -252,6 +255,16 @@ async def open_parts(
         downloads=threads["downloads"],
         min_free=min_free,
     )
+
+
+async def supervised(work: Callable[[], Awaitable[None]]) -> None:
+    """Do what runs until it is cancelled, again after a bug: without it the store would go on half alive."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("background task failed")
+        await asyncio.sleep(AGAIN)
 
 
 async def cancel(task: asyncio.Task[None]) -> None:

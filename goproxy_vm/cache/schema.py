@@ -94,7 +94,7 @@ SCHEMAS: tuple[tuple[str, ...], ...] = (
             version TEXT NOT NULL,
             kind TEXT NOT NULL,
             bytes INTEGER NOT NULL,
-            reason TEXT NOT NULL               -- size, idle, min_free, purge, corrupt
+            reason TEXT NOT NULL               -- size, idle, min_free, evict, purge, corrupt
         ) STRICT
         """,
         "CREATE INDEX removals_version ON removals (module, version, kind, id)",

@@ -11,6 +11,9 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.cache.selection import BEGIN
+from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.errors import NoRoom
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -113,23 +116,50 @@ class Scrub:
 
     async def _regular(self) -> None:
         before = self._stock.clock.now() - self._interval
-        due, _ = await self._stock.ask(self._stock.shelf.to_check, before, None, (-1.0, 0))
-        if due:
-            async with self._lock:
-                record = await self._stock.begin("scrub", None)
+        due, _ = await self._stock.ask(self._stock.shelf.to_check, before, None, BEGIN)
+        if not due:
+            return
+        async with self._lock:
+            record = await self._stock.begin("scrub", None)
+            try:
                 await self._guarded(record, before, None, self._rate)
+            except asyncio.CancelledError:
+                await to_the_end(self._cancelled(record))
+                raise
 
     async def order(self, match: Selector | None, rate: int | None) -> tuple[Pass, asyncio.Task[None]]:
-        """Begin a pass over all files, or those of some versions; its record, and the task that does it."""
-        record = await self._stock.begin("scrub", None)
-        record.scrubbed = (0, 0, 0)
-        await self._stock.ask(self._stock.ledger.save, record)
+        """Begin a pass over all files, or those of some versions; its record, and the task that does it.
+
+        It waits for others that are under way. NoRoom: its record cannot be written, so that nobody could
+        see what becomes of it.
+        """
+        stock = self._stock
+        record = await stock.begin("scrub", None)
+        if not record.id:
+            raise NoRoom("this host cannot write down that a scrub has begun")
+        record.scrubbed, record.waiting = (0, 0, 0), True
+        await stock.ask(stock.ledger.save, record)
 
         async def work() -> None:
             async with self._lock:
-                await self._guarded(record, self._stock.clock.now(), match, rate or self._rate)
+                record.waiting = False
+                await stock.attempt(None, stock.ledger.save, record)
+                await self._guarded(record, stock.clock.now(), match, rate or self._rate)
 
         return record, asyncio.create_task(work(), name="scrub")
+
+    async def cancel(self, record: Pass, task: asyncio.Task[None]) -> bool:
+        """End an ordered pass before it is done; False where it has ended by itself."""
+        task.cancel()
+        await asyncio.wait([task])
+        if record.finished is not None:
+            return False
+        await self._cancelled(record)
+        return True
+
+    async def _cancelled(self, record: Pass) -> None:
+        record.cancelled = True
+        await self._stock.end(record, reached=None)
 
     async def check(self, victim: Victim, sha256: str, rate: int | None = None) -> bool:
         """Whether a file still has the hash on record; else it is gone or in quarantine now. OSError: the
@@ -189,16 +219,17 @@ class Scrub:
             log.error("scrub failed", reason=phrase(error))
             self._stock.health.failed(error)
             await self._stock.end(record, reached=False)
+        except Exception:
+            log.exception("scrub failed")  # a bug: whoever waits for its end is told all the same
+            await self._stock.end(record, reached=False)
 
     async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
         stock = self._stock
         entries = size = corrupt = 0
-        after = (-1.0, 0)
+        after: tuple[float, int] | None = BEGIN
         saved = stock.clock.now()
-        while True:
+        while after is not None:
             batch, after = await stock.ask(stock.shelf.to_check, before, match, after)
-            if not batch:
-                break
             passed = []
             for victim, sha256 in batch:
                 try:
@@ -215,7 +246,8 @@ class Scrub:
                 if stock.clock.now() - saved > SAVE_EVERY:
                     saved = stock.clock.now()
                     await stock.ask(stock.ledger.save, record)
-            await self._note(passed)
+            if passed:
+                await self._note(passed)
         record.scrubbed = (entries, size, corrupt)
         await stock.end(record, reached=None)
         log.info("scrubbed", files=entries, bytes=size, corrupt=corrupt)

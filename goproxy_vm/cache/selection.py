@@ -19,7 +19,7 @@ from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from goproxy_vm.cache.clock import LogicalClock
 
@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 CHECKS = 64
 """Files to scrub that are looked up at once."""
+BEGIN = (-1.0, 0)
+"""Where :meth:`Shelf.to_check` begins."""
 
 
 def _of_types(read: Callable[P, T]) -> Callable[P, T]:
@@ -58,6 +60,24 @@ class Shelf:
     clock: LogicalClock
     notice: Callable[[Exception], None]
     """Told of rows that cannot be, which are skipped."""
+
+    def to_evict(
+        self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
+    ) -> list[Victim]:
+        """The next zips to evict: those without a row, which nobody is served, then as :meth:`victims`."""
+        chosen: list[Victim] = []
+        if need > 0:
+            rows = self.connection.execute(
+                "SELECT path, kind, blocks FROM strays WHERE kind = 'zip' LIMIT ?",
+                (-1 if limit is None else limit,),
+            )
+            for each in possible(lambda row: stray(*row), paused(rows), self.notice):
+                if need <= 0:
+                    break
+                chosen.append(each)
+                need -= each.bytes
+        left = None if limit is None else limit - len(chosen)
+        return chosen + self.victims(need, pinned_excess, left, spared)
 
     def victims(
         self, need: int, pinned_excess: int, limit: int | None, spared: Container[str] = ()
@@ -180,23 +200,21 @@ class Shelf:
 
     def to_check(
         self, before: float, match: Selector | None, after: tuple[float, int]
-    ) -> tuple[list[tuple[Victim, str]], tuple[float, int]]:
-        """The next files to scrub, each with its SHA-256 on record, and where to go on: not checked since
-        ``before``, least recently first."""
-        chosen: list[tuple[Victim, str]] = []
-        while not chosen:
-            rows = self.connection.execute(
-                f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?"  # noqa: S608
-                " AND (checked, id) > (?, ?) ORDER BY checked, id LIMIT ?",
-                (before, *after, CHECKS),
-            ).fetchall()
-            if not rows:
-                break
-            after = rows[-1][0], rows[-1][2]
-            for each, sha256 in possible(_to_check, paused(rows), self.notice):
-                if match is None or match(each.module, each.version):
-                    chosen.append((each, sha256))
-        return chosen, after
+    ) -> tuple[list[tuple[Victim, str]], tuple[float, int] | None]:
+        """The files to scrub among the next few rows, each with its SHA-256 on record, and where to go on,
+        None at the end: not checked since ``before``, least recently first. Where few match it is asked
+        often, so that hits come in between."""
+        rows = self.connection.execute(
+            f"SELECT checked, sha256, {VICTIM} FROM files WHERE state = 0 AND checked < ?"  # noqa: S608
+            " AND (checked, id) > (?, ?) ORDER BY checked, id LIMIT ?",
+            (before, *after, CHECKS),
+        ).fetchall()
+        chosen = [
+            (each, sha256)
+            for each, sha256 in possible(_to_check, paused(rows), self.notice)
+            if match is None or match(each.module, each.version)
+        ]
+        return chosen, (rows[-1][0], rows[-1][2]) if rows else None
 
     def versions(self) -> int:
         """How many versions have a file stored."""
@@ -269,26 +287,39 @@ class Shelf:
             files,
         )
 
-    def pin(self, pattern: str, source: str) -> Pin:
-        """What a pin covers."""
-        matches = Selector([pattern])
-        blocks = [
-            blocks
-            for module, version, blocks in self.connection.execute(
-                "SELECT module, version, sum(blocks) FROM files WHERE state = 0 GROUP BY module, version"
+    def pins(self, pins: Mapping[str, str]) -> list[Pin]:
+        """What pins cover, by pattern, each with its source: versions, and the bytes of their zips."""
+        selectors = {pattern: Selector([pattern]) for pattern in sorted(pins)}
+        versions, blocks = dict.fromkeys(selectors, 0), dict.fromkeys(selectors, 0)
+        rows = self.connection.execute(
+            "SELECT module, version, sum(CASE kind WHEN 'zip' THEN blocks ELSE 0 END) FROM files"
+            " WHERE state = 0 GROUP BY module, version"
+        )
+        for module, version, size in paused(rows):
+            for pattern, matches in selectors.items():
+                if matches(module, version):
+                    versions[pattern] += 1
+                    blocks[pattern] += size
+        return [
+            Pin(
+                pattern,
+                "config" if pins[pattern] == "config" else "api",
+                versions[pattern],
+                blocks[pattern] * BLOCK,
             )
-            if matches(module, version)
+            for pattern in selectors
         ]
-        return Pin(pattern, "config" if source == "config" else "api", len(blocks), sum(blocks) * BLOCK)
 
-    def pinned(self, patterns: Iterable[str]) -> tuple[list[int], list[int]]:
-        """Rows whose mark has to change: ids to pin, ids to unpin."""
+    def pinned(
+        self, patterns: Iterable[str], pace: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    ) -> tuple[list[int], list[int]]:
+        """Rows whose mark has to change: ids to pin, ids to unpin. ``pace``: ``paused`` beside a loop that
+        serves."""
         matches = Selector(patterns)
         pin: list[int] = []
         unpin: list[int] = []
-        for id_, module, version, pinned in self.connection.execute(
-            "SELECT id, module, version, pinned FROM files"
-        ):
+        rows = self.connection.execute("SELECT id, module, version, pinned FROM files")
+        for id_, module, version, pinned in pace(rows):
             if matches(module, version) != bool(pinned):
                 (unpin if pinned else pin).append(id_)
         return pin, unpin

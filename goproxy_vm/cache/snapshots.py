@@ -140,6 +140,22 @@ class Snapshots:
             raise
         return self._find(name)
 
+    def delete(self, name: str) -> Snapshot | None:
+        """Forget a snapshot, as it was; None: there is none of that name."""
+        self._begin()
+        found = self._find(name)
+        if found is None:
+            return None
+        self.connection.execute("BEGIN")
+        try:
+            self.connection.execute("DELETE FROM snapshots WHERE id = ?", (found.id,))
+            self.connection.execute("DELETE FROM contents WHERE snapshot = ?", (found.id,))
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        return found
+
     def all(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
         self._begin()

@@ -86,6 +86,11 @@ class Stock:
         """Files stored."""
         return sum(self.usage.entries.values())
 
+    @property
+    def pinned_excess(self) -> int:
+        """Bytes of pinned zips beyond those that pins protect."""
+        return max(0, self.usage.pinned - self.admission.limits.pinned)
+
     def free(self) -> int:
         """Bytes that the file system has left for this user."""
         facts = os.statvfs(self.layout.root)

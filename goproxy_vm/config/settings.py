@@ -201,9 +201,7 @@ class Settings:
     scrub_interval: float = _key(
         values.duration(positive=False), "7d", "how often every stored file is read and checked; 0 for never"
     )
-    scrub_rate: int = _key(
-        values.size(1 << 16, 1 << 34, "16GiB"), "20MiB", "how many bytes a second checking may read"
-    )
+    scrub_rate: int = _key(values.SCRUB_RATE, "20MiB", "how many bytes a second checking may read")
 
 
 def keys() -> dict[str, Key]:

@@ -264,8 +264,20 @@ def size(least: int, most: int, most_text: str) -> Kind[int]:
         return _bytes(text)
 
     return Kind(
-        parse, f'bytes, or a size like "200MiB", "1.5GB", from {least} to {most_text}', "SIZE", (int,)
+        parse, f'bytes, or a size like "200MiB", "1.5GB", from {_plain(least)} to {most_text}', "SIZE", (int,)
     )
+
+
+def _plain(count: int) -> str:
+    """Bytes as somebody would write them: ``64KiB``, ``1``."""
+    power = 0
+    while count and count % 1024 == 0:
+        count, power = count // 1024, power + 1
+    return f"{count}{('', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+SCRUB_RATE = size(1 << 16, 1 << 34, "16GiB")
+"""Bytes a second that a scrub may read, by the setting and by who orders one: fewer would take for ever."""
 
 
 def amount(least: int, least_text: str) -> Kind[Amount]:

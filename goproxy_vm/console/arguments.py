@@ -84,7 +84,9 @@ class Commands:
         _limit(self._command("passes", "the last runs of janitor, scrub and recovery"), 1000)
         snapshot = self._command("snapshot", "remember what is stored now, to compare later")
         snapshot.add_argument("name", metavar="NAME", nargs="?", help="default: the time")
-        self._command("snapshots", "all snapshots")
+        self._command("snapshots", "all snapshots").add_argument(
+            "--delete", metavar="NAME", help="forget that one instead"
+        )
         diff = self._command("diff", "what came and went between two snapshots")
         diff.add_argument("a", metavar="A", help="a snapshot's name")
         diff.add_argument("b", metavar="B", nargs="?", default="now", help="a snapshot's name; default: now")
@@ -127,9 +129,15 @@ class Commands:
     def _add_scrub(self) -> None:
         scrub = self._command("scrub", "hash stored files anew, in the background")
         _patterns(scrub)
-        rate = _parsed(values.size(1, (1 << 63) - 1, "8EiB"))
+        rate = _parsed(values.SCRUB_RATE)
         scrub.add_argument("--rate", type=rate, metavar="SIZE", help="bytes a second (default: scrub_rate)")
         scrub.add_argument("--wait", action="store_true", help="until it is done, and say what it found")
+        scrub.add_argument(
+            "--cancel",
+            type=_parsed(values.count(1, (1 << 63) - 1)),
+            metavar="PASS",
+            help="begin none, but end the one that was ordered as that pass",
+        )
 
     def _command(self, name: str, what: str) -> argparse.ArgumentParser:
         parser = self._parser(name, what, SHARED)

@@ -164,28 +164,35 @@ class Console:
         self._show(self._client.ask("DELETE", ("pins", given.pattern)), tables.pin)
 
     def scrub(self, given: argparse.Namespace) -> None:
-        """Hash stored files anew; with ``--wait`` until that is done."""
+        """Hash stored files anew; with ``--wait`` until that is done. Or ``--cancel`` one."""
+        if given.cancel is not None:
+            if given.patterns or given.rate is not None or given.wait:
+                raise ConfigError("--cancel PASS stands alone")
+            self._show(self._client.ask("DELETE", ("passes", str(given.cancel))), tables.scrub)
+            return
         answer = self._client.post("scrub", match=given.patterns or None, rate=given.rate)
         if not given.wait:
             self._show(answer, lambda begun: [f"pass {begun['pass']} has begun"])
             return
         try:
-            self._show(self._finished(answer["pass"]), tables.scrub)
+            done = self._finished(answer["pass"])
         finally:
             self._progress.clear()
+        if done["state"] != "done":
+            raise NotDone("; ".join(tables.scrub(done)), done)
+        self._show(done, tables.scrub)
 
     def _finished(self, number: int) -> Json:
         while True:
-            found = [each for each in self._client.get("passes", limit=PAGE)["items"] if each["id"] == number]
-            if not found:
-                raise NotDone(f"the server has no record of pass {number} any more", {})
-            one: Json = found[0]
+            one: Json = self._client.get("passes", str(number))
             if one["finished"] is not None:
                 return one
-            done = one.get("scrubbed", {"entries": 0, "bytes": 0})
+            done = one["scrubbed"]
             self._progress.show(
                 f"scrubbing: {done['entries']:,} of {one['before']['entries']:,} files, "
                 f"{size(done['bytes'])} of {size(one['before']['bytes'])}"
+                if one["state"] == "running"
+                else "waiting for another scrub to end"
             )
             time.sleep(POLL_SECONDS)
 
@@ -203,8 +210,12 @@ class Console:
             ],
         )
 
-    def snapshots(self, _: argparse.Namespace) -> None:
-        """All snapshots."""
+    def snapshots(self, given: argparse.Namespace) -> None:
+        """All snapshots; with ``--delete`` forget one."""
+        if given.delete is not None:
+            answer = self._client.ask("DELETE", ("snapshots", given.delete))
+            self._show(answer, lambda gone: [f"{gone['name']} is forgotten"])
+            return
         self._show(self._client.get("snapshots"), tables.snapshots)
 
     def diff(self, given: argparse.Namespace) -> None:

@@ -275,8 +275,9 @@ def passes(answer: Json) -> list[str]:
         (
             each["id"],
             each["reason"],
+            each["state"],
             moment(each["started"]),
-            "running" if each["finished"] is None else moment(each["finished"]),
+            "" if each["finished"] is None else moment(each["finished"]),
             {None: "", True: "yes", False: "no"}[each["reached"]],
             size(each["before"]["bytes"]),
             "" if each["after"] is None else size(each["after"]["bytes"]),
@@ -287,15 +288,16 @@ def passes(answer: Json) -> list[str]:
         for each in answer["items"]
     ]
     header = (
-        *("ID", "REASON", "STARTED", "FINISHED", "REACHED"),
+        *("ID", "REASON", "STATE", "STARTED", "FINISHED", "REACHED"),
         *("BEFORE", "AFTER", "EVICTED", "FREED", "SCRUBBED"),
     )
     return table(header, rows, "ID BEFORE AFTER EVICTED FREED") if rows else ["no passes yet"]
 
 
 def scrub(one: Json) -> list[str]:
-    """What a finished scrub found."""
-    return [f"pass {one['id']}: {_scrubbed(one)}"]
+    """What a scrub found, whether it came to its end or not."""
+    ended = "" if one["state"] == "done" else f"{one['state']}, "
+    return [f"pass {one['id']}: {ended}{_scrubbed(one)}"]
 
 
 def _scrubbed(one: Json) -> str:

@@ -36,7 +36,7 @@ UPSTREAM_OUTCOMES = (
 )
 VERIFICATION_KINDS = ("mod", "zip", "lookup", "tile", "head")
 VERIFICATION_OUTCOMES = ("verified", "known", "mismatch", "malformed", "unavailable", "absent", "fork")
-EVICTION_REASONS = ("size", "idle", "min_free", "purge", "corrupt")
+EVICTION_REASONS = ("size", "idle", "min_free", "evict", "purge", "corrupt")
 SOURCE = {"hit": "cache", "stale": "cache", "miss": "upstream", "collapsed": "upstream"}
 """Where the bytes of an answer came from, by its result; those of errors and pages are ``other``."""
 

@@ -66,6 +66,11 @@ class Absences:
             paths.discard(path)
             await self._answers.delete(PREFIX + path)
 
+    async def unkept(self, matches: Callable[[str], bool]) -> int:
+        """How many paths that ``matches`` are believed absent, without that being on disk."""
+        kept = await self._kept()
+        return sum(path not in kept and matches(path) for path in self.recent.paths())
+
     async def keeps(self, path: str) -> bool:
         """Whether :meth:`check` may raise."""
         return path in await self._kept()

@@ -159,7 +159,8 @@ class ChecksumDatabase:
             found = await self._sources.fetch(path, check)
         except GoproxyError as error:
             if isinstance(error, Absent):
-                self._absent.add(path, error.sentence)
+                # go treats both alike, but a client may want to know which it was.
+                self._absent.add(path, error.sentence, error.as_said().status)
             await self._failed("lookup", error, path)
             raise
         self._save(path, found.data)

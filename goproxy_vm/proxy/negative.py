@@ -20,12 +20,12 @@ class Negatives:
     def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
         self._seconds = seconds
         self._now = monotonic
-        self._known: dict[str, tuple[float, str]] = {}
+        self._known: dict[str, tuple[float, str, int]] = {}
 
-    def add(self, path: str, sentence: str) -> None:
-        """Remember that ``path`` is absent, and the sentence that said so."""
+    def add(self, path: str, sentence: str, status: int = Absent.status) -> None:
+        """Remember that ``path`` is absent, the sentence that said so, and the status to answer with."""
         self._known.pop(path, None)
-        self._known[path] = (self._now() + self._seconds, sentence)
+        self._known[path] = (self._now() + self._seconds, sentence, status)
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
 
@@ -39,6 +39,10 @@ class Negatives:
             return False
         return True
 
+    def paths(self) -> list[str]:
+        """What is remembered as absent now."""
+        return [path for path in list(self._known) if self.has(path)]
+
     def clear(self) -> None:
         """Forget everything."""
         self._known.clear()
@@ -46,4 +50,7 @@ class Negatives:
     def check(self, path: str) -> None:
         """Raise Absent with the remembered sentence if ``path`` is remembered as absent now."""
         if self.has(path):
-            raise Absent(self._known[path][1])
+            _, sentence, status = self._known[path]
+            absent = Absent(sentence)
+            absent.status = status
+            raise absent

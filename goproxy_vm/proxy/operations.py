@@ -153,9 +153,10 @@ class Operations:
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
         self._store.keeper.fences.add(lambda _m, _v: False)
+        absences = await self._proxy.absences(module)
         dropped = await self._store.keeper.refresh(module)
         self._proxy.forget(lambda _m, _v: False)
-        return dropped
+        return absences + dropped
 
     @_index
     async def pins(self) -> Pins:
@@ -173,9 +174,19 @@ class Operations:
         return await self._store.keeper.unpin(pattern)
 
     @_index
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
-        """Begin to check stored files; the pass. ValueError: a malformed glob."""
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
+        """Begin to check stored files; the pass, None where too many wait. ValueError: a malformed glob."""
         return await self._store.keeper.scrub(match, rate)
+
+    @_index
+    async def cancel_scrub(self, number: int) -> bool:
+        """End a scrub that was ordered; False where that pass is none, or has ended."""
+        return await self._store.keeper.cancel_scrub(number)
+
+    @_index
+    async def one_pass(self, number: int) -> Pass | None:
+        """One pass, None where it is not on record."""
+        return await self._store.keeper.one_pass(number)
 
     @_index
     async def passes(self, limit: int) -> list[Pass]:
@@ -191,6 +202,11 @@ class Operations:
     async def snapshot(self, name: str) -> Snapshot | None:
         """Keep a list of what is stored; None: the name is taken."""
         return await self._store.keeper.snapshot(name)
+
+    @_index
+    async def delete_snapshot(self, name: str) -> Snapshot | None:
+        """Forget a snapshot, as it was; None: there is none of that name."""
+        return await self._store.keeper.delete_snapshot(name)
 
     @_index
     async def difference(self, a: str, b: str) -> Difference | None:

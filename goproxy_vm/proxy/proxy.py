@@ -390,6 +390,15 @@ class Proxy:
         """Have ``forget`` called when lists and queries may be older than what is known."""
         self._watchers.append(forget)
 
+    async def absences(self, module: str) -> int:
+        """Absences of a module that are remembered in memory alone."""
+
+        def concerned(path: str) -> bool:
+            resource = parse(f"/{path}", None).resource
+            return isinstance(resource, ModuleResource) and resource.module == module
+
+        return await self._absences.unkept(concerned)
+
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Requests from now on ask anew: they join no flight for a version that ``matches``, nor one for a
         list or a query, and no absence is remembered. Costs some requests too many, not one too few."""

@@ -276,6 +276,7 @@ class HttpUpstream:
         if response.status in ABSENCE:
             absent = Absent(sentence)
             absent.remembered = _stands_in(response)
+            absent.upstreams = response.status
             return Failure(absent, "not_found")
         if response.status in REFUSALS:
             return Failure(Refused(sentence), "refused")

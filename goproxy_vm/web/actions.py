@@ -24,7 +24,7 @@ from goproxy_vm.web.call import (
 from goproxy_vm.web.details import HEADERS, Problem, malformed
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.facts import Pin, Selection
+    from goproxy_vm.cache.facts import Pass, Pin, Selection
     from goproxy_vm.proxy.operations import Operations
 
 DOCUMENT = "openapi.yaml"
@@ -62,9 +62,14 @@ class Actions:
             Route(f"{BASE}/scrub", {"POST": ("scrub", self._scrub)}),
             Route(f"{BASE}/passes", {"GET": ("passes", self._passes)}),
             Route(
+                f"{BASE}/passes/{{pass}}",
+                {"GET": ("pass", self._one_pass), "DELETE": ("cancel", self._cancel)},
+            ),
+            Route(
                 f"{BASE}/snapshots",
                 {"GET": ("snapshots", self._snapshots), "POST": ("snapshot", self._snapshot)},
             ),
+            Route(f"{BASE}/snapshots/{{name}}", {"DELETE": ("forget", self._delete_snapshot)}),
             Route(f"{BASE}/snapshots/{{a}}/diff/{{b}}", {"GET": ("diff", self._difference)}),
             Route(f"{BASE}/{DOCUMENT}", {"GET": ("document", self._openapi)}),
         )
@@ -107,6 +112,10 @@ class Actions:
         limit = bodies.limit_alone(call.query)
         found = await self._operations.passes(limit)
         return answer({"items": [wire.one_pass(each) for each in found]})
+
+    async def _one_pass(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return answer(wire.one_pass(await self._found_pass(bodies.pass_in_path(call.parts["pass"]))))
 
     async def _snapshots(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
@@ -182,7 +191,23 @@ class Actions:
     async def _scrub(self, call: Call) -> web.Response:
         asked = bodies.scrub(await body_of(call))
         call.what = " ".join(asked.match or ("everything",))
-        return answer({"pass": await self._operations.scrub(asked.match, asked.rate)}, status=202)
+        number = await self._operations.scrub(asked.match, asked.rate)
+        if number is None:
+            raise Problem(
+                409,
+                "as many ordered scrubs as may have not ended yet: wait for one, or cancel it (see passes)",
+            )
+        return answer({"pass": number}, status=202)
+
+    async def _cancel(self, call: Call) -> web.Response:
+        number = bodies.pass_in_path(call.parts["pass"])
+        bodies.nothing(call.query)
+        no_body(call)
+        cancelled = await self._operations.cancel_scrub(number)
+        found = await self._found_pass(number)
+        if not cancelled:
+            raise Problem(409, f"pass {number} is no scrub that was ordered and has not ended")
+        return answer(wire.one_pass(found))
 
     async def _snapshot(self, call: Call) -> web.Response:
         name = bodies.snapshot(await body_of(call)) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -191,6 +216,21 @@ class Actions:
         if snapshot is None:
             raise Problem(409, f"there is a snapshot {name} already", field="name")
         return answer(wire.snapshot(snapshot), status=201)
+
+    async def _delete_snapshot(self, call: Call) -> web.Response:
+        name = call.parts["name"]
+        bodies.nothing(call.query)
+        no_body(call)
+        found = await self._operations.delete_snapshot(name)
+        if found is None:
+            raise Problem(404, f"there is no snapshot {name}")
+        return answer(wire.snapshot(found))
+
+    async def _found_pass(self, number: int) -> Pass:
+        found = await self._operations.one_pass(number)
+        if found is None:
+            raise Problem(404, f"there is no pass {number}")
+        return found
 
     async def _found_pin(self, pattern: str) -> Pin:
         for pin in (await self._operations.pins()).items:

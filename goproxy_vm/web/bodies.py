@@ -38,6 +38,7 @@ NOW = "now"
 
 _DURATION = values.duration(positive=False)
 _SIZE = values.size(0, MOST_BYTES, "8EiB")
+_PASS = values.count(1, MOST_BYTES)
 _MISSING = object()
 
 
@@ -242,6 +243,14 @@ def version_in_path(text: str) -> str:
     return text
 
 
+def pass_in_path(text: str) -> int:
+    """The number of a pass from a path."""
+    try:
+        return _PASS.parse(text)
+    except ValueError:
+        raise malformed("pass", f"expected {_PASS.allowed}") from None
+
+
 def pattern_in_path(text: str) -> str:
     """A pin's pattern, normalized."""
     try:
@@ -289,10 +298,9 @@ def _bytes(value: object) -> int | None:
 
 
 def _rate(value: object) -> int | None:
-    rate = _bytes(value)
-    if not rate:
-        raise ValueError("it must be more than 0 bytes a second")
-    return rate
+    if _is_number(value) and value == int(value):
+        value = str(int(value))
+    return _parsed(values.SCRUB_RATE, value if isinstance(value, str) else "")
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

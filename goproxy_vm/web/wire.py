@@ -188,6 +188,7 @@ def one_pass(facts: Pass) -> Json:
         "reason": facts.reason,
         "started": timestamp(facts.started),
         "finished": _timestamp_or_none(facts.finished),
+        "state": facts.state,
         "target_bytes": facts.target_bytes,
         "reached": facts.reached,
         "before": _totals(facts.before),

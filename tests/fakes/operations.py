@@ -261,11 +261,22 @@ class FakeOperations:
         await self._ask("unpin", pattern)
         return self.pinned.pop(pattern, None) is not None
 
-    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int:
+    async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         await self._ask("scrub", match, rate)
         made = self._record("scrub", self._totals(), None, None)
         made.scrubbed = (len(self.stored), self.bytes, 0)
         return made.id
+
+    async def cancel_scrub(self, number: int) -> bool:
+        await self._ask("cancel_scrub", number)
+        found = await self.one_pass(number)
+        if found is None or found.reason != "scrub" or found.cancelled:
+            return False
+        found.cancelled = True
+        return True
+
+    async def one_pass(self, number: int) -> Pass | None:
+        return next((each for each in self.run if each.id == number), None)
 
     async def passes(self, limit: int) -> list[Pass]:
         await self._ask("passes", limit)
@@ -281,6 +292,12 @@ class FakeOperations:
             return None
         self.made.append(Snapshot(len(self.made) + 1, name, STARTED, len(self.stored), self.bytes))
         return self.made[-1]
+
+    async def delete_snapshot(self, name: str) -> Snapshot | None:
+        await self._ask("delete_snapshot", name)
+        found = next((each for each in self.made if each.name == name), None)
+        self.made = [each for each in self.made if each is not found]
+        return found
 
     async def difference(self, a: str, b: str) -> Difference | None:
         await self._ask("difference", a, b)

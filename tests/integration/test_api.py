@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from goproxy_vm.cache.facts import Selection
+from goproxy_vm.config import values
 from goproxy_vm.errors import NoRoom, Overloaded
 from goproxy_vm.protocol.selector import normalize
 from goproxy_vm.web import call as calls
@@ -113,7 +114,12 @@ def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 # Authentication
 
 ROUTES = [
-    (method, route.template.format(module="a.b/c", version="v1.0.0", pattern="a.b/*", a="x", b="y"))
+    (
+        method,
+        route.template.format(
+            module="a.b/c", version="v1.0.0", pattern="a.b/*", a="x", b="y", name="n", **{"pass": "1"}
+        ),
+    )
     for route in Actions(FakeOperations()).routes
     for method in (*route.methods, "PATCH", "OPTIONS")
 ]
@@ -549,6 +555,42 @@ async def test_scrub_and_passes(client: Client, caplog: pytest.LogCaptureFixture
     assert len((await client.ask("GET", f"{BASE}/passes?limit=1")).json["items"]) == 1
 
 
+async def test_an_ordered_scrub_is_cancelled(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    await client.ask("POST", f"{BASE}/scrub", {"rate": "64KiB"})
+    await client.ask("POST", f"{BASE}/evict", {})
+    got = await client.ask("DELETE", f"{BASE}/passes/1")
+    client.valid("Pass", got.json)
+    assert (got.status, got.json["state"]) == (200, "cancelled")
+    assert (await client.ask("GET", f"{BASE}/passes/1")).json == got.json
+    problem(client, await client.ask("DELETE", f"{BASE}/passes/1"), 409)
+    problem(client, await client.ask("DELETE", f"{BASE}/passes/2"), 409)
+    problem(client, await client.ask("DELETE", f"{BASE}/passes/3"), 404)
+    problem(client, await client.ask("GET", f"{BASE}/passes/3"), 404)
+    for number in ("0", "x", "1.0", "9223372036854775808"):
+        problem(client, await client.ask("DELETE", f"{BASE}/passes/{number}"), 400, "pass")
+    lines = [(line["action"], line["what"], line["status"]) for line in audited(caplog)]
+    assert lines[2:5] == [("cancel", "1", 200), ("cancel", "1", 409), ("cancel", "2", 409)]
+
+
+async def test_no_more_scrubs_wait_than_may(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scrub(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(client.operations, "scrub", scrub)
+    problem(client, await client.ask("POST", f"{BASE}/scrub", {}), 409)
+
+
+async def test_the_range_of_a_rate_is_the_settings(client: Client) -> None:
+    rate = client.document["components"]["schemas"]["Rate"]
+    number, _ = rate["oneOf"]
+    assert rate["description"].endswith(values.SCRUB_RATE.allowed.partition(", from ")[2])
+    for edge in (number["minimum"], number["maximum"]):
+        assert values.SCRUB_RATE.parse(str(edge)) == edge
+        assert (await client.ask("POST", f"{BASE}/scrub", {"rate": edge})).status == 202
+    for beyond in (number["minimum"] - 1, number["maximum"] + 1):
+        problem(client, await client.ask("POST", f"{BASE}/scrub", {"rate": beyond}), 400, "rate")
+
+
 async def test_snapshots(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     got = await client.ask("POST", f"{BASE}/snapshots", {"name": "before"})
     client.valid("Snapshot", got.json)
@@ -566,6 +608,10 @@ async def test_snapshots(client: Client, caplog: pytest.LogCaptureFixture) -> No
         assert (difference.json["a"], difference.json["b"]) == ("before", b)
     problem(client, await client.ask("GET", f"{BASE}/snapshots/none/diff/now"), 404)
     assert [line["status"] for line in audited(caplog)] == [201, 409, 201]
+    gone = await client.ask("DELETE", f"{BASE}/snapshots/before")
+    assert (gone.status, gone.json) == (200, got.json)
+    problem(client, await client.ask("DELETE", f"{BASE}/snapshots/before"), 404)
+    assert (await client.ask("GET", f"{BASE}/snapshots")).json["items"] == [dated.json]
 
 
 # Bodies
@@ -650,6 +696,9 @@ async def test_content_type(client: Client, path: str, kind: str | None) -> None
         ("refresh", {"module": "!x.y/z"}, "module"),
         ("refresh", {"module": "a.b/c", "version": "v1"}, "version"),
         ("scrub", {"rate": 0}, "rate"),
+        ("scrub", {"rate": 65535}, "rate"),
+        ("scrub", {"rate": "16.1GiB"}, "rate"),
+        ("scrub", {"rate": True}, "rate"),
         ("scrub", {"rate": "x"}, "rate"),
         ("scrub", {"match": 1}, "match"),
         ("scrub", {"wait": True}, "wait"),

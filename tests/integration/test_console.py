@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,33 +284,61 @@ def test_scrub_waits(api: ApiThread, command: Command, monkeypatch: pytest.Monke
     over = Pass(
         7, "scrub", STARTED, begun.before, None, STARTED + 9, True, begun.before, scrubbed=(10, 10 * SIZE, 1)
     )
-    answers = iter([[begun], [begun], [over]])
+    waiting = replace(begun, scrubbed=(0, 0, 0), waiting=True)
+    answers = iter([waiting, begun, begun, over])
 
-    async def passes(_: int) -> list[Pass]:
+    async def one_pass(_: int) -> Pass:
         return next(answers)
 
     async def scrub(*_: object) -> int:
         return 7
 
     shown: list[str] = []
-    monkeypatch.setattr(api.operations, "passes", passes)
+    monkeypatch.setattr(api.operations, "one_pass", one_pass)
     monkeypatch.setattr(api.operations, "scrub", scrub)
     monkeypatch.setattr(commands, "POLL_SECONDS", 0)
     monkeypatch.setattr(Progress, "show", lambda _, text: shown.append(text))
     assert command("scrub", "--wait") == ["pass 7: 10 files, 40.0 KiB, 1 corrupt"]
-    assert shown == [*["scrubbing: 4 of 10 files, 16.0 KiB of 40.0 KiB"] * 2, ""]
+    assert shown == [
+        "waiting for another scrub to end",
+        *["scrubbing: 4 of 10 files, 16.0 KiB of 40.0 KiB"] * 2,
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [({"cancelled": True}, "cancelled"), ({"reached": False}, "failed")]
+)
+def test_a_scrub_that_was_not_done_to_its_end(
+    api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch, end: dict[str, bool], state: str
+) -> None:
+    totals = Totals(10, 10 * SIZE, 0)
+
+    async def one_pass(_: int) -> Pass:
+        ended = Pass(1, "scrub", STARTED, totals, None, STARTED + 9, None, totals, scrubbed=(4, SIZE, 0))
+        return replace(ended, **end)
+
+    monkeypatch.setattr(api.operations, "one_pass", one_pass)
+    assert command.fails(1, "scrub", "--wait") == f"pass 1: {state}, 4 files, 4.00 KiB, 0 corrupt"
+
+
+def test_a_scrub_is_cancelled(api: ApiThread, command: Command) -> None:
+    command("scrub")
+    assert command("scrub", "--cancel", "1") == ["pass 1: cancelled, 3 files, 448 KiB, 0 corrupt"]
+    assert ("cancel_scrub", 1) in asked(api)
+    command.fails(1, "scrub", "--cancel", "1")
+    command.fails(4, "scrub", "--cancel", "2")
+    assert command.fails(2, "scrub", "--cancel", "1", "--wait") == "--cancel PASS stands alone"
 
 
 def test_scrub_whose_record_is_gone(
     api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def passes(_: int) -> list[Pass]:
-        return []
+    async def one_pass(_: int) -> None:
+        return None
 
-    monkeypatch.setattr(api.operations, "passes", passes)
-    for flags in ((), ("--json",)):
-        gone = command.fails(1, "scrub", "--wait", *flags)
-        assert gone == "the server has no record of pass 1 any more" or flags
+    monkeypatch.setattr(api.operations, "one_pass", one_pass)
+    assert command.fails(4, "scrub", "--wait") == "there is no pass 1"
 
 
 def test_passes(api: ApiThread, command: Command) -> None:
@@ -324,6 +353,13 @@ def test_passes(api: ApiThread, command: Command) -> None:
     assert lines[3].endswith("3 files, 448 KiB, 0 corrupt")
     assert len(command("passes", "--limit", "1")) == 2
     assert len(command.json("passes")["items"]) == 3
+
+
+def test_a_snapshot_is_forgotten(api: ApiThread, command: Command) -> None:
+    command("snapshot", "before")
+    assert command("snapshots", "--delete", "before") == ["before is forgotten"]
+    assert command("snapshots") == ["no snapshots"]
+    command.fails(4, "snapshots", "--delete", "before")
 
 
 def test_snapshots(api: ApiThread, command: Command) -> None:
@@ -539,6 +575,11 @@ def test_health_of_something_else(command: Command, answer: bytes) -> None:
         (["pin"], "the following arguments are required: PATTERN"),
         (["pin", "a b"], 'argument PATTERN: "a b": it holds a space'),
         (["scrub", "--rate", "0"], 'argument --rate: "0": expected bytes'),
+        (
+            ["scrub", "--rate", "1"],
+            'argument --rate: "1": expected bytes, or a size like "200MiB", "1.5GB", from 64KiB to 16GiB',
+        ),
+        (["scrub", "--cancel", "x"], 'argument --cancel: "x": expected a whole number'),
         (["diff"], "the following arguments are required: A"),
         (["status", "x"], "x: no such flag or argument"),
         (["status", "--admin-url", "127.0.0.1:8081"], "--admin-url: 127.0.0.1:8081: expected http(s)://HOST"),

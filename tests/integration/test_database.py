@@ -323,6 +323,17 @@ async def test_case_87_unknown_lookup(serve: Serve, world: World, other: FakeUps
     await fails(host, f"{world.prefix}/lookup/example.com/none@v1.0.0", 404, "not found: no record")
 
 
+async def test_a_lookup_that_is_gone_is_410_as_upstream(
+    serve: Serve, world: World, other: FakeUpstream
+) -> None:
+    world.carry(other, prefix="/")
+    for source in (world.upstream, other):
+        source.on("*/lookup/example.com/none@v1.0.0", Reply(b"gone\n", 410, {"Content-Type": "text/plain"}))
+    host = await serve(world.upstream, sumdb=SumdbSpec(NAME, str(world.database.key), other.url))
+    for _ in range(2):  # the second is answered from memory
+        await fails(host, f"{world.prefix}/lookup/example.com/none@v1.0.0", 410, "gone")
+
+
 async def test_lookup_is_served_as_it_came_and_once_for_all(host: Host, world: World) -> None:
     gate = world.upstream.hold(f"{world.prefix}/lookup/*")
     clients = [asyncio.create_task(host.get(f"{world.prefix}/{LOOKUP}")) for _ in range(200)]

@@ -214,6 +214,14 @@ async def test_operators_can_have_it_forgotten(serve: Serve, upstream: FakeUpstr
     assert (await host.get(LIST)).status == 200
 
 
+async def test_absences_that_are_in_memory_alone_are_counted(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, stale=0.0, negative=60.0)
+    for path in (f"{M}/cmd/@v/list", f"{M}/cmd/@latest", f"{M}/other/@v/list"):
+        assert (await host.get(path)).status == 404
+    assert await host.server.operations.refresh("example.com/m/cmd") == 2
+    assert await host.server.operations.refresh("example.com/m/cmd") == 0
+
+
 async def test_absence_found_by_a_fetch_of_before_is_not_kept(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream, stall_timeout=30.0, negative=60.0)
     gate = upstream.hold(f"{M}/cmd/@v/list")

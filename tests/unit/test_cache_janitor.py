@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import janitor, tree
+from goproxy_vm.cache import janitor, selection, tree
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
@@ -93,11 +93,10 @@ async def test_what_is_committed_during_a_pass_can_be_evicted(
     """It was in the queue when the pass chose, and is on record when the pass found nothing."""
     async with opened(tmp_path, max_size=10, still=False) as shop:
         choose = shop.janitor._choose
-        loop = asyncio.get_running_loop()
 
-        def too_early(*_: object) -> list[Victim]:
+        async def too_early(*_: object) -> list[Victim]:
             monkeypatch.setattr(shop.janitor, "_choose", choose)
-            loop.call_soon_threadsafe(shop.store.admission.changed)  # as the queue does with each file
+            shop.store.admission.changed()  # as the queue does with each file
             return []
 
         await shop.put(*"abcdefgh")
@@ -325,7 +324,7 @@ async def test_evict(tmp_path: Path) -> None:
         assert wet.removal.items == dry.removal.items
         assert (wet.after_bytes, wet.reached, wet.removal.dry_run) == (6 * BLOCK, True, False)
         assert shop.zips() == "cdefgh"
-        assert shop.told.evictions[-1][0] == "size"
+        assert shop.told.evictions[-1][0] == "evict"
         default = await shop.keeper.evict(None, dry_run=False)
         assert default.target_bytes == 5 * BLOCK
         assert shop.zips() == "defgh"
@@ -344,6 +343,33 @@ async def test_evict_to_what_cannot_be(tmp_path: Path) -> None:
         wet = await shop.keeper.evict(0, dry_run=False)
         assert (dry.reached, wet.reached) == (False, False)
         assert dry.after_bytes == wet.after_bytes == BLOCK
+        assert not shop.store.target_reached
+        await shop.keeper.evict(BLOCK, dry_run=False)
+        assert shop.store.target_reached
+        await shop.keeper.evict(0, dry_run=False)
+        assert not shop.store.target_reached
+        await shop.stock.remover.remove([shop.victim("p")], "purge")
+        await shop.janitor.relieve()
+        assert shop.store.target_reached, "no more is used than was asked for"
+
+
+async def test_a_dry_run_asks_no_thread_that_hits_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, max_size=10) as shop:
+        await shop.put("a", "b")
+        threads: set[str] = set()
+        to_evict = selection.Shelf.to_evict
+
+        def noting(*args: object) -> object:
+            threads.add(threading.current_thread().name)
+            return to_evict(*args)  # type: ignore[arg-type]  # as they came
+
+        monkeypatch.setattr(selection.Shelf, "to_evict", noting)
+        async with shop.janitor._lock:  # nor does it wait for a pass, or a pass for it
+            dry = await shop.keeper.evict(BLOCK, dry_run=True)
+        assert (dry.after_bytes, dry.removal.files) == (BLOCK, 1)
+        assert {name.partition("_")[0] for name in threads} == {"goproxy-vm reports"}
 
 
 async def test_evict_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +423,6 @@ def killed(root: Path) -> None:
         ("evict", 3 * BLOCK, "fgh", True),
         ("evict", 0, "", True),
         ("idle", None, "abcdefgh", None),
-        ("scrub", None, "abcdefgh", None),
     ],
 )
 async def test_a_pass_that_a_kill_interrupted_goes_on(
@@ -524,7 +549,7 @@ async def test_an_error_ends_the_waiting(
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(shop.stock.index, "strays", fail)
+            patch.setattr(selection.Shelf, "to_evict", fail)
             reservation = await shop.store.admission.reserve(BLOCK)
             with pytest.raises(NoRoom):
                 await reservation.hold(BLOCK)
@@ -546,7 +571,7 @@ async def test_a_bug_does_not_end_the_janitor(
 
         reservation = await shop.store.admission.reserve(BLOCK)
         with monkeypatch.context() as patch:
-            patch.setattr(shop.stock.index, "strays", fail)
+            patch.setattr(selection.Shelf, "to_evict", fail)
             with pytest.raises(NoRoom):
                 await reservation.hold(BLOCK)
         await reservation.hold(BLOCK)

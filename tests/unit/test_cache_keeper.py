@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import keeper
+from goproxy_vm.cache import keeper, selection
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.cache.keeper import Fences
 from goproxy_vm.cache.rows import Known
@@ -17,6 +18,7 @@ from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
@@ -371,6 +373,45 @@ async def test_two_pins_at_once(tmp_path: Path) -> None:
         shop.consistent()
 
 
+async def test_what_pins_cover_adds_up(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("x.org/a", "x.org/b", "x.org/c", blocks=2)
+        await shop.put("x.org/a", "x.org/d", kind="mod")
+        for pattern in ("x.org/[ab]", "x.org/d"):
+            await shop.keeper.pin(pattern)
+        pins = await shop.keeper.pins()
+        assert [(each.versions, each.bytes) for each in pins.items] == [(2, 4 * BLOCK), (1, 0)]
+        assert pins.pinned_bytes == sum(each.bytes for each in pins.items) == shop.stock.usage.pinned
+        shop.consistent()
+
+
+async def test_marking_pins_lets_others_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MARKED", 2)
+    async with opened(tmp_path) as shop:
+        await shop.put(*(f"x.org/{name}" for name in "abcde"))
+        scanned: set[str] = set()
+        marked: list[int] = []
+        pinned, mark = selection.Shelf.pinned, shop.stock.index.mark_pinned
+
+        def scanning(*args: object) -> object:
+            scanned.add(threading.current_thread().name.partition("_")[0])
+            return pinned(*args)  # type: ignore[arg-type]  # as they came
+
+        def marking(ids: Sequence[int], *, pinned: bool) -> int:
+            marked.append(len(ids))
+            return mark(ids, pinned=pinned)
+
+        monkeypatch.setattr(selection.Shelf, "pinned", scanning)
+        monkeypatch.setattr(shop.stock.index, "mark_pinned", marking)
+        chosen = shop.victim("x.org/e")
+        await shop.keeper.pin("x.org/*")
+        assert scanned == {"goproxy-vm reports"}
+        assert marked == [2, 2, 1]
+        await shop.stock.remover.remove([chosen], "size")
+        assert shop.stock.usage.pinned == 4 * BLOCK, "what was chosen before it was pinned"
+        shop.consistent()
+
+
 # Shown
 
 
@@ -400,9 +441,17 @@ async def test_snapshots(tmp_path: Path) -> None:
         await purge(shop, match=("x.org/b",))
         difference = await shop.keeper.difference("first", "now")
         assert difference is not None
-        assert difference.freed_by_reason == {"size": BLOCK, "purge": BLOCK}
+        assert difference.freed_by_reason == {"evict": BLOCK, "purge": BLOCK}
         assert [each.name for each in await shop.keeper.snapshots()] == ["first"]
         assert await shop.keeper.difference("first", "other") is None
+        await shop.keeper.snapshot("second")
+        gone = await shop.keeper.delete_snapshot("first")
+        assert gone is not None
+        assert (gone.name, gone.versions) == ("first", 2)
+        assert await shop.keeper.delete_snapshot("first") is None
+        assert [each.name for each in await shop.keeper.snapshots()] == ["second"]
+        assert await shop.keeper.difference("first", "now") is None
+        assert await shop.keeper.snapshot("first") is not None
 
 
 async def test_status(tmp_path: Path) -> None:

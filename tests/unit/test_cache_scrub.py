@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import scrub, selection
+from goproxy_vm.cache.keeper import MOST_ORDERED
 from goproxy_vm.cache.scrub import CHUNK, Hasher
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
@@ -234,7 +235,7 @@ async def test_how_far_it_has_come_is_written_down(tmp_path: Path, monkeypatch: 
             shop.stock.ledger, "save", lambda record: (saved.append(record.scrubbed), save(record))
         )
         await ended(shop, await shop.keeper.scrub(None, None))
-        assert [each and each[0] for each in saved] == [0, 1, 2, 2]
+        assert [each and each[0] for each in saved] == [0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("damage", ["gone", "gone directory", "link", "directory", "fifo", "cut"])
@@ -347,12 +348,122 @@ async def test_closing_ends_it(tmp_path: Path) -> None:
         await shop.put("a", blocks=20)
         number = await shop.keeper.scrub(None, 1)
     async with opened(tmp_path) as shop:
-        while shop.janitor.last is None:
-            await asyncio.sleep(0)
         (record,) = await shop.keeper.passes(9)
         assert record.id == number
         assert record.finished is not None
-        assert record.reached is None
+        assert (record.reached, record.state) == (None, "cancelled")
+
+
+async def slow(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have scrubs stop at a file until the event is set."""
+    go_on = asyncio.Event()
+    compare = shop.scrub._compare
+
+    async def held(*args: object) -> bool | None:
+        await go_on.wait()
+        return await compare(*args)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr(shop.scrub, "_compare", held)
+    return go_on
+
+
+async def states(shop: Shop, *expected: str) -> None:
+    """The states of all passes, oldest first, once they are these."""
+    while [each.state for each in reversed(await shop.keeper.passes(99))] != list(expected):
+        await asyncio.sleep(0)
+
+
+async def test_one_checks_the_others_wait_and_any_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a", "b")
+        go_on = await slow(shop, monkeypatch)
+        first, second, third = [await shop.keeper.scrub(None, None) for _ in range(3)]
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        await states(shop, "running", "waiting", "waiting")
+        assert await shop.keeper.cancel_scrub(second)
+        await states(shop, "running", "cancelled", "waiting")
+        assert not await shop.keeper.cancel_scrub(second)
+        assert await shop.keeper.cancel_scrub(first)
+        await states(shop, "cancelled", "cancelled", "running")
+        go_on.set()
+        await states(shop, "cancelled", "cancelled", "done")
+        assert not await shop.keeper.cancel_scrub(third)
+        assert not await shop.keeper.cancel_scrub(99)
+        found = await shop.keeper.one_pass(third)
+        assert found is not None
+        assert found.scrubbed == (2, 2 * (BLOCK - 1), 0)
+
+
+async def test_a_scrub_is_cancelled_before_it_begins(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        record, task = await shop.scrub.order(None, None)
+        assert await shop.scrub.cancel(record, task)
+        await states(shop, "cancelled")
+
+
+async def test_no_more_wait_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        go_on = await slow(shop, monkeypatch)
+        ordered = await asyncio.gather(*(shop.keeper.scrub(None, None) for _ in range(MOST_ORDERED + 3)))
+        assert [each is None for each in ordered] == [False] * MOST_ORDERED + [True] * 3
+        go_on.set()
+        await states(shop, *["done"] * MOST_ORDERED)
+        assert await shop.keeper.scrub(None, None) is not None
+
+
+async def test_what_is_under_way_at_the_end_has_ended_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        await slow(shop, monkeypatch)
+        for _ in range(3):
+            await shop.keeper.scrub(None, None)
+        await states(shop, "running", "waiting", "waiting")
+    async with opened(tmp_path, scrub_interval=1.0) as shop:
+        await states(shop, *["cancelled"] * 3)
+        shop.later(10.0)
+        await slow(shop, monkeypatch)
+        regular = asyncio.create_task(shop.scrub._regular())
+        await states(shop, *["cancelled"] * 3, "running")
+        regular.cancel()
+        await states(shop, *["cancelled"] * 4)
+        await shop.sql("UPDATE passes SET finished = NULL, record = json_set(record, '$.finished', NULL)")
+        await shop.sql("UPDATE passes SET record = json_set(record, '$.cancelled', json('false'))")
+    async with opened(tmp_path) as shop:
+        await states(shop, *["cancelled"] * 4)
+    assert "evicted" not in logged(caplog)
+
+
+async def test_a_bug_ends_the_pass_and_not_the_scrub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.scrub, "_compare", lambda *_: 1 // 0)
+            await shop.keeper.scrub(None, None)
+            await states(shop, "failed")
+        await shop.keeper.scrub(None, None)
+        await states(shop, "failed", "done")
+    assert "scrub failed" in logged(caplog)
+
+
+async def test_a_pass_that_cannot_be_written_down_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async with opened(tmp_path) as shop:
+        monkeypatch.setattr(shop.stock.ledger, "_insert", full)
+        with pytest.raises(NoRoom):
+            await shop.keeper.scrub(None, None)
 
 
 # After a power loss

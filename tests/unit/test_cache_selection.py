@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goproxy_vm.cache import selection
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import Selection, Sort
@@ -344,10 +345,22 @@ def test_scrub_order(rig: Rig) -> None:
     rig.index.checked(["a/@v/v1.0.0.zip"], 3.0)
     batch, after = rig.shelf.to_check(3.0, None, (-1.0, 0))
     assert names([each for each, _ in batch]) == "bc"
-    assert rig.shelf.to_check(3.0, None, after)[0] == []
+    assert after is not None
+    assert rig.shelf.to_check(3.0, None, after) == ([], None)
     batch, _ = rig.shelf.to_check(99.0, Selector(["d"]), (-1.0, 0))
     assert names([each for each, _ in batch]) == "d"
     assert rig.shelf.to_check(99.0, Selector(["e"]), (-1.0, 0))[0] == []
+
+
+def test_few_that_match_are_not_looked_for_at_one_go(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "CHECKS", 2)
+    for at, name in enumerate("abcde"):
+        rig.add(name, at)
+    asked, after = [], selection.BEGIN
+    while after is not None:
+        batch, after = rig.shelf.to_check(99.0, Selector(["d"]), after)
+        asked.append(names([each for each, _ in batch]))
+    assert asked == ["", "d", "", ""]
 
 
 # Lists
@@ -468,10 +481,12 @@ def test_pins(rig: Rig) -> None:
     rig.add("a", 0.0, blocks=2)
     rig.add("a", 0.0, kind=Kind.MOD)
     rig.add("b", 0.0, pinned=True)
-    pin = rig.shelf.pin("a@*", "config")
-    assert (pin.source, pin.versions, pin.bytes) == ("config", 1, 3 * BLOCK)
+    (pin,) = rig.shelf.pins({"a@*": "config"})
+    assert (pin.source, pin.versions, pin.bytes) == ("config", 1, 2 * BLOCK)
     pin_ids, unpin_ids = rig.shelf.pinned(["a"])
     assert (len(pin_ids), len(unpin_ids)) == (2, 1)
-    rig.index.mark_pinned(pin_ids, unpin_ids)
+    assert rig.index.mark_pinned(pin_ids, pinned=True) == 2 * BLOCK
+    assert rig.index.mark_pinned(pin_ids, pinned=True) == 0, "they are already"
+    assert rig.index.mark_pinned(unpin_ids, pinned=False) == BLOCK
     assert rig.shelf.pinned(["a"]) == ([], [])
     assert rig.take(99) == "b"

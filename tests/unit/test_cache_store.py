@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import beginning
+from goproxy_vm.cache import beginning, opening
+from goproxy_vm.cache.janitor import Janitor
+from goproxy_vm.cache.recency import Recency
+from goproxy_vm.cache.scrub import Scrub
 from goproxy_vm.cache.store import Store
+from goproxy_vm.cache.trial import Trial
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, opened
@@ -111,3 +115,26 @@ async def test_snapshots_that_cannot_be_opened_are_named(tmp_path: Path) -> None
     (tmp_path / "snapshots.db").mkdir()
     with pytest.raises(StartError, match=r"snapshots\.db: unable to open"):
         await Store.open(tmp_path, lock_wait=0)
+
+
+@pytest.mark.parametrize("work", [Janitor, Scrub, Recency, Trial])
+async def test_a_bug_does_not_end_what_runs_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, work: type
+) -> None:
+    again = asyncio.Event()
+    calls = 0
+
+    async def run(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError
+        again.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(opening, "AGAIN", 0.0, raising=False)
+    monkeypatch.setattr(work, "run", run)
+    async with opened(tmp_path):
+        async with asyncio.timeout(5.0):
+            await again.wait()
+    assert "background task failed" in logged(caplog)
