@@ -56,6 +56,8 @@ PARTS = {
     "pattern": st.sampled_from(["example.com/*", "example.com/kept/*", "a[b"]) | st.text(min_size=1),
     "a": st.sampled_from(["x", "now"]) | st.text(min_size=1),
     "b": st.sampled_from(["x", "now"]) | st.text(min_size=1),
+    "pass": st.sampled_from(["1", "2", "0", "-1", "9223372036854775808", "x"]) | st.text(min_size=1),
+    "name": st.sampled_from(["x", "now"]) | st.text(min_size=1),
 }
 OPERATIONS = [
     (path, method, item[method])

@@ -307,7 +307,7 @@ async def test_what_has_changed_since_is_seen_once_the_back_off_is_over(
     (health,) = (each.health for each in host.server.proxy._documents._upstreams._upstreams)
     health._until = 0.0  # the back-off is over
     assert (await host.get(new)).status == 200
-    health.failed(None)
+    health.failed(None, "503")
     health._until = 0.0
     assert b"v1.9.0" in (await host.get(LIST)).body
 

@@ -28,6 +28,10 @@ class Forgetful:
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         self.forgotten.append(matches)
 
+    async def absences(self, module: str) -> int:
+        del module
+        return 0
+
 
 async def test_an_index_that_fails(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
