@@ -36,18 +36,20 @@ class _Flight(Generic[T]):
     """When those who were told have had their time."""
 
     @property
-    def grounded(self) -> bool:
-        """Whether it waits for its slot still."""
-        return self.claim is not None and not self.claim.held and not self.task.done()
+    def ends_unwanted(self) -> bool:
+        """Whether it ends where nobody waits for it: it waits for its slot still, or others may wait for the
+        memory that it has."""
+        claim = self.claim
+        return claim is not None and not self.task.done() and (claim.large or not claim.held)
 
 
 class Flights(Generic[T]):
     """Shared tasks by key.
 
-    A flight goes on when the clients that wait for it leave, unless it has not got its slot yet: then it
-    ends with the last of them. It fails for all who wait, and leaves nothing behind once it has landed: its
-    failure is not remembered. Each waiter gets a copy of the result of its own by ``share``; the result
-    itself is given to ``release`` when nobody waits any more.
+    A flight goes on when the clients that wait for it leave, unless it has not got its slot yet, or has more
+    than its share of memory: then it ends with the last of them. It fails for all who wait, and leaves
+    nothing behind once it has landed: its failure is not remembered. Each waiter gets a copy of the result of
+    its own by ``share``; the result itself is given to ``release`` when nobody waits any more.
     """
 
     def __init__(self, share: Callable[[T], T], release: Callable[[T], None]) -> None:
@@ -90,6 +92,8 @@ class Flights(Generic[T]):
         about = trail.current()
         flight.trail.join(about)
         flight.wanted = flight.wanted or flight.told
+        if flight.claim is not None:
+            flight.claim.wanted = True
         if collapsed and claim is not None and flight.claim is not None:
             flight.claim.lend(claim.client)
         try:
@@ -135,7 +139,11 @@ class Flights(Generic[T]):
             self._end_if_unwanted(key, flight)
 
     def _end_if_unwanted(self, key: str, flight: _Flight[T]) -> None:
-        if not flight.waiters and flight.grounded:
+        if flight.waiters:
+            return
+        if flight.claim is not None:
+            flight.claim.wanted = False
+        if flight.ends_unwanted:
             flight.task.cancel()
             self._leave(key, flight)  # nobody may join what is being cancelled
 
