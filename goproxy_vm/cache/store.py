@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.recovery import Prove
 
 AT_ONCE = 64 << 10
-"""Bytes that are hashed where they are; a ``.mod`` may have 16 MiB."""
+"""Bytes that wait in memory for their commit, and for whoever reads them; a ``.mod`` may have 16 MiB."""
 
 log = get_logger("cache")
 
@@ -213,19 +213,17 @@ class Store:
     async def put(
         self, path: str, data: bytes, *, h1: str | None, module: str, version: str, since: int | None = None
     ) -> StoredFile:
-        """Store small proven bytes: visible when this returns, durable soon after; the same file.
+        """Store proven bytes: visible when this returns, durable soon after; the same file.
 
         The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by the
-        keeper's fences; after a purge it is not stored, nor where there is no room. ContentError: another
-        h1 is on record. NoRoom: the index cannot be read.
+        keeper's fences; after a purge it is not stored, nor up to ``AT_ONCE`` bytes where there is no room.
+        ContentError: another h1 is on record. NoRoom: the index cannot be read; no room for more bytes.
         """
+        if len(data) > AT_ONCE:  # in memory it would be there for as long as anybody takes to read it
+            return await self._put_large(path, data, h1, module, version, since)
         kind = await self._hold_to_first_seen(path, h1, module, version)
         await self._queue.room()
-        if len(data) <= AT_ONCE:
-            digest = hashlib.sha256(data)
-        else:
-            digest = await self._parts.downloads.run(hashlib.sha256, data)
-        content = StoredFile(data, len(data), digest.hexdigest())
+        content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         try:
             reservation = self.admission.at_once(len(data))
         except NoRoom as error:
@@ -246,7 +244,14 @@ class Store:
         return content
 
     async def adopt(
-        self, path: str, download: Download, *, h1: str, module: str, version: str, since: int | None = None
+        self,
+        path: str,
+        download: Download,
+        *,
+        h1: str | None,
+        module: str,
+        version: str,
+        since: int | None = None,
     ) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.
 
@@ -280,6 +285,17 @@ class Store:
                 self._stock.holders.unlinked(answer.hold, reservation.size)
             reservation.release()
         return answer
+
+    async def _put_large(
+        self, path: str, data: bytes, h1: str | None, module: str, version: str, since: int | None
+    ) -> StoredFile:
+        download = self.download()
+        try:
+            await download.begin(len(data))
+            await download.write(data)
+            return await self.adopt(path, download, h1=h1, module=module, version=version, since=since)
+        finally:
+            await download.discard()
 
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.

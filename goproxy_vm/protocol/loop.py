@@ -18,9 +18,10 @@ def new_name() -> str:
 
 
 def names(values: Sequence[str]) -> tuple[str, ...]:
-    """The servers like this one that the values of the field name; others mind their own."""
+    """The servers like this one that the values of the field name; others mind their own. Of more than one
+    of them sends, the newest."""
     entries = (entry.partition(";")[0].strip() for value in values for entry in value.split(","))
-    return tuple(dict.fromkeys(entry for entry in entries if _NAME.fullmatch(entry)))
+    return tuple(dict.fromkeys(entry for entry in entries if _NAME.fullmatch(entry)))[-MOST - 1 :]
 
 
 def value(through: Iterable[str], own: str) -> str:

@@ -155,7 +155,7 @@ class Documents:
         cached = await self._store.answers.get(resource.path)
         if cached is not None and 0 <= self._wall() - cached.stored < self._settings.fresh:
             return cached.data
-        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource, claim.client))
+        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource, claim))
 
     async def _refresh(self, resource: ModuleResource) -> None:
         """Fetch what was answered from an older copy."""
@@ -163,9 +163,9 @@ class Documents:
         with contextlib.suppress(GoproxyError):  # logged where it happened
             await self._flights.join(resource.path, lambda: self._bring(resource, claim), claim)
 
-    async def _fetch(self, resource: ModuleResource, client: str) -> bytes:
-        with Memory(self._fetching.memory) as sink:
-            return await self._fetch_into(sink, resource, client)
+    async def _fetch(self, resource: ModuleResource, claim: Claim) -> bytes:
+        with Memory(self._fetching.memory, claim) as sink:
+            return await self._fetch_into(sink, resource, claim.client)
 
     async def _fetch_into(self, sink: Memory, resource: ModuleResource, client: str) -> bytes:
         since = self._store.keeper.fences.now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -31,20 +32,24 @@ class _Flight(Generic[T]):
     """Whether those it was begun for were told to ask again, and have not."""
     waiters: int = 0
     released: bool = False
+    returning: asyncio.TimerHandle | None = None
+    """When those who were told have had their time."""
 
     @property
-    def grounded(self) -> bool:
-        """Whether it waits for its slot still."""
-        return self.claim is not None and not self.claim.held and not self.task.done()
+    def ends_unwanted(self) -> bool:
+        """Whether it ends where nobody waits for it: it waits for its slot still, or others may wait for the
+        memory that it has."""
+        claim = self.claim
+        return claim is not None and not self.task.done() and (claim.large or not claim.held)
 
 
 class Flights(Generic[T]):
     """Shared tasks by key.
 
-    A flight goes on when the clients that wait for it leave, unless it has not got its slot yet: then it
-    ends with the last of them. It fails for all who wait, and leaves nothing behind once it has landed: its
-    failure is not remembered. Each waiter gets a copy of the result of its own by ``share``; the result
-    itself is given to ``release`` when nobody waits any more.
+    A flight goes on when the clients that wait for it leave, unless it has not got its slot yet, or has more
+    than its share of memory: then it ends with the last of them. It fails for all who wait, and leaves
+    nothing behind once it has landed: its failure is not remembered. Each waiter gets a copy of the result of
+    its own by ``share``; the result itself is given to ``release`` when nobody waits any more.
     """
 
     def __init__(self, share: Callable[[T], T], release: Callable[[T], None]) -> None:
@@ -84,21 +89,24 @@ class Flights(Generic[T]):
         collapsed = not self._start(key, fetch, claim, wanted=True)
         flight = self._flights[key]
         flight.waiters += 1
-        flight.trail.join(trail.current())
+        about = trail.current()
+        flight.trail.join(about)
         flight.wanted = flight.wanted or flight.told
+        if flight.claim is not None:
+            flight.claim.wanted = True
         if collapsed and claim is not None and flight.claim is not None:
             flight.claim.lend(claim.client)
         try:
             if patience is not None:
                 await asyncio.wait((flight.task,), timeout=patience)
                 if not flight.task.done():
-                    flight.wanted, flight.told = False, flight.wanted
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(patience + RETURN, self._end_if_unwanted, key, flight)
+                    flight.told, flight.wanted = flight.told or flight.wanted, False
+                    self._await_return(key, flight, patience + RETURN)
                     raise UnderWay("it is being fetched; ask again")
             return self._share(await asyncio.shield(flight.task)), collapsed
         finally:
             flight.waiters -= 1
+            flight.trail.leave(about)
             if flight.wanted:
                 self._end_if_unwanted(key, flight)
             self._settle(flight)
@@ -116,6 +124,14 @@ class Flights(Generic[T]):
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return True
 
+    def _await_return(self, key: str, flight: _Flight[T], seconds: float) -> None:
+        """Have the flight end if nobody wants it then: one look, however many were told."""
+        loop = asyncio.get_running_loop()
+        if flight.returning is not None:
+            seconds = max(seconds, flight.returning.when() - loop.time())
+            flight.returning.cancel()
+        flight.returning = loop.call_later(seconds, self._end_if_unwanted, key, flight, context=Context())
+
     def abandon(self, key: str) -> None:
         """End the flight if it waits for its slot still, and nobody for it."""
         flight = self._flights.get(key)
@@ -123,7 +139,11 @@ class Flights(Generic[T]):
             self._end_if_unwanted(key, flight)
 
     def _end_if_unwanted(self, key: str, flight: _Flight[T]) -> None:
-        if not flight.waiters and flight.grounded:
+        if flight.waiters:
+            return
+        if flight.claim is not None:
+            flight.claim.wanted = False
+        if flight.ends_unwanted:
             flight.task.cancel()
             self._leave(key, flight)  # nobody may join what is being cancelled
 
@@ -141,6 +161,8 @@ class Flights(Generic[T]):
 
     def _land(self, key: str, flight: _Flight[T]) -> None:
         self._tasks.discard(flight.task)
+        if flight.returning is not None:
+            flight.returning.cancel()
         self._leave(key, flight)
         self._settle(flight)
 

@@ -251,14 +251,14 @@ class Proxy:
             Endpoint.MOD: self._fetch_mod,
             Endpoint.ZIP: self._fetch_zip,
         }[resource.endpoint]
-        return await self._fetching.hold(resource, claim, lambda: fetch(resource, claim.client))
+        return await self._fetching.hold(resource, claim, lambda: fetch(resource, claim))
 
-    async def _fetch_info(self, resource: ModuleResource, client: str) -> StoredFile:
+    async def _fetch_info(self, resource: ModuleResource, claim: Claim) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource, client)) is not None:
+        if (reclaimed := await self._reclaim(resource, claim.client)) is not None:
             return reclaimed
         module, version = resource.module, resource.version
-        with Memory(self._fetching.memory) as sink:
+        with Memory(self._fetching.memory, claim) as sink:
 
             async def check() -> None:
                 check_info(sink.data, module, version)
@@ -270,13 +270,13 @@ class Proxy:
                 resource.path, sink.data, h1=None, module=module, version=version, since=since
             )
 
-    async def _fetch_mod(self, resource: ModuleResource, client: str) -> StoredFile:
+    async def _fetch_mod(self, resource: ModuleResource, claim: Claim) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource, client)) is not None:
+        if (reclaimed := await self._reclaim(resource, claim.client)) is not None:
             return reclaimed
         module, version = resource.module, resource.version
         proof = self._proofs.begin(module, version)
-        with Memory(self._fetching.memory) as sink:
+        with Memory(self._fetching.memory, claim) as sink:
 
             async def check() -> str:
                 if not self._proofs.recorded(module):
@@ -291,16 +291,16 @@ class Proxy:
                 resource.path, sink.data, h1=h1, module=module, version=version, since=since
             )
 
-    async def _fetch_zip(self, resource: ModuleResource, client: str) -> StoredFile:
+    async def _fetch_zip(self, resource: ModuleResource, claim: Claim) -> StoredFile:
         since = self._store.keeper.fences.now
-        if (reclaimed := await self._reclaim(resource, client)) is not None:
+        if (reclaimed := await self._reclaim(resource, claim.client)) is not None:
             return reclaimed
         download = self._store.download()
         proof = self._proofs.begin(resource.module, resource.version)
 
         async def check() -> str:
             await download.finish()
-            report = await self._prover.prove(download.path, resource.module, resource.version, client)
+            report = await self._prover.prove(download.path, resource.module, resource.version, claim.client)
             await proof.verdict("zip", report.h1)
             return report.h1
 

@@ -151,6 +151,10 @@ class Claim:
         """Who made it."""
         self.clients = {client: None}
         """Whose shares count."""
+        self.wanted = True
+        """Whether somebody waits for what is fetched, or may come back for it."""
+        self.large = False
+        """Whether the fetch has much memory, or waits for it: nobody else should wait for it in vain."""
         self._turn: asyncio.Future[None] | None = None
         self._holder: str | None = None
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from yarl import URL
 
-from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, UpstreamError
+from goproxy_vm.errors import Absent, ContentError, GoproxyError, Refused, UpstreamError, UpstreamTimeout
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure, Outcome
@@ -24,7 +24,7 @@ from goproxy_vm.upstream.probe import Trial
 from goproxy_vm.upstream.probe import probe as probe_upstream
 from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
-from goproxy_vm.upstream.sink import Nowhere, Sink
+from goproxy_vm.upstream.sink import Nowhere, Sink, TooSlow
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 
 __all__ = ["Limits", "Upstreams"]
@@ -324,6 +324,9 @@ class Upstreams:
         except Failure as failure:
             outcome = failure.outcome
             raise
+        except TooSlow as slow:
+            outcome = "timeout"
+            raise Failure(UpstreamTimeout(f"{name}: {slow}"), outcome) from slow
         except ContentError as error:
             outcome = "content"
             error.sentence = f"{name}: {remark}{error.sentence}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -11,9 +13,13 @@ from goproxy_vm.errors import Overloaded
 FREE = 512 << 10
 """Bytes that each fetch may have in memory; hardly any list, ``.info`` or ``.mod`` has more."""
 LARGE = 4
-"""Fetches that may have more than that in memory, at a time."""
+"""Fetches that may have more than that in memory, at a time; those of one client, half as many."""
 PATIENCE = 30.0
 """Seconds that one waits for that."""
+PACE = 10.0
+"""Seconds over which it is looked at how fast a large one comes."""
+LEAST_RATE = 128 << 10
+"""Bytes a second that it has to bring while others wait for its memory."""
 
 
 class Sink(Protocol):
@@ -24,7 +30,7 @@ class Sink(Protocol):
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes. May raise NoRoom or Overloaded."""
+        """The next bytes. May raise NoRoom, Overloaded or TooSlow."""
         ...
 
     def stand_in(self) -> None:
@@ -32,43 +38,100 @@ class Sink(Protocol):
         ...
 
 
+class TooSlow(Exception):
+    """What comes keeps others waiting for memory."""
+
+
+class Claim(Protocol):
+    """For whom something is fetched."""
+
+    client: str
+    """The client whose share counts."""
+    wanted: bool
+    """Whether somebody waits for it, or may come back for it."""
+    large: bool
+    """Set while it has a place for large ones, or waits for one: unwanted, it is to end then."""
+
+
 class MemoryBudget:
     """What all fetches into memory may have there: a little each, and some of them more.
 
     It counts what has come, and not what is declared: an upstream that lies about a length takes nothing
-    from others. Large ones wait for large ones only.
+    from others. Large ones wait for large ones only. A client has half of the places at most, and the next
+    one goes to whoever has fewest, then to whoever has waited longest.
     """
 
     def __init__(self) -> None:
-        self._large = asyncio.Semaphore(LARGE)
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[asyncio.Future[None], str] = {}
 
-    async def grow(self) -> None:
-        """Have more than ``FREE``, until :meth:`shrink`. Overloaded: not within ``PATIENCE``."""
+    @property
+    def held(self) -> int:
+        """Places that are taken."""
+        return self._held.total()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for a place."""
+        return bool(self._waiting)
+
+    async def grow(self, claim: Claim) -> None:
+        """Have more than ``FREE``, until :meth:`shrink`. Overloaded: not within ``PATIENCE``, or nobody wants
+        what is fetched."""
+        if not claim.wanted:
+            raise Overloaded("nobody waits any more for a file so large")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = claim.client
+        claim.large = True
+        self._grant()
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._large.acquire()
-        except TimeoutError:
-            raise Overloaded(f"no memory for so large a file came free within {PATIENCE:g} s") from None
+                await turn
+        except BaseException as error:
+            if self._waiting.pop(turn, None) is None:  # granted in the same turn of the loop
+                self.shrink(claim)
+            claim.large = False
+            if isinstance(error, TimeoutError):
+                late = f"no memory for so large a file came free within {PATIENCE:g} s"
+                raise Overloaded(late) from None
+            raise
 
-    def shrink(self) -> None:
+    def shrink(self, claim: Claim) -> None:
         """Give it back."""
-        self._large.release()
+        claim.large = False
+        self._held[claim.client] -= 1
+        if not self._held[claim.client]:
+            del self._held[claim.client]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self.held < LARGE:
+            turn = min(self._waiting, key=lambda each: self._held[self._waiting[each]])
+            client = self._waiting[turn]
+            if self._held[client] >= LARGE // 2:
+                return
+            del self._waiting[turn]
+            self._held[client] += 1
+            if not turn.done():  # else it was cancelled, and gives back what it was given
+                turn.set_result(None)
 
 
 class Memory:
     """A sink for small documents: the whole content in ``data``.
 
-    ``with Memory(budget) as sink``: what it holds counts until the block ends. Without a budget it is the
-    caller who knows that there are few, or that they are small.
+    ``with Memory(budget, claim) as sink``: what it holds counts until the block ends. Without a budget it is
+    the caller who knows that there are few, or that they are small.
     """
 
     substitute = False
     """Whether the latest attempt brought a substitute, which is not to be stored as an upstream's word."""
 
-    def __init__(self, budget: MemoryBudget | None = None) -> None:
-        self._budget = budget
+    def __init__(self, budget: MemoryBudget | None = None, claim: Claim | None = None) -> None:
+        self._place = None if budget is None or claim is None else (budget, claim)
         self._grown = False
         self._data: bytearray | bytes = bytearray()
+        self._looked, self._then = 0.0, 0
+        """When it was looked at last how fast it comes, and the bytes since then."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +139,9 @@ class Memory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._grown and self._budget is not None:
-            self._budget.shrink()
+        if self._grown and self._place is not None:
+            budget, claim = self._place
+            budget.shrink(claim)
         self._data, self._grown = b"", False
 
     @property
@@ -90,6 +154,7 @@ class Memory:
     async def begin(self, _length: int | None) -> None:
         """Forget earlier bytes."""
         self._data = bytearray()
+        self._looked, self._then = time.monotonic(), 0
         self.substitute = False
 
     def stand_in(self) -> None:
@@ -97,13 +162,28 @@ class Memory:
         self.substitute = True
 
     async def write(self, chunk: bytes) -> None:
-        """Keep the next bytes. Overloaded: there is no memory for them."""
+        """Keep the next bytes. Overloaded: there is no memory for them. TooSlow: there is, but others wait
+        for it."""
         if not isinstance(self._data, bytearray):
             raise TypeError("write after the end")
-        if self._budget is not None and not self._grown and len(self._data) + len(chunk) > FREE:
-            await self._budget.grow()
-            self._grown = True
+        if self._place is not None:
+            budget, claim = self._place
+            if self._grown:
+                self._keep_pace(len(chunk), pressed=budget.wanted)
+            elif len(self._data) + len(chunk) > FREE:
+                await budget.grow(claim)
+                self._grown = True
+                self._looked, self._then = time.monotonic(), 0
         self._data += chunk
+
+    def _keep_pace(self, more: int, *, pressed: bool) -> None:
+        self._then += more
+        seconds = time.monotonic() - self._looked
+        if seconds >= PACE:
+            if pressed and self._then < LEAST_RATE * seconds:
+                rate = f"{LEAST_RATE >> 10} KiB a second"
+                raise TooSlow(f"less than {rate} of a large file, and others wait for its memory")
+            self._looked, self._then = time.monotonic(), 0
 
 
 class Nowhere:

@@ -1,26 +1,50 @@
 """For whom something is fetched: the servers like this one that wait for it.
 
 A fetch is shared by all who want the same, and it asks for other things in turn. So a trail knows the trails
-of those that have joined it, and names them all whenever an upstream is asked.
+of the fetches that wait for it, and names them all whenever an upstream is asked.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextvars import Context, ContextVar, copy_context
 
+from goproxy_vm.protocol.loop import MOST
+
 
 class Trail:
-    """The servers that a request came through, and those of all requests that wait for what it fetches."""
+    """The servers that a request came through, or those of all requests that wait for a fetch; the newest
+    ``MOST``, for a client can name as many as it likes and ask as often."""
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names = tuple(names)
-        self.joined: dict[Trail, None] = {}
+    def __init__(self, names: Iterable[str] = (), *, shared: bool = False) -> None:
+        """``shared``: it is a fetch's, which others may join later."""
+        self.names: dict[str, None] = {}
+        self.joined: Counter[Trail] = Counter()
+        self._shared = shared
+        self._note(names)
 
     def join(self, other: Trail) -> None:
-        """What ``other`` is about waits for this, too."""
+        """What ``other`` is about waits for this, too, until :meth:`leave`."""
         if other is not self:
-            self.joined[other] = None
+            self._note(other)
+            if other._shared:  # else it never has other names than now
+                self.joined[other] += 1
+
+    def leave(self, other: Trail) -> None:
+        """It waits no longer. Its names stay: a server that was told to ask again does."""
+        if other in self.joined:
+            self._note(other)
+            self.joined[other] -= 1
+            if not self.joined[other]:
+                del self.joined[other]
+
+    def _note(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            self.names.pop(name, None)
+            self.names[name] = None
+            if len(self.names) > MOST:
+                del self.names[next(iter(self.names))]
 
     def __iter__(self) -> Iterator[str]:
         """The names, one may come twice."""
@@ -45,9 +69,8 @@ def begin(names: Iterable[str] = ()) -> Trail:
 
 
 def shared() -> tuple[Trail, Context]:
-    """A trail for what others may join later, and the context of the task that is about it."""
-    trail, context = Trail(), copy_context()
-    trail.join(current())
+    """A trail for what others may join, begun for the present one, and the context of the task about it."""
+    trail, context = Trail(current(), shared=True), copy_context()
     context.run(_TRAIL.set, trail)
     return trail, context
 

@@ -23,7 +23,8 @@ class Reply:
     """One answer.
 
     ``length``: the Content-Length declared (the body's by default; -1 for none). ``send``: how many bytes of
-    the body are really sent, after which the connection is closed, reset, or left without a byte.
+    the body are really sent, after which the connection is closed, reset, or left without a byte, or with one
+    now and then.
     """
 
     body: bytes = b""
@@ -31,7 +32,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     length: int | None = None
     send: int | None = None
-    then: Literal["close", "reset", "stall"] = "close"
+    then: Literal["close", "reset", "stall", "trickle"] = "close"
     reason: str = "Whatever"
 
 
@@ -193,6 +194,11 @@ class FakeUpstream:
             return length == len(reply.body)
         if reply.then == "stall":
             await self._closing.wait()
+        elif reply.then == "trickle":
+            while not self._closing.is_set():
+                writer.write(b"\n")
+                await writer.drain()
+                await asyncio.sleep(0.02)
         elif reply.then == "reset":
             writer.transport.abort()
         return False

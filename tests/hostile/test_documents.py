@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.errors import UpstreamTimeout
 from goproxy_vm.protocol import content
 from goproxy_vm.proxy.sources import LONGEST_NOTE, LONGEST_TILE
 from goproxy_vm.upstream import sink
@@ -19,6 +20,7 @@ from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until
 from tests.integration.conftest import Host, Serve
 from tests.integration.test_database import LOOKUP, NAME, World
+from tests.integration.test_fair import ask
 
 M = "/example.com/m"
 INFO = f"{M}/@v/v1.0.0.info"
@@ -148,7 +150,7 @@ async def test_memory_of_many_large_ones(
     upstream.on("/example.com/b*/@v/*.mod", Reply(body, send=size - 1000, then="stall"))
     upstream.on("/example.com/large/@v/*.mod", Reply(b"module x\n" + b"\n" * (1 << 20)))
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=128)
-    asking = [asyncio.create_task(host.get(f"/example.com/b{n}/@v/v1.0.0.mod")) for n in range(24)]
+    asking = [ask(host, f"/example.com/b{n}/@v/v1.0.0.mod", f"127.0.0.{2 + n % 3}") for n in range(24)]
     await until(lambda: held() >= 3 * size)
     await asyncio.sleep(0.3)  # as much as ever comes
     assert held() <= sink.LARGE * size + 24 * sink.FREE
@@ -168,7 +170,55 @@ async def test_large_ones_take_turns(serve: Serve, upstream: FakeUpstream) -> No
     host = await serve(upstream, stall_timeout=10.0)
     got = await asyncio.gather(*(host.get(f"/example.com/b{n}/@v/v1.0.0.mod") for n in range(10)))
     assert {(each.status, len(each.body)) for each in got} == {(200, len(body))}
-    assert not host.server.proxy._fetching.memory._large.locked()
+    assert host.server.proxy._fetching.memory.held == 0
+
+
+async def test_who_waits_for_large_ones_that_trickle_does_not_keep_others_from_theirs(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of one VM took all places: another's was refused after 30 s, also when the first had hung up."""
+    size = content.LONGEST_LIST
+    upstream.on("/example.com/b*/@v/list", Reply(b"\n" * size, send=size // 2, then="trickle"))
+    upstream.on("/example.com/large*/@v/list", Reply(b"v1.0.0\n" + b"\n" * (size // 2)))
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
+    memory = host.server.proxy._fetching.memory
+
+    asking = [ask(host, f"/example.com/b{n}/@v/list", "127.0.0.2") for n in range(6)]
+    await until(lambda: memory.held == sink.LARGE // 2 and memory.wanted)
+    assert (await host.get("/example.com/large1/@v/list")).status == 200
+
+    asking += [ask(host, f"/example.com/b{n}/@v/list", f"127.0.0.{n}") for n in range(6, 9)]
+    await until(lambda: memory.held == sink.LARGE)
+    monkeypatch.setattr(sink, "PACE", 0.1)
+    assert (await host.get("/example.com/large2/@v/list")).status == 200
+    for task in asking:
+        task.cancel()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    slow = [each for each in answers if isinstance(each, UpstreamTimeout)]
+    assert slow
+    assert all("128 KiB a second" in str(each) for each in slow)
+
+
+async def test_large_ones_that_nobody_waits_for_end(serve: Serve, upstream: FakeUpstream) -> None:
+    size = content.LONGEST_LIST
+    upstream.on("/example.com/b*/@v/list", Reply(b"\n" * size, send=size // 2, then="stall"))
+    host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
+    memory = host.server.proxy._fetching.memory
+    asking = [ask(host, f"/example.com/b{n}/@v/list", f"127.0.0.{2 + n % 2}") for n in range(6)]
+    await until(lambda: memory.held == sink.LARGE and memory.wanted)
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await until(lambda: memory.held == 0 and not memory.wanted)
+
+    gate = upstream.hold("/example.com/b6/@v/list")
+    small = ask(host, "/example.com/b6/@v/list", "127.0.0.2")
+    await gate.arrived.wait()
+    small.cancel()
+    await asyncio.gather(small, return_exceptions=True)
+    assert host.server.proxy.fetches_in_flight == 1, "it is not large yet"
+    gate.open()
+    await until(lambda: host.server.proxy.fetches_in_flight == 0)
 
 
 @pytest.mark.parametrize(

@@ -109,16 +109,24 @@ def test_field() -> None:
     assert names([f"{one}, cdn.example;x, ,{two} ; y=z", one]) == (one, two)
     assert value([two, one], one) == f"{two}, {one}"
     assert value([], one) == one
+    many = [new_name() for _ in range(100)]
+    assert names([", ".join(many[:50]), ", ".join(many[50:])]) == tuple(many[-MOST - 1 :])
 
 
 def test_trails_may_wait_for_each_other() -> None:
-    one, two, three = Trail(["1"]), Trail(["2"]), Trail(["3"])
+    one, two, three = (Trail([name], shared=True) for name in "123")
     one.join(two)
     two.join(one)
     two.join(three)
     one.join(one)
-    assert sorted(one) == sorted(two) == ["1", "2", "3"]
+    assert set(one) == set(two) == {"1", "2", "3"}
     assert list(three) == ["3"]
+    late = Trail(["4"])
+    three.join(late)
+    assert "4" in set(one)
+    two.leave(three)
+    three.join(Trail(["5"]))
+    assert set(one) == {"1", "2", "3", "4"}
 
 
 @pytest.mark.parametrize(

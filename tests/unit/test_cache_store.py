@@ -13,7 +13,7 @@ from goproxy_vm.cache import beginning, opening
 from goproxy_vm.cache.janitor import Janitor
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.scrub import Scrub
-from goproxy_vm.cache.store import Store
+from goproxy_vm.cache.store import AT_ONCE, Store
 from goproxy_vm.cache.trial import Trial
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
@@ -42,6 +42,32 @@ async def test_without_room_the_client_has_its_answer_all_the_same(
         assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
         shop.stock.usage.sizes["zip"] -= 2 * BLOCK
     assert logged(caplog).count("file not stored") == 2
+
+
+async def test_what_is_large_is_read_from_its_file(tmp_path: Path) -> None:
+    """64 of 15 MiB each that nobody read took 1,150 MiB for as long as that lasted."""
+    data = b"x" * (AT_ONCE + 1)
+    async with opened(tmp_path) as shop:
+        path = shop.path("a", "mod")
+        stored = await shop.store.put(path, data, h1="h1:x", module="a", version="v1.0.0")
+        awaited = await shop.store.get(path)
+        assert awaited is not None
+        for each in (stored, awaited):
+            assert each.data is None
+            assert each.pread(0, len(data) + 1) == data
+            each.close()
+        small = await shop.store.put(shop.path("b", "mod"), data[1:], h1="h1:x", module="b", version="v1.0.0")
+        assert small.data == data[1:]
+
+
+async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Path) -> None:
+    data = b"x" * (AT_ONCE + 1)
+    async with opened(tmp_path, max_size=2) as shop:
+        with pytest.raises(NoRoom):
+            await shop.store.put(shop.path("a", "mod"), data, h1="h1:x", module="a", version="v1.0.0")
+        assert shop.files() == []
+        assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
+        assert list(shop.stock.layout.temporary().parent.iterdir()) == []
 
 
 async def test_cancelled_while_it_waits_for_room(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from goproxy_vm.errors import UnderWay
+from goproxy_vm.protocol.loop import MOST, new_name
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.slots import Claim, FairSlots
+from goproxy_vm.upstream import trail
 
 
 @dataclass
@@ -241,3 +243,59 @@ async def test_who_has_no_patience_is_told_and_the_flight_goes_on() -> None:
     await settle()
     assert source.calls == 1
     assert ledger.released == ["bytes"]
+
+
+async def test_names_of_who_left_are_bounded() -> None:
+    """One connection that was told to ask again, and did, left all that it named each time: 330 MiB."""
+    source, ledger, seen = Source(), Ledger(), [new_name() for _ in range(40 * MOST)]
+    flights = ledger.flights()
+    about: list[trail.Trail] = []
+
+    async def fetch() -> str:
+        about.append(trail.current())
+        return await source.fetch()
+
+    async def ask(number: int) -> None:
+        trail.begin(seen[: number * MOST])
+        await flights.join("k", fetch, patience=0)
+
+    for number in range(41):
+        with pytest.raises(UnderWay):
+            await asyncio.create_task(ask(number))
+    assert list(about[0]) == seen[-MOST:]
+    assert not about[0].joined
+    loop = asyncio.get_running_loop()
+    timers = [each for each in loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
+    assert len(timers) == 1, "one look whether anybody came back"
+    source.gate.set()
+    await settle()
+
+
+async def test_a_fetch_that_waits_for_another_names_who_joins_it_later() -> None:
+    inner, outer, ledger = Source(), Source(), Ledger()
+    flights = ledger.flights()
+    about: list[trail.Trail] = []
+
+    async def innermost() -> str:
+        about.append(trail.current())
+        return await inner.fetch()
+
+    async def around() -> str:
+        await flights.join("inner", innermost)
+        return await outer.fetch()
+
+    async def ask(name: str) -> None:
+        trail.begin([name])
+        await flights.join("outer", around)
+
+    asking = [asyncio.create_task(ask("one"))]
+    await settle()
+    asking.append(asyncio.create_task(ask("two")))
+    await settle()
+    assert set(about[0]) == {"one", "two"}
+    other = asyncio.create_task(flights.join("inner", innermost))
+    inner.gate.set()
+    await settle()
+    assert not about[0].joined
+    outer.gate.set()
+    await asyncio.gather(other, *asking)
