@@ -21,30 +21,51 @@ LOOKED_AT = 1 << 20
 _QUOTED = r"""["`]?(v[^\s,\]"`]{1,254})["`]?"""
 _RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
 _RETRACT_BLOCK = re.compile(r"retract\s*\(")
-_DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*")
+_DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*+(?![^ \t\r()\[\]{},])")
+_PATH = re.compile(r"""(["`]?)[\w.~+-]+(?:/[\w.~+-]+)*\1""")
+"""What may be imported from, and is one word."""
+_SPACE = " \t\r"
 
 
 def check_mod(data: bytes) -> Steps[None]:
     """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
-    ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
-    which path ``module`` names is not looked at: a fork that a replace directive puts in names another's."""
-    named = within = cut = False
+    ``module`` and names a path (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer
+    versions of Go; which path it names is not looked at: a fork that a replace directive puts in names
+    another's.
+
+    Lines end at a line feed, as they do for Go: other characters that break lines may be in comments.
+    """
+    named = cut = False
+    within = ""  # the directive of a block
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for block, whole in blocks(data, 4096):
+    for block, whole in blocks(data, 2048):
         try:
-            lines = decoder.decode(block, final=whole).splitlines()
+            lines = decoder.decode(block, final=whole).split("\n")
         except UnicodeDecodeError:
             raise ContentError("the go.mod is no UTF-8 text") from None
         for line in lines[cut:]:  # of a line that is cut the beginning counts
-            code = line.partition("//")[0].strip()
-            if within:
-                within = code != ")"
-            elif code:
-                directive = re.split(r"[\s(]", code, maxsplit=1)[0]
-                within = code.endswith("(")
-                if not _DIRECTIVE.fullmatch(directive):
-                    raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
-                named = named or directive == "module"
+            code = line.partition("//")[0].strip(_SPACE)
+            if not code:
+                continue
+            if within and code == ")":
+                within = ""
+                continue
+            directive, arguments = within, code
+            if not within:
+                match = _DIRECTIVE.match(code)
+                if match is None:
+                    raise ContentError(f"the go.mod has a line that begins with {code[:20]!r}")
+                directive, arguments = match[0], code[match.end() :].strip(_SPACE)
+                if code[-1] == "(":
+                    within = directive
+                    if arguments == "(":
+                        continue
+            if directive == "module":
+                if named:
+                    raise ContentError("the go.mod names a module twice")
+                if not _PATH.fullmatch(arguments):
+                    raise ContentError(f"the go.mod names as its module {arguments[:80]!r}, which is no path")
+                named = True
         cut = not whole
         yield
     if not named:

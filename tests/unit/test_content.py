@@ -145,7 +145,17 @@ def test_any_info_is_a_version_or_a_content_error(data: bytes) -> None:
         assert check_info(data, M, "master").startswith("v")
 
 
-@pytest.mark.parametrize("data", [b"<html>\n<body>sign in</body>\n", b"not a version\n", b'{"error": 1}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<html>\n<body>sign in</body>\n",
+        b"not a version\n",
+        b'{"error": 1}',
+        b"v2 is not served here, log in\n",
+        b"\n \nv1.2 of this service\nsays no\n",
+        b"x\rv1.0.0\xe2\x80\xa8v1.0.0\n",
+    ],
+)
 def test_a_page_is_no_list(data: bytes) -> None:
     with pytest.raises(ContentError):
         parse_list(data, M)
