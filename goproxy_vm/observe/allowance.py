@@ -1,4 +1,5 @@
-"""How many log lines one client may cause: whoever sends nonsense all day must not fill the disk with it."""
+"""How many log lines one client may cause, and one event may have: whoever sends nonsense all day must not
+fill the disk with it."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ PERIOD = 60.0
 WARNINGS = 60
 """Lines of level warning and above that name a client, in a period."""
 REFUSALS = 600
-"""Lines of the access log about its requests that failed, in a period."""
+"""Other lines that name it, but for those of the access log about requests that succeeded, in a period."""
+EVENTS = 600
+"""Lines of one event that name no client, in a period: clients cause many of those, too."""
 MOST_CLIENTS = 1_000
 """Clients that are told apart; all others share one allowance, and are called :data:`OTHERS`."""
 OTHERS = "others"
 
 
 class Allowance:
-    """Counts the lines of each client. One thread at a time may use it."""
+    """Counts the lines of each client, or of each event. One thread at a time may use it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

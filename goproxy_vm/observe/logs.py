@@ -4,8 +4,8 @@ A part says ``log = get_logger("web")`` once, then ``log.info("serving", url=url
 phrase that can be searched for; all that varies is a field. Lines are written by a thread of their own,
 for a pipe that nobody reads must not stop the server: when the queue is full, lines are dropped, counted,
 and the count is logged. Paths and other text from clients cannot forge lines: control characters and all
-that is not ASCII are escaped. Each field is bounded, and so are the lines that one client causes. Where
-stderr is systemd's journal, each line begins with its priority.
+that is not ASCII are escaped. Each field is bounded, and so are the lines that one client causes, and
+those of one event. Where stderr is systemd's journal, each line begins with its priority.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from goproxy_vm.hostos import leads_to_journal
-from goproxy_vm.observe.allowance import REFUSALS, WARNINGS, Allowance
+from goproxy_vm.observe.allowance import EVENTS, REFUSALS, WARNINGS, Allowance
 
 STDERR = 2
 """The descriptor that lines go to."""
@@ -189,29 +189,34 @@ class _Handler(logging.Handler):
         super().__init__()
         self._greets = greets
         self._writer = writer
-        self._allowance = Allowance()
+        self._clients = Allowance()
+        self._events = Allowance()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            for client, lines in self._allowance.left_out():
-                fields = {"client": client, "lines": lines}
-                self._writer.put(_line(record.created, "warning", "logs", "lines left out", fields))
+            for key, allowance in (("client", self._clients), ("left_out", self._events)):
+                for of, lines in allowance.left_out():
+                    fields = {key: of, "lines": lines}
+                    self._writer.put(_line(record.created, "warning", "logs", "lines left out", fields))
             if self._allowed(record) and not (self._greets and _good_start(record)):
                 self._writer.put(self._line(record))
         except Exception:  # noqa: BLE001 (a log line is never worth a failed request)
             self.handleError(record)
 
     def _allowed(self, record: logging.LogRecord) -> bool:
-        """Whether the client that the line is about, if any, has not caused too many."""
-        fields: Mapping[str, object] = getattr(record, _FIELDS, {})
-        client = fields.get("client")
-        if client is None:
+        """Whether there are not too many of the client that the line names; or of its event, where it names
+        none. What succeeds is what the access log is for, and debug lines are asked for."""
+        if record.levelno <= logging.DEBUG:
             return True
+        fields: Mapping[str, object] | None = getattr(record, _FIELDS, None)
+        client = None if fields is None else fields.get("client")
+        if fields is None or client is None:
+            return self._events.take(record.name if fields is None else record.getMessage(), EVENTS)
         if record.levelno >= logging.WARNING:
-            return self._allowance.take(str(client), WARNINGS)
+            return self._clients.take(str(client), WARNINGS)
         status = fields.get("status")
-        failed = record.levelno == logging.INFO and isinstance(status, int) and status >= BAD_REQUEST
-        return not failed or self._allowance.take(str(client), REFUSALS)
+        succeeded = isinstance(status, int) and status < BAD_REQUEST
+        return succeeded or self._clients.take(str(client), REFUSALS)
 
     def _line(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: Mapping[str, object] | None = getattr(record, _FIELDS, None)

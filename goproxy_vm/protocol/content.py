@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import heapq
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol import semver
-
-T = TypeVar("T")
-
-Steps: TypeAlias = Generator[None, None, T]
-"""Something that may take long, in steps of a millisecond at most; a short one is a single step."""
+from goproxy_vm.protocol.lines import Steps, blocks
 
 LONGEST_LIST = 2 << 20
 """Bytes. The longest real one is that of the toolchains: some five thousand lines of forty bytes."""
@@ -24,18 +19,12 @@ MOST_VERSIONS = 50_000
 """Versions in a list: ten times as many as that has."""
 LONGEST_INFO = 8 << 10
 """Bytes of an ``.info`` or ``@latest``. Real ones have some hundred."""
-LONGEST_LINE = 64 << 10
-"""Bytes of a line in a list or a go.mod that are looked at."""
 
 # RFC 3339 as clients read it: an hour of one digit, a comma and an offset up to 24:60 pass, too.
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d{1,2}):(\d\d):(\d\d)(?:[.,]\d+)?(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))",
     re.ASCII,
 )
-_QUOTED = r"""["`]?(v[^\s,\]"`]+)["`]?"""
-_RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
-_RETRACT_BLOCK = re.compile(r"retract\s*\(")
-_DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*")
 _ORIGIN_TEXTS = frozenset({"vcs", "url", "subdir", "hash", "tagprefix", "tagsum", "ref", "reposum"})
 
 
@@ -91,51 +80,6 @@ def check_supported(data: bytes) -> None:
     not look at the text, which is mostly none."""
     if data.lstrip()[:1] in (b"<", b"{", b"["):
         raise ContentError("a page in place of the checksum database")
-
-
-def check_mod(data: bytes) -> Steps[None]:
-    """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
-    ``module`` (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer versions of Go;
-    which path ``module`` names is not looked at: a fork that a replace directive puts in names another's."""
-    named = within = cut = False
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for block, whole in _blocks(data, 4096):
-        try:
-            lines = decoder.decode(block, final=whole).splitlines()
-        except UnicodeDecodeError:
-            raise ContentError("the go.mod is no UTF-8 text") from None
-        for line in lines[cut:]:  # of a line that is cut the beginning counts
-            code = line.partition("//")[0].strip()
-            if within:
-                within = code != ")"
-            elif code:
-                directive = re.split(r"[\s(]", code, maxsplit=1)[0]
-                within = code.endswith("(")
-                if not _DIRECTIVE.fullmatch(directive):
-                    raise ContentError(f"the go.mod has a line that begins with {directive[:20]!r}")
-                named = named or directive == "module"
-        cut = not whole
-        yield
-    if not named:
-        raise ContentError("the go.mod names no module")
-
-
-def not_retracted(versions: Iterable[str], mod: bytes) -> list[str]:
-    """The versions that a go.mod does not retract (go.dev/ref/mod#go-mod-file-retract); its other lines, and
-    those that are malformed, do not matter."""
-    spans: list[tuple[str, str]] = []
-    within = False
-    for line in mod.decode("utf-8", "replace").splitlines():
-        code = line.partition("//")[0].strip()
-        span = _RETRACTED.fullmatch(code if within else code.removeprefix("retract"))
-        if within and code == ")":
-            within = False
-        elif _RETRACT_BLOCK.fullmatch(code):
-            within = True
-        elif span and (within or code.startswith("retract")):
-            low, high = span[1] or span[3], span[2] or span[3]
-            spans.append((semver.order(low), semver.order(high)))
-    return [each for each in versions if not any(low <= semver.order(each) <= high for low, high in spans)]
 
 
 class _Object(list[tuple[str, Any]]):
@@ -197,20 +141,20 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
     Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). Pseudo-
     versions stay: clients pass over them unless their ``@latest`` finds nothing, and then take the newest
     (PROTOCOL §1 "latest"); many a proxy has no ``@latest``, and then the choice must be the same as directly.
-    ContentError where there are lines, and none begins with a version: a page, not a list; and where it has
-    more than ``MOST_VERSIONS``.
+    ContentError where there are lines, and none begins with a canonical version, be it of another major: a
+    page, not a list; and where it has more than ``MOST_VERSIONS``.
     """
     lines = valid = False
     found: set[str] = set()
     runs: list[list[str]] = []
     cut = False
-    for block, whole in _blocks(data, 1024):
+    for block, whole in blocks(data, 1024):
         each_line = block.decode("utf-8", "replace").split("\n")
         lines = lines or any(map(str.strip, each_line))
         # No version is as long as a line that is cut.
         fields = {line.split(None, 1)[0] for line in each_line[cut : None if whole else -1] if line.strip()}
         cut = not whole
-        valid = valid or any(map(semver.is_valid, fields))
+        valid = valid or any(map(semver.is_canonical, fields))
         fields -= found
         new = [each for each in fields if semver.is_canonical(each) and semver.agrees(module, each)]
         found.update(new)
@@ -228,20 +172,6 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
         if len(versions) % 100 == 0:
             yield
     return versions
-
-
-def _blocks(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
-    """Lines of about ``size`` bytes together, and whether the last is whole, or is cut for its length: what
-    takes long is done for one after the other."""
-    at = 0
-    while at < len(data):
-        end = data.find(b"\n", at + size, at + size + LONGEST_LINE) + 1
-        whole = bool(end)
-        if not whole:
-            end = min(len(data), at + size + LONGEST_LINE)
-            whole = end == len(data)
-        yield data[at:end], whole
-        at = end
 
 
 def render_list(versions: Iterable[str]) -> bytes:

@@ -85,7 +85,7 @@ class Documents:
     async def get(self, resource: ModuleResource, asker: Asker, *, fetch: bool) -> Answer:
         """Answer one request; ``fetch``: whether upstreams may be asked."""
         since = self._store.keeper.fences.now
-        answer = await (self._get(resource, asker) if fetch else self._stored(resource))
+        answer = await (self._get(resource, asker) if fetch else self._stored(resource, asker))
         if self._store.keeper.fences.now != since:
             answer.until = None  # a purge came between: nobody after it may be given this
         return answer
@@ -110,7 +110,7 @@ class Documents:
             Fallback(
                 copy=self._copy(resource, cached),
                 absent=partial(self._fetching.absences.check, resource.path),
-                built=partial(self._built, resource),
+                built=partial(self._built, resource, asker),
                 behind=partial(self._behind.announce, resource),
             ),
         )
@@ -126,15 +126,15 @@ class Documents:
             return None
         return _answer(resource, cached.data, Result.STALE, 0)
 
-    async def _built(self, resource: ModuleResource) -> Answer | None:
+    async def _built(self, resource: ModuleResource, asker: Asker) -> Answer | None:
         """What follows from the versions that are stored."""
         if resource.endpoint is Endpoint.LIST:
-            return await self._substitutes.version_list(resource.module)
+            return await self._substitutes.version_list(resource.module, asker.client)
         if resource.endpoint is Endpoint.LATEST:
-            return await self._substitutes.latest(resource.module)
+            return await self._substitutes.latest(resource.module, asker.client)
         return None
 
-    async def _stored(self, resource: ModuleResource) -> Answer:
+    async def _stored(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Nothing is offered that could not be given: of versions, those that are stored whole."""
         if resource.endpoint is not Endpoint.LIST:
             cached = await self._store.answers.get(resource.path)
@@ -145,7 +145,7 @@ class Documents:
             else:
                 # Where it was absent go finds the newest in the list, as it did before.
                 await self._fetching.absences.check(resource.path)
-        built = await self._built(resource)
+        built = await self._built(resource, asker)
         if built is None:
             raise Absent(NOT_HERE)
         return built

@@ -19,8 +19,9 @@ from goproxy_vm.errors import (
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.content import LONGEST_INFO, check_info, check_mod
+from goproxy_vm.protocol.content import LONGEST_INFO, check_info
 from goproxy_vm.protocol.dirhash import h1_mod
+from goproxy_vm.protocol.gomod import check_mod
 from goproxy_vm.protocol.modzip import MAX_SPECIAL
 from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse

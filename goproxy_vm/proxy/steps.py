@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from goproxy_vm.protocol.content import Steps
+from goproxy_vm.protocol.lines import Steps
 
 T = TypeVar("T")
 

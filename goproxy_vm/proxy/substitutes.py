@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.files import Kind
+from goproxy_vm.cache.files import Kind, StoredFile
 from goproxy_vm.protocol import semver
-from goproxy_vm.protocol.content import minimal_info, not_retracted, parse_list, render_list
+from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
+from goproxy_vm.protocol.gomod import LOOKED_AT, Retractions, not_retracted, retractions
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.prover import Turns
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
 from goproxy_vm.proxy.steps import in_turns
 
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 BUILT_FROM_MOD = "hit; detail=built-from-stored-mod"
 BUILT_FROM_VERSIONS = "hit; detail=built-from-stored-versions"
 
+SHORT = 16 << 10
+"""Bytes of a go.mod that is read at once: real ones, but for a few."""
+KEPT = 8
+"""Longer ones of which it is kept in memory what they retract."""
+
 
 class Substitutes:
     """Answers made of what is stored whole: never stored themselves as an upstream's, and marked in
@@ -25,6 +33,9 @@ class Substitutes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._retracted: OrderedDict[str, Retractions] = OrderedDict()
+        """By the SHA-256 of a go.mod; the one used last is the last."""
+        self._reading = Turns()
 
     async def info(self, module: str, version: str) -> Answer | None:
         """The ``.info`` of a version whose ``.mod`` is stored, without what is optional (PROTOCOL §3); None
@@ -35,14 +46,14 @@ class Substitutes:
         mod.close()
         return _built(Endpoint.INFO, minimal_info(version), BUILT_FROM_MOD)
 
-    async def version_list(self, module: str) -> Answer | None:
+    async def version_list(self, module: str, client: str) -> Answer | None:
         """A list of the versions stored whole (case 5a); None where there are none."""
-        versions = await self._offered(module)
+        versions = await self._offered(module, client)
         return _built(Endpoint.LIST, render_list(versions), BUILT_FROM_VERSIONS) if versions else None
 
-    async def latest(self, module: str) -> Answer | None:
+    async def latest(self, module: str, client: str) -> Answer | None:
         """The ``.info`` of the newest version stored whole, by ``go``'s choice; None where there is none."""
-        newest = semver.latest(await self._offered(module))
+        newest = semver.latest(await self._offered(module, client))
         if newest is None:
             return None
         resource = ModuleResource(module, Endpoint.INFO, newest)
@@ -59,7 +70,7 @@ class Substitutes:
         """The versions whose ``.mod`` and zip are stored, in their order."""
         return await self._with(module, Kind.MOD, Kind.ZIP)
 
-    async def _offered(self, module: str) -> list[str]:
+    async def _offered(self, module: str, client: str) -> list[str]:
         """Those of them that ``go`` would choose.
 
         It reads by itself what the newest version that is listed retracts. One that is not whole is not
@@ -73,7 +84,23 @@ class Substitutes:
         if mod is None:
             return versions
         with mod:
-            return await asyncio.to_thread(lambda: not_retracted(versions, mod.pread(0, mod.length)))
+            retracted = await self._retractions(mod, client)
+        return await in_turns(not_retracted(versions, retracted))
+
+    async def _retractions(self, mod: StoredFile, client: str) -> Retractions:
+        """What a go.mod retracts. Long ones are read one at a time, and clients take turns; and once for all
+        who ask for the same."""
+        if mod.length <= SHORT:
+            return await in_turns(retractions(mod.pread(0, mod.length)))
+        async with self._reading.take(client):
+            retracted = self._retracted.pop(mod.sha256, None)
+            if retracted is None:
+                data = await asyncio.to_thread(mod.pread, 0, min(mod.length, LOOKED_AT))
+                retracted = await in_turns(retractions(data))
+            self._retracted[mod.sha256] = retracted
+            if len(self._retracted) > KEPT:
+                self._retracted.popitem(last=False)
+            return retracted
 
     async def _with(self, module: str, *kinds: Kind) -> list[str]:
         stored = "\n".join(await self._store.versions_with(module, *kinds)).encode()

@@ -20,11 +20,13 @@ from aiohttp.http_exceptions import LineTooLong
 HEAD_MOST = 1 << 20
 """Bytes of an answer's head, interim answers included."""
 MOST_FIELDS = 10_000
-"""Fields of an answer's head."""
+"""Lines of an answer's head, interim answers included."""
 TURN = 0.001
 """Seconds that one portion is to cost at most."""
 LEAST = 256
 """Bytes of a portion at least."""
+FIRST = 4 << 10
+"""Bytes of an answer's first portion, and of each of its head: there may be a field in every four."""
 MOST = 512 << 10
 """Bytes that are handed on at once."""
 
@@ -35,7 +37,7 @@ class Portion:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.bytes = 4 << 10
+        self.bytes = FIRST
         self.slow = False
         """Whether the latest one took longer than it should."""
 
@@ -109,17 +111,7 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
     # From below.
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            try:
-                data = self._head.take(data)
-            except LineTooLong as error:
-                self._handler.set_exception(error)
-                self._transport.abort()
-                return
-            if self._head.ended:
-                self._head = None
-        if data:
-            self._pending.append(data)
+        self._pending.append(data)
         self._hand_on()
 
     def eof_received(self) -> bool | None:
@@ -147,9 +139,12 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
         self._wait_or_settle()
 
     def _hand_on(self) -> None:
-        """Hand on all that is there while that is quick."""
+        """Hand on what is there, for as long as one portion may take."""
+        until = time.perf_counter() + TURN
         while self._pending and not (self._held or self._queued or self._portion.slow):
             self._one()
+            if time.perf_counter() >= until:
+                break
         self._wait_or_settle()
 
     def _wait_or_settle(self) -> None:
@@ -160,15 +155,29 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
 
     def _one(self) -> None:
         piece, begin = self._pending[0], self._taken
-        self._taken += self._portion.bytes
+        size = self._portion.bytes if self._head is None else min(self._portion.bytes, FIRST)
+        self._taken += size
         if begin or self._taken < len(piece):  # else as it came: a copy costs as much as all the rest
             piece = piece[begin : self._taken]
         if self._taken >= len(self._pending[0]):
             self._pending.popleft()
             self._taken = 0
         started = time.perf_counter()
-        self._handler.data_received(piece)
+        self._pass(piece)
         self._portion.took(time.perf_counter() - started)
+
+    def _pass(self, piece: bytes) -> None:
+        if self._head is not None:
+            try:
+                piece = self._head.take(piece)
+            except LineTooLong as error:
+                self._handler.set_exception(error)
+                self.abort()
+                return
+            if self._head.ended:
+                self._head = None
+        if piece:
+            self._handler.data_received(piece)
 
     def _settle(self) -> None:
         if self._lost is not None:
@@ -183,14 +192,18 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
     # From above.
 
     def write(self, data: Any) -> None:
-        if self._head is None:
-            self._head = _Head()
+        self._begin()
         self._transport.write(data)
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self._begin()
+        self._transport.writelines(list_of_data)
+
+    def _begin(self) -> None:
+        """An answer is to come; what the one before it was like says nothing about its portions."""
         if self._head is None:
             self._head = _Head()
-        self._transport.writelines(list_of_data)
+            self._portion = Portion(MOST)
 
     def pause_reading(self) -> None:
         self._held = True
@@ -247,27 +260,36 @@ class _Head:
 
     def __init__(self) -> None:
         self.ended = False
-        self._line = b""  # the beginning of one that has not come whole
+        self._line: list[bytes] = []  # the pieces of one that has not come whole
         self._bytes = 0
+        self._fields = 0
         self._interim = False
         self._length: bytes | None = None
 
     def take(self, data: bytes) -> bytes:
-        """What is to be handed on of ``data``. LineTooLong: it is longer than ``HEAD_MOST``."""
-        *lines, rest = (self._line + data).split(b"\n")
-        self._line = b""
+        """What is to be handed on of ``data``. LineTooLong: it is longer than ``HEAD_MOST``, or has more than
+        ``MOST_FIELDS``."""
+        *lines, rest = data.split(b"\n")
         taken: list[bytes] = []
+        if lines:
+            lines[0] = b"".join([*self._line, lines[0]])
+            self._bytes -= sum(map(len, self._line))
+            self._line.clear()
         for number, line in enumerate(lines):
             self._bytes += len(line) + 1
+            self._fields += 1
             if self._keep(line.rstrip(b"\r")):
                 taken.append(line + b"\n")
             if self.ended:
                 taken += [b"\n".join([*lines[number + 1 :], rest])]
                 break
         else:
-            self._line = rest
-        if self._bytes + len(self._line) > HEAD_MOST:
+            self._line.append(rest)
+            self._bytes += len(rest)
+        if self._bytes > HEAD_MOST:
             raise LineTooLong(b"the head of an answer", HEAD_MOST)
+        if self._fields > MOST_FIELDS:
+            raise LineTooLong(b"the fields of an answer's head", MOST_FIELDS)
         return b"".join(taken)
 
     def _keep(self, line: bytes) -> bool:

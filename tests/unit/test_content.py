@@ -13,28 +13,16 @@ from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol import content, semver
-from goproxy_vm.protocol.content import Steps, check_info, check_latest, not_retracted, render_list
+from goproxy_vm.protocol.content import check_info, check_latest, render_list
+from goproxy_vm.protocol.lines import LONGEST_LINE
+from tests.fakes.steps import finish
 
 M = "example.com/m"
 T = TypeVar("T")
 
 
-def finish(steps: Steps[T]) -> T:
-    """What the steps come to."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-
 def parse_list(data: bytes, module: str) -> list[str]:
     return finish(content.parse_list(data, module))
-
-
-def check_mod(data: bytes) -> None:
-    finish(content.check_mod(data))
 
 
 def info(**fields: object) -> bytes:
@@ -157,7 +145,17 @@ def test_any_info_is_a_version_or_a_content_error(data: bytes) -> None:
         assert check_info(data, M, "master").startswith("v")
 
 
-@pytest.mark.parametrize("data", [b"<html>\n<body>sign in</body>\n", b"not a version\n", b'{"error": 1}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<html>\n<body>sign in</body>\n",
+        b"not a version\n",
+        b'{"error": 1}',
+        b"v2 is not served here, log in\n",
+        b"\n \nv1.2 of this service\nsays no\n",
+        b"x\rv1.0.0\xe2\x80\xa8v1.0.0\n",
+    ],
+)
 def test_a_page_is_no_list(data: bytes) -> None:
     with pytest.raises(ContentError):
         parse_list(data, M)
@@ -165,63 +163,6 @@ def test_a_page_is_no_list(data: bytes) -> None:
 
 def test_a_list_of_another_major_is_one() -> None:
     assert parse_list(b"v2.0.0\n", M) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "module example.com/m\n",
-        'module "example.com/m" // a comment\n',
-        "// Deprecated: use v2\nmodule example.com/m\r\n\r\ngo 1.24\r\n",
-        "go 1.21\nrequire (\n\tx.org/a v1.0.0\n)\nmodule (\n\texample.com/other\n)\n",
-        "module x.org/a\ntool x.org/a/c\nretract [v1.0.0, v1.1.0]\nrequire(\n x.org/b v1 // x\n)\nnew 1\n",
-    ],
-)
-def test_go_mod(text: str) -> None:
-    check_mod(text.encode())
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\n\n",
-        b"// module example.com/m\n",
-        b"go 1.24\n",
-        b"<!doctype html>\nmodule example.com/m\n",
-        b"<html>sign in</html>",
-        b'{"module": "example.com/m"}',
-        b"\x00" * 100,
-        b"\xff\xfemodule x",
-        b"PK\x03\x04",
-    ],
-)
-def test_no_go_mod(data: bytes) -> None:
-    with pytest.raises(ContentError) as refused:
-        check_mod(data)
-    assert len(refused.value.sentence) < 200
-
-
-VERSIONS = ["v1.0.0", "v1.1.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]
-
-
-@pytest.mark.parametrize(
-    ("mod", "left"),
-    [
-        ("", VERSIONS),
-        ("retract v1.1.0", ["v1.0.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]),
-        ('retract "v1.1.0" // why', ["v1.0.0", "v1.2.0-rc.1", "v1.2.0", "v1.10.0"]),
-        ("retract [v1.1.0, v1.2.0]", ["v1.0.0", "v1.10.0"]),
-        ("retract[v1.1.0,v1.2.0-rc.1]", ["v1.0.0", "v1.2.0", "v1.10.0"]),
-        ("retract (\n\t// all\n\t[ v1.0.0 , v1.2.0 ]\n\n\tv1.10.0\n)", []),
-        ("retract(\n v1.0.0\n)\nrequire (\n v1.1.0\n)\n", VERSIONS[1:]),
-        ("require (\n\texample.com/retract v1.1.0\n)\nretract x y\nretract\nretracted v1.0.0\n", VERSIONS),
-        ("require example.com/x v1.0.0\nreplace v1.0.0 => v1.1.0", VERSIONS),
-        ("\ufeff\x00\nretract v1.0.0", VERSIONS[1:]),
-    ],
-)
-def test_retractions(mod: str, left: list[str]) -> None:
-    assert not_retracted(VERSIONS, mod.encode()) == left
 
 
 def test_a_long_list_is_the_same_in_steps() -> None:
@@ -242,10 +183,10 @@ def test_bounds_of_lists_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_list(lines + b"v1.500.0", M)
 
 
-@pytest.mark.parametrize("size", [100, 60_000, content.LONGEST_LINE + 2000, 200_000, 1_000_000])
+@pytest.mark.parametrize("size", [100, 60_000, LONGEST_LINE + 2000, 200_000, 1_000_000])
 def test_very_long_lines(size: int) -> None:
-    """Versions are never so long, and of a go.mod's line only the beginning counts."""
-    longest = content.LONGEST_LINE
+    """Versions are never so long."""
+    longest = LONGEST_LINE
     long = f"v1.0.0-{'x' * size}"
     versions = parse_list(f"v0.1.0\n{long}\nv1.0.0 {'é' * size}\nv0.2.0".encode(), M)
     assert [each for each in versions if len(each) < 10] == [
@@ -257,22 +198,3 @@ def test_very_long_lines(size: int) -> None:
     assert all(len(each) < longest for each in versions)
     with pytest.raises(ContentError, match="no line that begins"):
         parse_list(b"<html>" + b"v1.0.0 " * size, M)
-    check_mod(f"// {'é' * size}\nmodule m // {'é' * size}\n// module\n\nrequire (\n{'x' * size}\n)".encode())
-    for wrong in (
-        f"// {'module ' * size}\n",
-        f"module m\n<html{'x' * size}\n",
-        f"module m\n{'x' * 5000}\n<html>",
-    ):
-        with pytest.raises(ContentError):
-            check_mod(wrong.encode())
-    with pytest.raises(ContentError, match="UTF-8"):
-        check_mod(b"module m\n// " + b"x" * size + b"\xc3\n")
-
-
-def test_a_long_go_mod_is_the_same_in_steps() -> None:
-    text = "".join(f"require (\n\texample.com/é{n} v1.0.0 // {'x' * (n % 300)}\n)\n" for n in range(3000))
-    check_mod(f"module m\n{text}".encode())
-    assert sum(1 for _ in content.check_mod(f"module m\n{text}".encode())) > 100
-    for wrong in (text, f"module m\n{text}<html>\n{text}"):
-        with pytest.raises(ContentError):
-            check_mod(wrong.encode())

@@ -13,7 +13,7 @@ from goproxy_vm.observe.logs import PRIORITIES, render_json, render_text
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {"debug", "info", "warning", "error", "exception"}
-OWN = (("log lines dropped", ("lines", "in_all")), ("lines left out", ("client", "lines")))
+OWN = (("log lines dropped", ("lines", "in_all")), ("lines left out", ("client", "left_out", "lines")))
 """The log's lines about itself, which no logger writes."""
 
 

@@ -152,6 +152,42 @@ def test_one_client_does_not_fill_the_log(pipe: Pipe, monkeypatch: pytest.Monkey
     assert last["path"] == "/y"
 
 
+def test_lines_that_name_no_client_do_not_fill_the_log(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do those that name one and are neither warnings nor of the access log."""
+    clock = [0.0]
+    monkeypatch.setattr(logs, "Allowance", lambda: Allowance(lambda: clock[0]))
+    monkeypatch.setattr(allowance, "MOST_CLIENTS", 5)
+    monkeypatch.setattr(logs, "REFUSALS", 10)
+    monkeypatch.setattr(logs, "EVENTS", 7)
+    with setup("json", "debug", fd=pipe.writing):
+        log = get_logger("proxy")
+        for number in range(50):
+            log.info("fetch not begun", client="192.0.2.1", path="/x")
+            log.warning("serving stale", path=f"/{number}")
+            log.error("checksum mismatch", module="m")
+            log.info("retrying", path="/x")
+            log.debug("client left", client="192.0.2.1")
+            logging.getLogger("aiohttp").warning("why %d", number)
+            log.warning("request failed", client=f"192.0.2.{number}")
+        log.error("fork", path="/x")
+        clock[0] = 61.0
+        log.info("retrying", path="/y")
+    lines = [json.loads(line) for line in pipe.lines()]
+    count = {event: sum(line["event"] == event for line in lines) for event in {e["event"] for e in lines}}
+    assert count["fetch not begun"] == 10
+    assert count["serving stale"] == count["checksum mismatch"] == count["aiohttp"] == 7
+    assert count["retrying"] == 7 + 1
+    assert count["client left"] == 50
+    assert count["fork"] == 1, "whatever else there is too much of"
+    told = {line["left_out"]: line["lines"] for line in lines if "left_out" in line}
+    assert told == dict.fromkeys(["serving stale", "checksum mismatch", "retrying", "aiohttp"], 43)
+    assert ("192.0.2.1", 40) in [
+        (line["client"], line["lines"])
+        for line in lines
+        if line["event"] == "lines left out" and "client" in line
+    ]
+
+
 def test_many_clients_share_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowance, "MOST_CLIENTS", 5)
     clock = [0.0]

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp.http_exceptions import LineTooLong
 
 from goproxy_vm.upstream import wire
-from goproxy_vm.upstream.wire import LEAST, MOST, Portion, Turns, _Head, _Layer
+from goproxy_vm.upstream.wire import FIRST, LEAST, MOST, MOST_FIELDS, Portion, Turns, _Head, _Layer
 
 CHUNK = b"1\r\nx\r\n"
 
@@ -62,6 +63,7 @@ class Handler:
         self.got = b""
         self.turns: list[int] = []
         self.lost: list[Exception | None] = []
+        self.failed: list[BaseException] = []
         self._clock = clock
         self._cost = cost
 
@@ -72,6 +74,9 @@ class Handler:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.append(exc)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.failed.append(error)
 
     def eof_received(self) -> None:
         return None
@@ -152,6 +157,74 @@ def test_portion() -> None:
     for _ in range(20):
         portion.took(0.1)
     assert (portion.bytes, portion.slow) == (LEAST, True)
+
+
+class Slow:
+    """Takes heads, a microsecond for each byte."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.ended = False
+        self.taken: list[int] = []
+        self._clock = clock
+
+    def take(self, data: bytes) -> bytes:
+        self.taken.append(len(data))
+        self._clock.now += len(data) / 1e6
+        return data
+
+
+async def test_heads_are_taken_in_turns_and_small_portions(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the answer before it was like."""
+    head = Slow(clock)
+    monkeypatch.setattr(wire, "_Head", lambda: head)
+    each, handler, _ = layer(clock, Turns(), 0.0)
+    each.data_received(bytes(1 << 20))
+    assert len(handler.got) == 1 << 20
+    each.write(b"GET")
+    each.data_received(bytes(256 << 10))
+    assert sum(head.taken) <= FIRST, "no more than a millisecond's work at once"
+    await turns_until(clock, lambda: len(handler.got) == (1 << 20) + (256 << 10))
+    assert max(head.taken) <= FIRST
+    head.ended = True
+
+
+async def test_small_portions_together_take_no_longer_than_one(clock: Clock) -> None:
+    """Each of them is quick, and there are many."""
+    each, handler, _ = layer(clock, Turns(), 0.00015)
+    each.data_received(bytes(FIRST))
+    began = clock.now
+    each.data_received(bytes(1 << 20))
+    assert clock.now - began < 3 * wire.TURN
+    await turns_until(clock, lambda: len(handler.got) == FIRST + (1 << 20))
+
+
+async def test_a_head_without_an_end_is_given_up(clock: Clock) -> None:
+    """As soon as it has too many fields, and nothing of it is handed on then."""
+    each, handler, below = layer(clock, Turns(), 0.0)
+    each.write(b"GET")
+    data = b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * (MOST_FIELDS + 2 * FIRST)
+    each.data_received(data)
+    await turns_until(clock, lambda: handler.failed)
+    assert below.closed
+    got = len(handler.got)
+    each.connection_lost(None)
+    await turns_until(clock, lambda: handler.lost)
+    assert len(handler.got) == got < 5 * MOST_FIELDS + 20
+    assert isinstance(handler.failed[0], LineTooLong)
+
+
+async def test_a_long_line_of_a_head_is_put_together_once() -> None:
+    head = _Head()
+    pieces = [b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 1000] * 1000, b"\r\n", b"Y: y\r\n\r\nrest"]
+    handed = [head.take(piece) for piece in pieces]
+    assert b"".join(handed) == b"".join(pieces)
+    assert [bool(each) for each in handed] == [True, *[False] * 1000, True, True]
+    endless = _Head()
+    assert [endless.take(b"x" * 1024) for _ in range(wire.HEAD_MOST // 1024)] == [b""] * 1024
+    with pytest.raises(LineTooLong):
+        endless.take(b"x")
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX: y\r\nContent-length:3 \r\nZ: z\r\n\r\n"
