@@ -130,6 +130,7 @@ async def test_a_purge_between_the_last_look_and_the_queue(
 
     monkeypatch.setattr(Download, "hand_over", slowly)
     assert (await host.get(ZIP)).body == upstream.files[ZIP]
+    await until(lambda: not ops.fetches_in_flight)  # what it brings along
     await drained(host.server.store)
     assert await host.server.store.get(ZIP[1:]) is None
     assert host.server.store.admission.reserved == 0
