@@ -22,6 +22,7 @@ from goproxy_vm.proxy.operations import Operations
 from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
+from tests.fakes.wire import until
 from tests.integration.stores import drained, opened
 
 if TYPE_CHECKING:
