@@ -141,7 +141,7 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
     Lines are split at white space and the first field counts; anything else is dropped (cases 1, 7). Pseudo-
     versions stay: clients pass over them unless their ``@latest`` finds nothing, and then take the newest
     (PROTOCOL §1 "latest"); many a proxy has no ``@latest``, and then the choice must be the same as directly.
-    ContentError where there are lines, and none begins with a canonical version, be it of another major: a
+    ContentError where there are lines, and none begins with a version, be it a short or of another major: a
     page, not a list; and where it has more than ``MOST_VERSIONS``.
     """
     lines = valid = False
@@ -154,7 +154,7 @@ def parse_list(data: bytes, module: str) -> Steps[list[str]]:
         # No version is as long as a line that is cut.
         fields = {line.split(None, 1)[0] for line in each_line[cut : None if whole else -1] if line.strip()}
         cut = not whole
-        valid = valid or any(map(semver.is_canonical, fields))
+        valid = valid or any(map(semver.is_valid, fields))
         fields -= found
         new = [each for each in fields if semver.is_canonical(each) and semver.agrees(module, each)]
         found.update(new)

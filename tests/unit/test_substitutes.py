@@ -34,9 +34,10 @@ async def stock(shop: Shop, name: str, mod: bytes) -> None:
     """Two whole versions, and the go.mod of a newer one that retracts the first."""
     await shop.put(f"{name}@v1.0.0", f"{name}@v1.1.0", kind="mod")
     await shop.put(f"{name}@v1.0.0", f"{name}@v1.1.0")
-    await shop.store.put(
+    stored = await shop.store.put(
         f"{name}/@v/v1.9.0.mod", b"retract v1.0.0\n" + mod, h1="h1:x", module=name, version="v1.9.0"
     )
+    stored.close()
     await shop.settled()
 
 
