@@ -151,7 +151,6 @@ def test_any_info_is_a_version_or_a_content_error(data: bytes) -> None:
         b"<html>\n<body>sign in</body>\n",
         b"not a version\n",
         b'{"error": 1}',
-        b"\n \nv1.2 of this service\nsays no\n",
         b"x\rv1.0.0\xe2\x80\xa8v1.0.0\n",
     ],
 )
