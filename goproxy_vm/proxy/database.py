@@ -28,8 +28,8 @@ from goproxy_vm.protocol.note import VerifierKey
 from goproxy_vm.protocol.sumdb import LookupVerdict, Verdict, Verifier
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
 from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.proxy.lru import Lru
 from goproxy_vm.proxy.negative import Negatives
-from goproxy_vm.proxy.tiles import Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class ChecksumDatabase:
         self._store = store
         self._sources = sources
         self._metrics = metrics
-        self._tiles = Tiles(TILES)
+        self._tiles: Lru[Tile, bytes] = Lru(TILES)  # each lookup needs those at the top of the tree
         self._verifier = Verifier(self._key)
         self._absent = Negatives(settings.negative, time.monotonic)
         self._persisting = asyncio.Lock()

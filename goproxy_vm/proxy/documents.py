@@ -19,12 +19,11 @@ from goproxy_vm.protocol.content import (
     render_list,
 )
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
-from goproxy_vm.prover import Turns
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
 from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.steps import in_turns
+from goproxy_vm.proxy.steps import Reading, in_turns
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 log = get_logger("proxy")
 
-SHORT = 16 << 10
-"""Bytes of a list that is read at once: real ones, but for a few."""
 NOT_HERE = "not stored here, and this request may not fetch it"
 
 
@@ -67,7 +64,7 @@ class Documents:
         self._named = named
         self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
         self._behind = Backlog(self._refresh)
-        self._reading = Turns()
+        self._reading = Reading()
 
     async def close(self) -> None:
         """Cancel what is under way."""
@@ -200,11 +197,8 @@ class Documents:
         return data
 
     async def _list(self, data: bytes, module: str, client: str) -> bytes:
-        """The list to serve. Of long ones one is read at a time, and clients take turns: else each would take
-        its memory, and each the time of all."""
-        if len(data) <= SHORT:
-            return render_list(await in_turns(parse_list(data, module)))
-        async with self._reading.take(client):
+        """The list to serve."""
+        async with self._reading.turn(len(data), client):
             return render_list(await in_turns(parse_list(data, module)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import Kind, StoredFile
@@ -11,9 +10,9 @@ from goproxy_vm.protocol import semver
 from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
 from goproxy_vm.protocol.gomod import LOOKED_AT, Retractions, not_retracted, retractions
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
-from goproxy_vm.prover import Turns
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
-from goproxy_vm.proxy.steps import in_turns
+from goproxy_vm.proxy.lru import Lru
+from goproxy_vm.proxy.steps import SHORT, Reading, in_turns
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
 BUILT_FROM_MOD = "hit; detail=built-from-stored-mod"
 BUILT_FROM_VERSIONS = "hit; detail=built-from-stored-versions"
 
-SHORT = 16 << 10
-"""Bytes of a go.mod that is read at once: real ones, but for a few."""
 KEPT = 8
-"""Longer ones of which it is kept in memory what they retract."""
+"""Long go.mods of which it is kept in memory what they retract."""
 
 
 class Substitutes:
@@ -33,9 +30,9 @@ class Substitutes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._retracted: OrderedDict[str, Retractions] = OrderedDict()
-        """By the SHA-256 of a go.mod; the one used last is the last."""
-        self._reading = Turns()
+        self._retracted: Lru[str, Retractions] = Lru(KEPT)
+        """By the SHA-256 of a go.mod."""
+        self._reading = Reading()
 
     async def info(self, module: str, version: str) -> Answer | None:
         """The ``.info`` of a version whose ``.mod`` is stored, without what is optional (PROTOCOL §3); None
@@ -88,18 +85,15 @@ class Substitutes:
         return await in_turns(not_retracted(versions, retracted))
 
     async def _retractions(self, mod: StoredFile, client: str) -> Retractions:
-        """What a go.mod retracts. Long ones are read one at a time, and clients take turns; and once for all
-        who ask for the same."""
+        """What a go.mod retracts; long ones are read once for all who ask for the same."""
         if mod.length <= SHORT:
             return await in_turns(retractions(mod.pread(0, mod.length)))
-        async with self._reading.take(client):
-            retracted = self._retracted.pop(mod.sha256, None)
+        async with self._reading.turn(mod.length, client):
+            retracted = self._retracted.get(mod.sha256)
             if retracted is None:
                 data = await asyncio.to_thread(mod.pread, 0, min(mod.length, LOOKED_AT))
                 retracted = await in_turns(retractions(data))
-            self._retracted[mod.sha256] = retracted
-            if len(self._retracted) > KEPT:
-                self._retracted.popitem(last=False)
+                self._retracted.keep(mod.sha256, retracted)
             return retracted
 
     async def _with(self, module: str, *kinds: Kind) -> list[str]:

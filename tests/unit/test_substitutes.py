@@ -10,7 +10,8 @@ import pytest
 from goproxy_vm.protocol.gomod import Retractions
 from goproxy_vm.protocol.lines import Steps
 from goproxy_vm.proxy import substitutes as module
-from goproxy_vm.proxy.substitutes import KEPT, SHORT, Substitutes
+from goproxy_vm.proxy.steps import SHORT
+from goproxy_vm.proxy.substitutes import KEPT, Substitutes
 from tests.fakes.stores import Shop, opened
 
 NAME = "example.com/m"

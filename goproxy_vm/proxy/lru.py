@@ -1,0 +1,40 @@
+"""What was used last, of whatever costs something to have again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Lru(Mapping[K, V]):
+    """The ``most`` values used last, by their keys."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def __getitem__(self, key: K) -> V:
+        value = self._kept[key]
+        self._kept.move_to_end(key)
+        return value
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, key: K, value: V) -> None:
+        """Remember a value; the one that was used least recently goes."""
+        self._kept[key] = value
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        """It is not what it was."""
+        self._kept.pop(key, None)
