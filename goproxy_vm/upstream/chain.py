@@ -162,7 +162,7 @@ class Upstreams:
         for each in self._upstreams:
             if not each.health.failing:
                 return True
-            if each is self._upstreams[-1] or not each.spec.falls_through:
+            if not each.spec.falls_through:
                 return each.health.admit()
             if not each.health.backed_off:  # the fetch is admitted as the probe, or passes it over
                 return True
@@ -219,9 +219,8 @@ class Upstreams:
             raise _not_asked()
         verdicts = _Verdicts()
         passed_over: list[tuple[_Upstream, bool]] = []
-        for index, upstream in enumerate(self._upstreams):
-            later = index + 1 < len(self._upstreams)
-            hurry = upstream.spec.falls_through and later
+        for upstream in self._upstreams:
+            hurry = upstream.spec.falls_through
             if hurry and not upstream.health.admit():
                 passed_over.append((upstream, verdicts.absent))
                 continue
@@ -232,7 +231,7 @@ class Upstreams:
                     passed_over.append((upstream, verdicts.absent))
                     continue
                 verdicts.add(failure, after_absence=verdicts.absent)
-                if not (upstream.spec.falls_through or failure.outcome == "not_found"):
+                if not (hurry or failure.outcome == "not_found"):
                     break
         for upstream, after_absence in passed_over:  # nothing else could answer
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -17,8 +17,8 @@ class UpstreamSpec:
     """One entry of the list.
 
     ``url`` has no userinfo and no trailing slash; ``userinfo`` is (user, password) or None; ``name`` is what
-    people see: host and port, or the path of a file upstream. ``falls_through`` is True before a ``|``:
-    a failure goes on to the next entry; before a ``,`` only a 404 or 410 does.
+    people see: host and port, or the path of a file upstream. ``falls_through`` is True before a ``|`` and
+    another entry, to which a failure goes on; before a ``,`` only a 404 or 410 does.
     """
 
     kind: Literal["http", "file"]
@@ -59,7 +59,7 @@ def parse_upstreams(text: str) -> UpstreamList:
         if not entry:
             continue
         if entry == "off":
-            return UpstreamList(tuple(entries), warning)
+            return UpstreamList(_ended(entries), warning)
         if entry == "direct":
             if not entries:
                 raise ValueError(f"direct alone is not supported: name a proxy; allowed are {ALLOWED}")
@@ -68,7 +68,12 @@ def parse_upstreams(text: str) -> UpstreamList:
         entries.append(_parse_entry(entry, falls_through=falls_through))
     if not entries:
         raise ValueError(f"no upstream; allowed are {ALLOWED}")
-    return UpstreamList(tuple(entries), warning)
+    return UpstreamList(_ended(entries), warning)
+
+
+def _ended(entries: list[UpstreamSpec]) -> tuple[UpstreamSpec, ...]:
+    """The entries, of which the last has none to fall through to, whatever stood behind it."""
+    return (*entries[:-1], *(replace(last, falls_through=False) for last in entries[-1:]))
 
 
 def _parse_entry(entry: str, *, falls_through: bool) -> UpstreamSpec:
