@@ -28,7 +28,7 @@ from goproxy_vm.errors import ConfigError, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
 from goproxy_vm.upstream.spec import parse_upstreams
-from goproxy_vm.version import commit_of, described
+from goproxy_vm.version import commit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     # Only this command needs the server: the others answer at once, without aiohttp and the rest.
-    from goproxy_vm import server
+    from goproxy_vm import process
 
-    return server.run(lambda: _load(arguments), greets=sys.stderr.isatty())
+    return process.run(lambda: _load(arguments), greets=sys.stderr.isatty())
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -219,14 +219,16 @@ def _parser() -> _Parser:
 
 def _version(arguments: argparse.Namespace) -> int:
     commit = commit_of(Path(__file__).parent)
-    facts = {"version": __version__, "commit": commit or None}
-    _print(json.dumps(facts) if arguments.json else f"goproxy-vm {described()}")
+    if arguments.json:
+        _print(json.dumps({"version": __version__, "commit": commit or None}))
+    else:
+        _print(f"goproxy-vm {__version__}{f' (commit {commit})' if commit else ''}")
     return 0
 
 
 def _help(parser: _Parser, topics: Sequence[str]) -> int:
-    parser.parse_args([*topics, "--help"])
-    raise AssertionError("--help ends the program")  # pragma: no cover
+    parser.parse_args([*topics, "--help"])  # which ends the program
+    return 0
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

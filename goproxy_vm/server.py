@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import signal
-import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -20,13 +17,10 @@ from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
 from goproxy_vm.config.token import SOCKET_NAME
 from goproxy_vm.console.greeting import Serving, greeting, said
-from goproxy_vm.errors import OperatorError, StartError
+from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import (
     listen_fds,
-    notify,
     open_files_limit,
-    raise_open_files_limit,
-    watchdog_seconds,
 )
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
@@ -59,9 +53,9 @@ from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable,
 from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from goproxy_vm.config import Loaded, Settings
+    from goproxy_vm.config import Settings
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
@@ -346,81 +340,6 @@ class Server:
         return main, admin
 
 
-async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
-    settings = loaded.settings
-    loop = asyncio.get_running_loop()
-    stopped, hung_up = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    for warning in loaded.warnings:
-        log.warning("configuration", reason=warning)
-    server = Server(settings)
-    await server.start()
-    gc.freeze()  # what lives as long as the process: walking it in each full collection would stop all hits
-    log.info(
-        "serving",
-        url=server.url,
-        urls=server.urls,
-        admin_url=server.admin_url,
-        admin_socket=server.admin_socket,
-        cache_dir=str(settings.cache_dir),
-        version=__version__,
-        pid=os.getpid(),
-    )
-    notify("READY=1")
-    if greets:
-        print(await server.greeting(), file=sys.stderr, flush=True)
-    watchdog = asyncio.create_task(_pet_watchdog())
-    reloader = asyncio.create_task(_reload(server, again, hung_up))
-    await stopped.wait()
-    notify("STOPPING=1")
-    log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
-    reloader.cancel()
-    await server.stop()
-    watchdog.cancel()
-    log.info("stopped")
-
-
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _pet_watchdog() -> None:
-    """Show systemd that the loop turns, twice as often as it asks for; one that hangs is restarted."""
-    seconds = watchdog_seconds()
-    while seconds is not None:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(seconds / 2)
-
-
-async def _reload(server: Server, again: Callable[[], Loaded], hung_up: asyncio.Event) -> None:
-    """Read the settings again at each SIGHUP; a mistake in them changes nothing."""
-    while True:
-        await hung_up.wait()
-        hung_up.clear()
-        try:
-            loaded = await asyncio.to_thread(again)
-            done = await server.reload(loaded.settings)
-        except (OperatorError, sqlite3.Error) as error:
-            log.error("reload failed", reason=str(error))
-            continue
-        for warning in loaded.warnings:
-            log.warning("configuration", reason=warning)
-        log.info("reloaded", changed=done.applied)
-        if done.restart:
-            log.warning("restart needed", changed=done.restart)
-
-
-def run(again: Callable[[], Loaded], *, greets: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start.
-
-    ``again`` reads the settings, at the start and after each SIGHUP; ``greets`` says that a person looks on.
-    """
-    loaded = again()
-    raise_open_files_limit()
-    greets = greets and loaded.settings.log_format == "text"
-    with logs.setup(loaded.settings.log_format, loaded.settings.log_level, greets=greets):
-        asyncio.run(_serve(loaded, again, greets=greets))
-    return 0

@@ -1,20 +1,12 @@
-"""Which version this is, and of which commit."""
+"""Which commit this is."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-from goproxy_vm import __version__
-
 COMMIT_NAME = "commit"
 """The file beside the modules of a release that names its commit."""
-
-
-def described() -> str:
-    """The version, and the commit where that is known (blocking)."""
-    commit = commit_of(Path(__file__).parent)
-    return f"{__version__} (commit {commit})" if commit else __version__
 
 
 def commit_of(package: Path) -> str:

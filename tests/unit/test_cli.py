@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm import __version__, cli, server
+from goproxy_vm import __version__, cli, process
 from goproxy_vm.config import Loaded, Settings, keys
 from goproxy_vm.errors import StartError
 
@@ -25,7 +25,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Served:
-    """Stands in for ``server.run``: what it was given, and what becomes of it."""
+    """Stands in for ``process.run``: what it was given, and what becomes of it."""
 
     def __init__(self) -> None:
         self.settings: Settings | None = None
@@ -44,7 +44,7 @@ class Served:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Served:
     made = Served()
-    monkeypatch.setattr(server, "run", made.run)
+    monkeypatch.setattr(process, "run", made.run)
     return made
 
 

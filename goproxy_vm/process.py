@@ -1,0 +1,99 @@
+"""The process that serves: signals, systemd, the log, and the settings read again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sqlite3
+import sys
+from typing import TYPE_CHECKING
+
+from goproxy_vm import __version__
+from goproxy_vm.errors import OperatorError
+from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds
+from goproxy_vm.observe import logs
+from goproxy_vm.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from goproxy_vm.config import Loaded
+
+log = logs.get_logger("server")
+
+
+async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
+    settings = loaded.settings
+    loop = asyncio.get_running_loop()
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    for warning in loaded.warnings:
+        log.warning("configuration", reason=warning)
+    server = Server(settings)
+    await server.start()
+    gc.freeze()  # what lives as long as the process: walking it in each full collection would stop all hits
+    log.info(
+        "serving",
+        url=server.url,
+        urls=server.urls,
+        admin_url=server.admin_url,
+        admin_socket=server.admin_socket,
+        cache_dir=str(settings.cache_dir),
+        version=__version__,
+        pid=os.getpid(),
+    )
+    notify("READY=1")
+    if greets:
+        print(await server.greeting(), file=sys.stderr, flush=True)
+    watchdog = asyncio.create_task(_pet_watchdog())
+    reloader = asyncio.create_task(_reload(server, again, hung_up))
+    await stopped.wait()
+    notify("STOPPING=1")
+    log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+    reloader.cancel()
+    await server.stop()
+    watchdog.cancel()
+    log.info("stopped")
+
+
+async def _pet_watchdog() -> None:
+    """Show systemd that the loop turns, twice as often as it asks for; one that hangs is restarted."""
+    seconds = watchdog_seconds()
+    while seconds is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds / 2)
+
+
+async def _reload(server: Server, again: Callable[[], Loaded], hung_up: asyncio.Event) -> None:
+    """Read the settings again at each SIGHUP; a mistake in them changes nothing."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            loaded = await asyncio.to_thread(again)
+            done = await server.reload(loaded.settings)
+        except (OperatorError, sqlite3.Error) as error:
+            log.error("reload failed", reason=str(error))
+            continue
+        for warning in loaded.warnings:
+            log.warning("configuration", reason=warning)
+        log.info("reloaded", changed=done.applied)
+        if done.restart:
+            log.warning("restart needed", changed=done.restart)
+
+
+def run(again: Callable[[], Loaded], *, greets: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises OperatorError when it cannot start.
+
+    ``again`` reads the settings, at the start and after each SIGHUP; ``greets`` says that a person looks on.
+    """
+    loaded = again()
+    raise_open_files_limit()
+    greets = greets and loaded.settings.log_format == "text"
+    with logs.setup(loaded.settings.log_format, loaded.settings.log_level, greets=greets):
+        asyncio.run(_serve(loaded, again, greets=greets))
+    return 0
