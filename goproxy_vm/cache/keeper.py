@@ -329,6 +329,10 @@ class Keeper:
         """The record of a pass."""
         return await self._stock.ask(self._stock.ledger.find, number)
 
+    async def last_scrub(self) -> Pass | None:
+        """The newest scrub, whether it has ended or not."""
+        return await self._stock.ask(self._stock.ledger.newest, "scrub")
+
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
         return await self._stock.ask(self._stock.ledger.passes, limit)

@@ -93,6 +93,13 @@ class Ledger:
         rows = self._connection.execute("SELECT id, record FROM passes ORDER BY id DESC LIMIT ?", (limit,))
         return list(possible(_load, rows, self._database.notice))
 
+    def newest(self, reason: PassReason) -> Pass | None:
+        """The newest pass of a kind."""
+        rows = self._connection.execute(
+            "SELECT id, record FROM passes WHERE reason = ? ORDER BY id DESC LIMIT 1", (reason,)
+        )
+        return next(iter(possible(_load, rows, self._database.notice)), None)
+
     def find(self, number: int) -> Pass | None:
         """The pass with that id."""
         rows = self._connection.execute("SELECT id, record FROM passes WHERE id = ?", (number,))

@@ -73,10 +73,9 @@ def environment_name(key: str) -> str:
     return f"{ENVIRONMENT_PREFIX}{key.upper()}"
 
 
-def did_you_mean(name: str, as_shown: Callable[[str], str] = str) -> str:
-    """``; did you mean X?`` where a key's name is close, else nothing. A hidden key has no flag."""
-    names = [each for each, key in keys().items() if not (key.hidden and as_shown is flag_name)]
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
+def _did_you_mean(name: str, as_shown: Callable[[str], str] = str) -> str:
+    """``; did you mean X?`` where a key's name is close, else nothing."""
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), keys(), n=1)
     return f"; did you mean {as_shown(close[0])}?" if close else ""
 
 
@@ -162,7 +161,7 @@ def _from_file(file: File, table: Mapping[str, Key]) -> dict[str, _Raw]:
         raise ConfigError(f"config: {where} ({file.origin}) is not TOML: {printable(str(error))}") from None
     for name in content:
         if name not in table:
-            hint = did_you_mean(name) or f"; the keys are {', '.join(table)}"
+            hint = _did_you_mean(name) or f"; the keys are {', '.join(table)}"
             raise ConfigError(f"{printable(name)}: no such key (file {where}){hint}")
     return {name: _Raw(value, f"file {where}") for name, value in content.items()}
 
@@ -180,7 +179,7 @@ def _from_environment(
         if variable in known and environ[variable]:
             raws[known[variable]] = _Raw(environ[variable], f"environment variable {variable}")
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known and variable != FILE_VARIABLE:
-            hint = did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX), environment_name)
+            hint = _did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX), environment_name)
             warnings.append(f"environment variable {printable(variable)} is no setting and is ignored{hint}")
     return warnings
 

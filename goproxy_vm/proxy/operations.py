@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.proxy.proxy import Proxy
 
-KEPT = 100
-"""Passes that are kept."""
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -74,7 +71,6 @@ class Operations:
     async def status(self) -> Status:
         """The server's state."""
         recovery = self._store.recovery
-        passes = await self._store.keeper.passes(KEPT)
         return Status(
             version=self._version,
             started=self._started,
@@ -85,7 +81,7 @@ class Operations:
             activity=self._activity(),
             recovery=recovery,
             last_pass=self._store.last_pass,
-            last_scrub=next((each for each in passes if each.reason == "scrub"), None),
+            last_scrub=await self._store.keeper.last_scrub(),
         )
 
     @_index
