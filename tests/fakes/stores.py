@@ -57,7 +57,7 @@ class Shop:
             data = os.urandom(blocks * BLOCK - 1)
             path = self.path(name, kind)
             known = None if kind == "info" else h1
-            await self.store.put(path, data, h1=known, module=module, version=version)
+            (await self.store.put(path, data, h1=known, module=module, version=version)).close()
             await self.settled()
 
     async def settled(self) -> None:

@@ -501,11 +501,17 @@ async def test_a_verdict_that_nobody_waits_for_is_no_complaint(
 ) -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    await worker_only.start()
+    worker = worker_only._worker
+    assert worker is not None
+    worker.send_signal(signal.SIGSTOP)  # its answer, a refusal, would come at once
     job = asyncio.create_task(worker_only.prove(slow, "example.com/another", V))
-    await under_way(worker_only, slow)
+    while True not in worker_only._jobs.values():
+        await asyncio.sleep(0)
     job.cancel()
     await asyncio.gather(job, return_exceptions=True)
     del job
+    worker.send_signal(signal.SIGCONT)
     assert (await worker_only.prove(large(tmp_path), M, V)).files == 1
     gc.collect()
     assert complaints == []
