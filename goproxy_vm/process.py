@@ -18,6 +18,7 @@ from goproxy_vm.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from goproxy_vm.config import Loaded
 
@@ -26,11 +27,10 @@ log = logs.get_logger("server")
 
 async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
     settings = loaded.settings
-    loop = asyncio.get_running_loop()
     stopped, hung_up = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    notice(signal.SIGHUP, hung_up)
+    notice(signal.SIGTERM, stopped)
+    notice(signal.SIGINT, stopped)
     for warning in loaded.warnings:
         log.warning("configuration", reason=warning)
     server = Server(settings)
@@ -54,10 +54,26 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
     await stopped.wait()
     notify("STOPPING=1")
     log.info("stopping", shutdown_timeout=settings.shutdown_timeout)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing will read the settings again
     reloader.cancel()
     await server.stop()
     watchdog.cancel()
     log.info("stopped")
+
+
+def notice(number: signal.Signals, event: asyncio.Event) -> None:
+    """Set ``event`` at a signal, in the running loop.
+
+    Not through the loop's own handlers: those put each signal into one pipe, and where many come while the
+    loop is busy (300 are enough), the rest is lost, a SIGTERM behind SIGHUPs too.
+    """
+    loop = asyncio.get_running_loop()
+
+    def noticed(_number: int, _frame: FrameType | None) -> None:
+        if not event.is_set():
+            loop.call_soon_threadsafe(event.set)
+
+    signal.signal(number, noticed)
 
 
 async def _pet_watchdog() -> None:

@@ -26,7 +26,7 @@ from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.gzip import BadGzip, gunzip
 from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.trail import current
-from goproxy_vm.upstream.wire import Portion
+from goproxy_vm.upstream.wire import Portion, watch_body
 
 if TYPE_CHECKING:
     from goproxy_vm.upstream.environment import Environment
@@ -188,6 +188,7 @@ class HttpUpstream:
         """One answer: where it redirects to, or what is to be said about the file that came."""
         async with await self._ask(url, peer) as response:
             self.answered += 1
+            watch_body(response)
             if peer.health is not None and response.status not in TROUBLE:
                 peer.health.succeeded()
             if response.status in REDIRECTS:

@@ -90,6 +90,14 @@ class Connector(aiohttp.TCPConnector):
         return handler
 
 
+def watch_body(response: aiohttp.ClientResponse) -> None:
+    """Have the end of the connection end the body, too: where a chunk's or a trailer's bytes are not HTTP,
+    aiohttp (3.14) closes the connection and leaves waiting who reads."""
+    connection = response.connection
+    if connection is not None and isinstance(connection.transport, _Layer):
+        connection.transport.body = response.content
+
+
 class _Layer(asyncio.Protocol, asyncio.Transport):
     """For the transport a protocol, for aiohttp's handler a transport."""
 
@@ -105,6 +113,7 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
         self._queued = False
         self._lost: tuple[Exception | None] | None = None  # kept back until all is handed on
         self._head: _Head | None = None
+        self.body: aiohttp.StreamReader | None = None  # the latest that is watched
         transport.set_protocol(self)
         handler.transport = self
 
@@ -184,6 +193,8 @@ class _Layer(asyncio.Protocol, asyncio.Transport):
             if not self._pending:
                 (error,), self._lost = self._lost, None
                 self._handler.connection_lost(error)
+                if self.body is not None and not self.body.is_eof() and self.body.exception() is None:
+                    self.body.set_exception(aiohttp.ClientPayloadError("no valid HTTP"))
         elif self._held or self._pending:
             self._transport.pause_reading()
         elif not self._transport.is_closing():

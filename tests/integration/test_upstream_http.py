@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 import ssl
 import threading
@@ -239,6 +240,37 @@ async def test_interim_answers_are_passed_over(world: World) -> None:
         upstreams = await world.make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         assert await fetch(upstreams) == b"ok"
         assert await fetch(upstreams) == b"ok"
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"zz\r\n", b"0\r\nX-Long: " + b"x" * (2 << 20), b"0\r\n" + b"X: x\r\n" * 20_000, b"0\r\nno field\r\n"],
+    ids=["chunk", "long trailer", "many trailers", "no trailer"],
+)
+async def test_a_body_that_ends_in_no_http(world: World, rest: bytes) -> None:
+    """It is noticed when it comes, however much was read before: not at ``total_timeout``."""
+    read = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await reader.read(1000):
+            writer.close()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+        await read.wait()
+        writer.write(rest)
+        await asyncio.gather(reader.read(), return_exceptions=True)  # it is not for this side to close
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        upstreams = await world.make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with asyncio.timeout(10):
+            failed = asyncio.create_task(failure(upstreams, UpstreamError))
+            await until(lambda: upstreams.signs > 0)
+            read.set()
+            assert re.search("was cut off before its end|no valid HTTP", await failed)
 
 
 # Encodings.
