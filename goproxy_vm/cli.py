@@ -24,7 +24,7 @@ from goproxy_vm.config import (
 from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.config.token import named_token
 from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared
-from goproxy_vm.errors import ConfigError, OperatorError
+from goproxy_vm.errors import ConfigError, NoServer, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
 from goproxy_vm.upstream.spec import parse_upstreams
@@ -93,7 +93,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    from goproxy_vm.console.client import Client, Token, find_owners, find_server, find_token
+    from goproxy_vm.console.client import Client, Place, Token, find_owners, find_server, find_token
     from goproxy_vm.console.commands import Console
 
     flags = {} if arguments.cache_dir is None else {"cache_dir": arguments.cache_dir}
@@ -101,9 +101,17 @@ def _ask(arguments: argparse.Namespace) -> int:
     # A probe needs none, and must not fail because its file cannot be read.
     named = arguments.token_file if "token_file" in arguments.takes else None
     token = find_token(settings, named) if "token_file" in arguments.takes else Token(None)
-    url = arguments.admin_url or find_server(settings)
-    client = Client(url, token, find_owners(settings, named))
-    Console(client, as_json=arguments.json, printed=_print).run(arguments.asked, arguments)
+    place = Place(arguments.admin_url) if arguments.admin_url else find_server(settings)
+    client = Client(place.url, token, find_owners(settings, named))
+    try:
+        Console(client, as_json=arguments.json, printed=_print).run(arguments.asked, arguments)
+    except NoServer as error:
+        if not place.missed:
+            raise
+        raise NoServer(
+            f"{error.sentence}; nor is one at {printable(place.missed)}; if it runs, name its cache "
+            "directory (--cache-dir), its configuration (--config) or its address (--admin-url)"
+        ) from None
     return 0
 
 

@@ -140,12 +140,10 @@ class Commands:
         )
 
     def _command(self, name: str, what: str) -> argparse.ArgumentParser:
-        parser = self._parser(name, what, SHARED)
-        parser.add_argument("--cache-dir", metavar="DIR", help="the server's cache_dir, for its admin.token")
-        return parser
+        return self._parser(name, what, SHARED)
 
     def _probe(self, name: str, what: str) -> None:
-        self._parser(name, what, ("admin_url", "json")).set_defaults(cache_dir=None)
+        self._parser(name, what, ("admin_url", "json"))
 
     def _parser(self, name: str, what: str, takes: tuple[str, ...]) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = self._parsers.add_parser(
@@ -155,6 +153,9 @@ class Commands:
         # Absent here must not undo what stood before the command.
         add_shared(parser, default=argparse.SUPPRESS, names=takes)
         parser.add_argument("--config", type=Path, metavar="FILE", help=f"the server's: {CONFIG_HELP}")
+        parser.add_argument(
+            "--cache-dir", metavar="DIR", help="the server's cache_dir, for its admin.sock and admin.token"
+        )
         return parser
 
 

@@ -65,7 +65,18 @@ def admin_url(address: Address) -> str:
     return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
 
 
-def find_server(settings: Settings) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is asked.
+
+    ``missed`` says at which better place none answers, and why; empty where this is the first one.
+    """
+
+    url: str
+    missed: str = ""
+
+
+def find_server(settings: Settings) -> Place:
     """Where the server of these settings is asked (blocking): at the socket in its cache directory, which
     nobody else can have put there, else at its ``admin_listen``."""
     path = str(settings.cache_dir.absolute() / SOCKET_NAME)
@@ -75,9 +86,9 @@ def find_server(settings: Settings) -> str:
             sock.connect(path)
         except TimeoutError:
             pass  # it is there, and busy
-        except OSError:  # none there, none of a path so long, not for us
-            return admin_url(settings.admin_listen)
-    return f"unix:{path}"
+        except OSError as error:  # none there, none of a path so long, not for us
+            return Place(admin_url(settings.admin_listen), f"unix:{path}: {error.strerror or error}")
+    return Place(f"unix:{path}")
 
 
 def find_owners(settings: Settings, named: Path | None) -> frozenset[int]:
@@ -106,7 +117,11 @@ def find_token(settings: Settings, named: Path | None) -> Token:
         reason = f"{path}: {error.strerror}"
     if chosen is not None:
         raise ConfigError(f"the admin token cannot be read: {reason}")
-    return Token(None, f"no admin token was found ({reason}); set GOPROXY_VM_ADMIN_TOKEN or --token-file")
+    return Token(
+        None,
+        f"no admin token was found ({reason}); name the server's cache directory (--cache-dir) or the "
+        "token's file (--token-file), or set GOPROXY_VM_ADMIN_TOKEN",
+    )
 
 
 class _UnixConnection(http.client.HTTPConnection):

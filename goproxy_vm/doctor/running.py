@@ -56,7 +56,7 @@ def look(settings: Settings) -> Running:
     holder = lock_holder(Layout.at(settings.cache_dir).lock)
     ready = readiness(settings, settings.admin_listen)
     token, version = _token(settings, running=ready is not None)
-    socket = find_server(settings).removeprefix("unix:") == str(settings.cache_dir.absolute() / SOCKET_NAME)
+    socket = not find_server(settings).missed
     return Running(holder, ready, token, version, socket)
 
 

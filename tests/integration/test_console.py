@@ -413,7 +413,8 @@ def test_token_of_the_cache_directory(
     where = tmp_path / "cache" / "admin.token"
     assert command.fails(1, "status") == (
         f"no admin token was found ({where}: No such file or directory); "
-        "set GOPROXY_VM_ADMIN_TOKEN or --token-file"
+        "name the server's cache directory (--cache-dir) or the token's file (--token-file), "
+        "or set GOPROXY_VM_ADMIN_TOKEN"
     )
     for directory, flags in (
         (tmp_path / "cache", []),
@@ -448,13 +449,14 @@ def test_unix_socket(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path
     path = str(tmp_path / "s")
     monkeypatch.setenv("GOPROXY_VM_ADMIN_TOKEN", TOKEN)
     monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"unix:{path}")
-    assert command.fails(3, "status") == f"no server: unix:{path}: No such file or directory"
+    assert command.fails(3, "status").startswith(f"no server: unix:{path}: No such file or directory; nor ")
     with ApiThread(TOKEN, path=path):
         assert command("status")
         assert command("ls", "--admin-url", f"unix:{path}")
 
 
-def test_no_server(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The line names each place that was tried, and what says where the server is."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -462,7 +464,16 @@ def test_no_server(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
             line = command.fails(3, *argv, "--admin-url", f"http://127.0.0.1:{port}")
             assert line == f"no server: http://127.0.0.1:{port}: Connection refused"
         monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"0.0.0.0:{port}")
-        assert command.fails(3, "status") == f"no server: http://127.0.0.1:{port}: Connection refused"
+        missed = (
+            f"no server: http://127.0.0.1:{port}: Connection refused; "
+            "nor is one at unix:{}/admin.sock: No such file or directory; "
+            "if it runs, name its cache directory (--cache-dir), its configuration (--config) "
+            "or its address (--admin-url)"
+        )
+        for argv in (["status"], ["pins"], ["health"]):
+            cache = tmp_path / argv[0]
+            cache.mkdir()
+            assert command.fails(3, *argv, "--cache-dir", str(cache)) == missed.format(cache)
         monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"[::]:{port}")
         assert command.fails(3, "status").startswith(f"no server: http://[::1]:{port}: ")
     assert command.fails(3, "status", "--admin-url", f"http://{'a' * 64}.x:1").startswith("no server: ")
@@ -527,9 +538,9 @@ def test_health_needs_no_token(command: Command, monkeypatch: pytest.MonkeyPatch
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         monkeypatch.setenv("GOPROXY_VM_ADMIN_LISTEN", f"0.0.0.0:{port}")
-        assert command.fails(3, "health") == f"no server: http://127.0.0.1:{port}: Connection refused"
-    for flag in ("--token-file=x", "--cache-dir=x"):
-        assert "no such flag" in command.fails(2, "health", flag)
+        line = command.fails(3, "health")
+        assert line.startswith(f"no server: http://127.0.0.1:{port}: Connection refused; nor is one at unix:")
+    assert "no such flag" in command.fails(2, "health", "--token-file=x")
 
 
 @pytest.mark.parametrize(
