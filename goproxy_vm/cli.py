@@ -23,7 +23,7 @@ from goproxy_vm.config import (
 )
 from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.config.token import named_token
-from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared
+from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared, left_out
 from goproxy_vm.errors import ConfigError, NoServer, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
@@ -170,9 +170,11 @@ class _Parser(argparse.ArgumentParser):
         # Called for each command's own arguments, too: its flags are the ones that may have been meant.
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            first = unknown[0].partition("=")[0]
-            known = self._option_string_actions if first.startswith("-") else ()
-            raise ConfigError(f"{printable(first)}: no such flag or argument{self._hint(first, known)}")
+            flag = unknown[0].startswith("-")
+            first = unknown[0].partition("=")[0] if flag else unknown[0]
+            known = self._option_string_actions if flag else ()
+            hint = ("" if flag else left_out(self, first)) or self._hint(first, known)
+            raise ConfigError(f"{printable(first)}: no such flag or argument{hint}")
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: object) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from goproxy_vm.config import values
-from goproxy_vm.config.text import quoted
+from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
 
@@ -25,6 +26,7 @@ SHARED = ("admin_url", "token_file", "json")
 CONFIG_HELP = (
     "the TOML file of settings (default: $GOPROXY_VM_CONFIG, /etc/goproxy-vm.toml, ~/.config/goproxy-vm.toml)"
 )
+_NO_MODULE = re.compile(r"[0-9]+(\.[0-9]+)?[A-Za-z]{0,3}")
 _GLOB = "a glob over module@version: * any characters, ? one, [...] one of a set; without @ every version"
 
 
@@ -50,6 +52,42 @@ def add_shared(parser: argparse.ArgumentParser, *, default: object, names: tuple
         parser.add_argument(
             "--json", action="store_true", default=default, help="print the API's answer instead of a table"
         )
+
+
+def _said(*beginnings: str) -> Callable[[str], bool]:
+    return lambda text: text.startswith(beginnings)
+
+
+def _file(text: str) -> bool:
+    return text.endswith(".toml") or Path(text).is_file()
+
+
+_SIZE = values.size(0, (1 << 63) - 1, "8EiB")
+_FORMS: tuple[tuple[str, Callable[[str], object]], ...] = (
+    ("--limit", values.count(1, 1_000_000).parse),
+    ("--target", _SIZE.parse),
+    ("--rate", values.SCRUB_RATE.parse),
+    ("--idle-for", values.duration(positive=True).parse),
+    ("--larger-than", _SIZE.parse),
+    ("--admin-url", _said("http://", "https://", "unix:")),
+    ("--config", _file),
+    ("--cache-dir", _said("/", "./", "~/")),
+    ("--upstream", _said("http://", "https://", "file:")),
+    ("--listen", values.ADDRESS.parse),
+)
+"""Flags that people leave out in front of what has only one meaning, and what is told from its form."""
+
+
+def left_out(parser: argparse.ArgumentParser, text: str) -> str:
+    """``; did you mean --target 1GB?`` of a value that ``parser`` takes behind a flag; "" if none fits."""
+    for flag, fits in _FORMS:
+        if flag in parser._option_string_actions:  # noqa: SLF001 (argparse tells it nobody)
+            try:
+                if fits(text):
+                    return f"; did you mean {flag} {printable(text)}?"
+            except (ValueError, OverflowError):
+                continue
+    return ""
 
 
 class Commands:
@@ -95,7 +133,7 @@ class Commands:
         purge = self._command("purge", "remove what meets all conditions, pinned or not")
         _patterns(purge)
         duration = _parsed(values.duration(positive=False))
-        bytes_ = _parsed(values.size(0, (1 << 63) - 1, "8EiB"))
+        bytes_ = _parsed(_SIZE)
         purge.add_argument(
             "--idle-for", type=duration, metavar="DURATION", help="not requested for that long"
         )
@@ -167,7 +205,13 @@ def _limit(parser: argparse.ArgumentParser, most: int) -> None:
 
 
 def _patterns(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("patterns", metavar="PATTERN", nargs="*", type=_pattern, help=_GLOB)
+    def parse(text: str) -> str:
+        # A module's path begins with a domain: 30d names none, and would match nothing.
+        if _NO_MODULE.fullmatch(text) and (hint := left_out(parser, text)):
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is no module{hint}")
+        return _pattern(text)
+
+    parser.add_argument("patterns", metavar="PATTERN", nargs="*", type=parse, help=_GLOB)
 
 
 def _parsed(kind: values.Kind[_T]) -> Callable[[str], _T]:
