@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
+from goproxy_vm.console.greeting import status_command
 from goproxy_vm.errors import OperatorError
 from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds
 from goproxy_vm.observe import logs
@@ -48,7 +49,15 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
     )
     notify("READY=1")
     if greets:
-        print(await server.greeting(), file=sys.stderr, flush=True)
+        command = await asyncio.to_thread(
+            status_command,
+            loaded,
+            os.environ,
+            sys.argv[0],
+            server.admin_url,
+            socket=server.admin_socket is not None,
+        )
+        print(await server.greeting(command), file=sys.stderr, flush=True)
     watchdog = asyncio.create_task(_pet_watchdog())
     reloader = asyncio.create_task(_reload(server, again, hung_up))
     await stopped.wait()

@@ -113,8 +113,9 @@ class Server:
         """Stop listening, let answers under way finish within ``shutdown_timeout``, close the store."""
         await self._stack.aclose()
 
-    async def greeting(self) -> str:
-        """What a person is told who starts it, as soon as each upstream was tried."""
+    async def greeting(self, command: str) -> str:
+        """What a person is told who starts it, as soon as each upstream was tried; ``command`` as in
+        :class:`Serving`."""
         settings = self._settings
         trials = {each.name: each for each in await self._upstreams_in_use.trials()}
         return greeting(
@@ -127,6 +128,7 @@ class Server:
                 limit_bytes=self.store.admission.limits.total,
                 upstreams=[(name, said(trials.get(name))) for name in self._upstreams_in_use.names],
                 database=settings.sumdb.name if settings.sumdb else "",
+                command=command,
             )
         )
 

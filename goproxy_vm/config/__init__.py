@@ -2,6 +2,7 @@
 
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.load import (
+    ENVIRONMENT_PREFIX,
     Check,
     File,
     Loaded,
@@ -17,6 +18,7 @@ from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Network
 
 __all__ = [
+    "ENVIRONMENT_PREFIX",
     "Address",
     "Check",
     "File",
