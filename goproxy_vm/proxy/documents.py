@@ -20,6 +20,7 @@ from goproxy_vm.protocol.content import (
 )
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
+from goproxy_vm.proxy.asker import not_here
 from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.proxy.flight import Flights
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from goproxy_vm.upstream.chain import Upstreams
 
 log = get_logger("proxy")
-
-NOT_HERE = "not stored here, and this request may not fetch it"
 
 
 class Documents:
@@ -144,7 +143,7 @@ class Documents:
                 await self._fetching.absences.check(resource.path)
         built = await self._built(resource, asker)
         if built is None:
-            raise Absent(NOT_HERE)
+            raise not_here(offline=self._settings.offline)
         return built
 
     async def _bring(self, resource: ModuleResource, claim: Claim) -> bytes:

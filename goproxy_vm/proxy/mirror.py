@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.errors import Absent, Overloaded, UpstreamError
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
+from goproxy_vm.proxy.asker import not_here
 from goproxy_vm.proxy.flight import Flights
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class SumdbMirror:
             return Answer(head, TEXT, max_age(left), hit, Result.HIT, until=self._latest_until)
         if not self._may_fetch(asker):
             if head is None:
-                raise _not_stored()
+                raise not_here(offline=self._settings.offline)
             return _stale(head)
         try:
             data, collapsed = await self._fetch("latest", asker, self._database.latest)
@@ -97,7 +98,7 @@ class SumdbMirror:
         if stored is not None:
             return _immutable(stored, Result.HIT, TEXT)
         if not self._may_fetch(asker):
-            raise _not_stored()
+            raise not_here(offline=self._settings.offline)
 
         async def lookup() -> tuple[bytes, bool]:
             found, joined = await self._database.lookup(module, version)
@@ -112,7 +113,7 @@ class SumdbMirror:
         if stored is not None:
             return _immutable(stored, Result.HIT, kind)
         if not self._may_fetch(asker):
-            raise _not_stored()
+            raise not_here(offline=self._settings.offline)
         data, collapsed = await self._fetch(path, asker, lambda: self._database.tile(path))
         return _immutable(data, Result.COLLAPSED if collapsed else Result.MISS, kind)
 
@@ -137,10 +138,6 @@ class SumdbMirror:
 
         data, collapsed = await self._flights.join(key, fly, claim, asker.patience)
         return data, collapsed or joined
-
-
-def _not_stored() -> Absent:
-    return Absent("not stored here, and this request may not fetch it")
 
 
 def _immutable(data: bytes, result: Result, content_type: str) -> Answer:

@@ -27,7 +27,8 @@ from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
 from goproxy_vm.proxy.absence import Absences
 from goproxy_vm.proxy.answer import Answer, Result, file_answer
-from goproxy_vm.proxy.documents import NOT_HERE, Documents
+from goproxy_vm.proxy.asker import not_here
+from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.prefetch import Prefetch
@@ -196,12 +197,12 @@ class Proxy:
             async def bring() -> StoredFile:
                 stored = await self._reclaim(resource, asker.client)
                 if stored is None:
-                    raise Absent(NOT_HERE)
+                    raise not_here(offline=self._settings.offline)
                 return stored
 
             stored, _ = await self._files.join(resource.path, bring)
             return file_answer(resource, stored, Result.HIT)
-        raise Absent(NOT_HERE)
+        raise not_here(offline=self._settings.offline)
 
     def _start_mod(self, resource: ModuleResource, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""

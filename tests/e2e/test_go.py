@@ -151,7 +151,7 @@ def test_cold_warm_and_offline(
         refused = offline.go("mod", "download", "example.com/Upper/lib@v1.0.0", ok=False)
         assert refused.returncode == 1
         assert "404 Not Found" in refused.stderr
-        assert "not stored here, and this request may not fetch it" in refused.stderr
+        assert "not stored here, and this server asks no upstream (setting offline)" in refused.stderr
     assert upstream.fake.requests == asked
 
 

@@ -23,6 +23,7 @@ HIT = "goproxy-vm; hit"
 MISS = "goproxy-vm; fwd=uri-miss; stored"
 STALE = "goproxy-vm; hit; detail=stale"
 BUILT = "goproxy-vm; hit; detail=built-from-stored-versions"
+OFFLINE = "not stored here, and this server asks no upstream (setting offline)"
 
 
 @pytest.fixture
@@ -248,7 +249,9 @@ async def test_offline(serve: Serve, upstream: FakeUpstream, clock: Clock) -> No
         f"{M}/@v/v3.0.0+incompatible.zip",
     ):
         got = await host.get(path)
-        assert (got.status, "may not fetch" in got.text) == (404, True)
+        assert (got.status, OFFLINE in got.text) == (404, True)
+        # Whether the request may fetch does not matter then.
+        assert OFFLINE in (await host.get(f"/cached-only{path}")).text
     assert len(upstream.requests) == seen
 
 
