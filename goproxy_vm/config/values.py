@@ -87,6 +87,16 @@ def _patterns(text: str) -> str:
             )
         if not _GLOB.fullmatch(pattern):
             raise ValueError(f"{quoted(pattern)} is malformed, and would match nothing")
+        if pattern.startswith("/") or "//" in pattern:
+            raise ValueError(
+                f"{quoted(pattern)} has an empty part before a slash, as https:// has: it can match nothing"
+            )
+        domain = pattern.partition("/")[0]
+        if domain != domain.lower() and not {"[", "\\"} & {*domain}:
+            raise ValueError(
+                f"{quoted(pattern)} has a domain in capitals, but modules' are in lower case: "
+                "it can match nothing"
+            )
     return text
 
 

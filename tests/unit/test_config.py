@@ -558,3 +558,26 @@ def test_one_line_whatever_is_typed() -> None:
     assert complaint(fresh=text).startswith('fresh: "\\udcff\\n\\u007f\\u001b[31m" (flag --fresh): ')
     assert printable("plain é") == "plain é"
     assert printable("a\nb") == '"a\\nb"'
+
+
+@pytest.mark.parametrize("key", ["deny", "nosumdb"])
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("https://a.example/b", "has an empty part before a slash"),
+        ("/a.example", "has an empty part before a slash"),
+        ("a.example//b", "has an empty part before a slash"),
+        ("GitHub.com/acme/*", "has a domain in capitals"),
+    ],
+)
+def test_a_pattern_that_no_module_has(key: str, pattern: str, why: str) -> None:
+    said = complaint(**{key: f"ok.example,{pattern}"})
+    assert f'"{pattern}" {why}' in said
+    assert said.endswith(
+        "it can match nothing; expected a list of Go's module patterns like *.corp.example,github.com/acme/*"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["a.example/", "a.example/B", "[A-Za-z]*.example", r"\A.example", "*.x"])
+def test_a_pattern_that_some_module_may_have(pattern: str) -> None:
+    assert setting("nosumdb", pattern) == pattern
