@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from goproxy_vm.observe.metrics import EVICTION_REASONS
 from tests.operations.test_prometheus import DASHBOARD, expressions, panels, series
 
 HOME = Path(__file__).parents[2] / "config" / "grafana"
@@ -53,6 +55,15 @@ def test_every_metric_of_ours_is_shown_or_watched() -> None:
         if name.startswith("goproxy_vm_"):
             family = name.removesuffix("_sum").removesuffix("_count").removesuffix("_bucket")
             assert family in asked, name
+
+
+def test_panels_by_reason_explain_each() -> None:
+    """A description that lists what a label may be lists all of it, and nothing else."""
+    by_reason = [panel for panel in panels() if "sum by (reason)" in json.dumps(panel)]
+    assert len(by_reason) == 2
+    for panel in by_reason:
+        words = set(re.findall(r"\w+", panel["description"])) & {*EVICTION_REASONS, "scrub", "recovery"}
+        assert words == set(EVICTION_REASONS)
 
 
 def test_provisioning() -> None:

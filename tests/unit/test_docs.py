@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.config import File, Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
 from goproxy_vm.doctor.check import TITLES
-from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.observe.metrics import EVICTION_REASONS, RESULTS, Metrics
 from goproxy_vm.server import RELOADED
 from goproxy_vm.web.gauges import gauges
 
 ROOT = Path(__file__).parents[2]
+METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 KEYS = list(keys().items())
 
 
@@ -83,6 +85,41 @@ def test_every_metric_is_in_the_docs() -> None:
     }
     text = (ROOT / "docs" / "metrics.md").read_text()
     assert names == set(re.findall(r"^\| `(goproxy_vm_\w+)`", text, re.MULTILINE))
+
+
+def listed(cell: str) -> dict[str, set[str]]:
+    """The labels of a row of docs/metrics.md that say which values they have, and these."""
+    found = {}
+    for part in cell.split(";"):
+        match = re.fullmatch(r"\s*`(\w+)` (\w+(?:, \w+)*)\s*", part)
+        if match is not None:
+            found[match[1]] = set(match[2].split(", "))
+    return found
+
+
+def test_the_docs_list_each_value_of_a_label() -> None:
+    metrics = Metrics("1")
+    metrics.add_upstream("u", lambda: (0, True))
+    kinds = dict.fromkeys(("info", "mod", "zip"), 1)
+    cache = CacheStatus("", "", *[0] * 7, None, 0, 0, kinds, kinds, *[0] * 8)
+    page = metrics.render(gauges(cache, 0, reached=True, writable=True)).decode()
+    values: dict[tuple[str, str], set[str]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                values.setdefault((sample.name, label), set()).add(value)
+    rows = re.findall(r"^\| `(goproxy_vm_\w+)` \| \w+ \| (.*?) \|", METRICS_PAGE, re.MULTILINE)
+    compared = 0
+    for name, cell in rows:
+        for label, named in listed(cell).items():
+            assert named == values[name, label], (name, label)
+            compared += 1
+    assert compared >= 7
+    results = METRICS_PAGE.partition("| result | meaning |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", results, re.MULTILINE)) == set(RESULTS)
+    budget = (ROOT / "docs" / "operating.md").read_text().partition("| reason | when | what |")[2]
+    reasons = re.findall(r"^\| `(\w+)` \|", budget.partition("\n\n")[0], re.MULTILINE)
+    assert set(reasons) == set(EVICTION_REASONS)
 
 
 def test_every_api_route_is_in_the_docs() -> None:
