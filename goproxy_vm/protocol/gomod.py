@@ -22,20 +22,26 @@ _QUOTED = r"""["`]?(v[^\s,\]"`]{1,254})["`]?"""
 _RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
 _RETRACT_BLOCK = re.compile(r"retract\s*\(")
 _DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*+(?![^ \t\r()\[\]{},])")
-_PATH = re.compile(r"""(["`]?)[\w.~+-]+(?:/[\w.~+-]+)*\1""")
-"""What may be imported from, and is one word."""
+_PATH = re.compile(r"""(["`]?)(?!-)((?:[\w.~+-]*[\w~+-]/)*[\w.~+-]*[\w~+-])\1""", re.ASCII)
+"""What may be imported from: no element of it ends in a dot, as a sentence does."""
+_TELLING = {"go": re.compile(r"\d+\.\d"), "require": re.compile(r"\S+[ \t]+v\d")}
+"""What begins the arguments of directives as nothing but a go.mod has them."""
 _SPACE = " \t\r"
 
 
-def check_mod(data: bytes) -> Steps[None]:
-    """ContentError unless ``data`` looks like a go.mod: lines that begin with a word, one of which is
-    ``module`` and names a path (go.dev/ref/mod#go-mod-file). Words that are not known may be those of newer
-    versions of Go; which path it names is not looked at: a fork that a replace directive puts in names
-    another's.
+def check_mod(data: bytes, module: str) -> Steps[None]:
+    """ContentError unless ``data`` looks like a go.mod, of ``module`` or another: lines that begin with a
+    word, one of which is ``module`` and names a path (go.dev/ref/mod#go-mod-file). Words that are not known
+    may be those of newer versions of Go.
+
+    The path may be another one: that of the module for which a replace directive puts in a fork. Mostly it
+    begins with a domain. One that does not, as in ``module unavailable``, may be a page's word: a line that
+    says a version of Go, or requires something, has to be there as well.
 
     Lines end at a line feed, as they do for Go: other characters that break lines may be in comments.
     """
-    named = cut = False
+    named = ""
+    cut = telling = False
     within = ""  # the directive of a block
     decoder = codecs.getincrementaldecoder("utf-8")()
     for block, whole in blocks(data, 2048):
@@ -63,13 +69,18 @@ def check_mod(data: bytes) -> Steps[None]:
             if directive == "module":
                 if named:
                     raise ContentError("the go.mod names a module twice")
-                if not _PATH.fullmatch(arguments):
+                path = _PATH.fullmatch(arguments)
+                if path is None:
                     raise ContentError(f"the go.mod names as its module {arguments[:80]!r}, which is no path")
-                named = True
+                named = path[2]
+            elif directive in _TELLING and not telling:
+                telling = _TELLING[directive].match(arguments) is not None
         cut = not whole
         yield
     if not named:
         raise ContentError("the go.mod names no module")
+    if named != module and "." not in named.partition("/")[0] and not telling:
+        raise ContentError(f"the go.mod names as its module {named[:80]!r}, and has nothing else of a go.mod")
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,8 @@ class Proxy:
 
             async def check() -> str:
                 if not self._proofs.recorded(module):
-                    await in_turns(check_mod(sink.data))  # else a login page would be the file first seen
+                    # Else a login page would be the file first seen.
+                    await in_turns(check_mod(sink.data, module))
                 h1 = await _h1_mod(sink.data)
                 await proof.verdict("mod", h1)
                 return h1

@@ -229,7 +229,7 @@ async def test_exempt_module_is_held_to_its_first_hash(serve: Serve, world: Worl
     assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
     await host.server.stop()
     next((world.tmp_path / "cache" / "modules").rglob("v1.0.0.mod")).unlink()
-    world.upstream.files[f"{M}/@v/v1.0.0.mod"] = b"module changed\n"
+    world.upstream.files[f"{M}/@v/v1.0.0.mod"] = b"module changed.example/m\n"
     host = await serve(world.upstream, sumdb=world.spec, nosumdb="example.com/*")
     await fails(host, f"{M}/@v/v1.0.0.mod", 502, "when first seen")
     # Once it is no longer exempt, the database is asked, and the first hash was right.

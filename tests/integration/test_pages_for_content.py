@@ -24,7 +24,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 PAGES = [b"<html><body>sign in</body></html>\n", b"", b'{"error":"no"}', b"\x00\x01\x02"]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, b"module unavailable\n", b"module example.com/m.\n"])
 async def test_a_page_is_not_the_mod_seen_first(serve: Serve, upstream: FakeUpstream, page: bytes) -> None:
     host = await serve(upstream)
     upstream.on(f"{M}/@v/v1.0.0.mod", Reply(page))

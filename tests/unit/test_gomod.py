@@ -14,8 +14,8 @@ from goproxy_vm.protocol.lines import LONGEST_LINE
 from tests.fakes.steps import finish
 
 
-def check_mod(data: bytes) -> None:
-    finish(gomod.check_mod(data))
+def check_mod(data: bytes, module: str = "example.com/m") -> None:
+    finish(gomod.check_mod(data, module))
 
 
 def left_of(versions: list[str], mod: bytes) -> list[str]:
@@ -29,7 +29,10 @@ def left_of(versions: list[str], mod: bytes) -> list[str]:
         'module "example.com/m" // a comment\n',
         "// Deprecated: use v2\nmodule example.com/m\r\n\r\ngo 1.24\r\n",
         "go 1.21\nrequire (\n\tx.org/a v1.0.0\n)\nmodule (\n\texample.com/other\n)\n",
-        "module m // of a fork\n",
+        "module m // of a fork\n\ngo 1.21\n",
+        "module m\nrequire (\n\tx.org/a v1.0.0 // indirect\n)\n",
+        'module m\nrequire "x.org/a"  v1.0.0\n',
+        "module github.com/Orig/x+y/v2\n",
         "module `example.com/m`//comment\n",
         "module\texample.com/m.git \r\n",
         "module(\n// it\n\texample.com/m // is\n)\nrequire x y (\n<\n)\n",
@@ -40,6 +43,12 @@ def left_of(versions: list[str], mod: bytes) -> list[str]:
 )
 def test_go_mod(text: str) -> None:
     check_mod(text.encode())
+
+
+def test_the_path_asked_for_needs_no_domain() -> None:
+    check_mod(b"module unavailable\n", "unavailable")
+    with pytest.raises(ContentError, match="nothing else of a"):
+        check_mod(b"module unavailable\n", "unavailable/v2")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,13 @@ def test_go_mod(text: str) -> None:
         b"\xff\xfemodule x",
         b"PK\x03\x04",
         b"module not found\n",
+        b"module unavailable\n",
+        b"module temporarily-unavailable\nplease retry\nrequire a token\ngo away\n",
+        b"module example.com.\n",
+        b"module x.org./a\n",
+        b"module ...\n",
+        b"module -x.org/a\n",
+        "module ex\u00e4mple.com/m\n".encode(),
         b"please log in\nmodule access denied\n",
         b"module\n",
         b"module ()\n",
@@ -109,7 +125,7 @@ def test_retractions(mod: str, left: list[str]) -> None:
 def test_a_long_go_mod_is_the_same_in_steps() -> None:
     text = "".join(f"require (\n\texample.com/é{n} v1.0.0 // {'x' * (n % 300)}\n)\n" for n in range(3000))
     check_mod(f"module m\n{text}".encode())
-    assert sum(1 for _ in gomod.check_mod(f"module m\n{text}".encode())) > 100
+    assert sum(1 for _ in gomod.check_mod(f"module m\n{text}".encode(), "m")) > 100
     for wrong in (text, f"module m\n{text}<html>\n{text}"):
         with pytest.raises(ContentError):
             check_mod(wrong.encode())
@@ -118,14 +134,15 @@ def test_a_long_go_mod_is_the_same_in_steps() -> None:
 @pytest.mark.parametrize("size", [100, 60_000, LONGEST_LINE + 2000, 200_000, 1_000_000])
 def test_very_long_lines(size: int) -> None:
     """Of a line only the beginning counts."""
-    check_mod(f"// {'é' * size}\nmodule m // {'é' * size}\n// module\n\nrequire (\n{'x' * size}\n)".encode())
+    text = f"// {'é' * size}\nmodule m // {'é' * size}\n// module\n\nrequire (\n{'x' * size}\n)"
+    check_mod(text.encode(), "m")
     for wrong in (
         f"// {'module ' * size}\n",
         f"module m\n<html{'x' * size}\n",
         f"module m\n{'x' * 5000}\n<html>",
     ):
         with pytest.raises(ContentError):
-            check_mod(wrong.encode())
+            check_mod(wrong.encode(), "m")
     with pytest.raises(ContentError, match="UTF-8"):
         check_mod(b"module m\n// " + b"x" * size + b"\xc3\n")
     mod = f"retract v1.0.0 // {'x' * size}\n// {'x' * size} retract v1.1.0\nretract v1.2.0\n"
