@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from goproxy_vm.hostos import acknowledged_bytes, unsent_bytes
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.web.refusal import plain
+from goproxy_vm.web.unread import Unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         """Bytes sent past the transport's buffer."""
         self.sending_file = False
         """Whether the loop's sendfile is under way: it fails if the socket is shut down, and cuts us off."""
+        self.unread = connections.unread
         self._front = connections.front
         self._held = bytearray()
         self._looked = 0
@@ -373,6 +375,8 @@ class Connections:
         self._exempt = exempt
         self._pressed = pressed
         self.now = clock
+        self.unread = Unread()
+        """What its clients have not read yet of documents."""
         self._all: set[Connection] = set()
         self._by_client: Counter[str] = Counter()
         self._timer: asyncio.Handle | None = None

@@ -95,17 +95,24 @@ async def _sent(connection: Connection, source: io.FileIO, at: int, count: int) 
 
 
 async def pieces(connection: Connection, body: bytes, at: int, end: int) -> int:
-    """Send bytes as :func:`go_on` sends a file, a few at a time as the client takes them."""
-    view = memoryview(body)
-    while at < end:
-        try:
-            await connection.taken()
-        except ConnectionError as error:
-            log.debug("client left", client=connection.client, left=end - at, reason=repr(error))
-            break
-        connection.transport.write(view[at : min(at + PIECE, end)])
-        at = min(at + PIECE, end)
-        await asyncio.sleep(0)  # a client that is quick takes 16 MiB in 0.3 s: others have their turns
+    """Send bytes as :func:`go_on` sends a file, a few at a time as the client takes them; so long they count
+    as unread."""
+    unread = connection.unread
+    unread.add(connection, body)
+    try:
+        while at < end:
+            try:
+                await connection.taken()
+            except ConnectionError as error:
+                log.debug("client left", client=connection.client, left=end - at, reason=repr(error))
+                break
+            unread.taken(connection)
+            # A copy: of a view the transport would keep the whole body, for as long as its last piece waits.
+            connection.transport.write(body[at : min(at + PIECE, end)])
+            at = min(at + PIECE, end)
+            await asyncio.sleep(0)  # a client that is quick takes 16 MiB in 0.3 s: others have their turns
+    finally:
+        unread.remove(connection)
     return at
 
 

@@ -22,12 +22,19 @@ from tests.hostile.victim import BIG, SMALL
 
 GREEDY = "127.0.0.2"
 """Whence attacks come: limits are by address."""
+LONG_LIST = b"".join(b"v1.%d.0-%b\n" % (number, b"x" * 100) for number in range(18_000))
+"""Nearly 2 MiB of versions."""
 
 
-def connect(url: str, *, receive_buffer: int | None = None, address: str = GREEDY) -> socket.socket:
-    """A connection from the attacker's address."""
+def connect(
+    url: str, *, receive_buffer: int | None = None, segment: int | None = None, address: str = GREEDY
+) -> socket.socket:
+    """A connection from the attacker's address. With a small ``segment`` the server's kernel keeps little of
+    what is not read: of the loopback's large ones up to 3 MB."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     sock = socket.socket()
+    if segment is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.settimeout(20)
@@ -103,6 +110,24 @@ def test_ranges_that_nobody_reads(attack: Attack, scale: Scale[int], stack: Exit
     ):
         socks = [stack.enter_context(connect(victim.url, receive_buffer=4096)) for _ in range(connections)]
         pour(socks, request(BIG, "Range: bytes=1-") * 9)
+
+
+def test_lists_that_nobody_reads(attack: Attack, scale: Scale[int], stack: ExitStack) -> None:
+    """Of each an answer of its own: those that the short cut has prepared are one for all."""
+    connections = scale(64, 500)
+    upstream = stack.enter_context(UpstreamThread())
+    upstream.fake.on("*", Reply(LONG_LIST))
+    victim = attack.start({"upstream": upstream.url, "stall-timeout": "20s"})
+    with attack.measured(
+        victim, "lists that nobody reads", f"{connections} connections, 2 MiB each", memory=64.0
+    ):
+        for _ in range(connections):
+            sock = stack.enter_context(connect(victim.url, receive_buffer=4096, segment=536))
+            sock.sendall(request("/example.com/m/@v/list", "Connection: keep-alive"))
+            assert answer(sock).startswith(b"HTTP/1.1 200 ")
+    dropped = [line for line in victim.lines() if line["event"] == "unread answer dropped"]
+    assert dropped
+    assert {line["client"] for line in dropped} == {GREEDY}
 
 
 def test_sippers(attack: Attack, scale: Scale[int], stack: ExitStack) -> None:

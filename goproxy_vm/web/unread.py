@@ -1,0 +1,67 @@
+"""What is in memory because clients have not read it yet."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING
+
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from goproxy_vm.web.connection import Connection
+
+MOST = 32 << 20
+"""Bytes of documents that are being sent. Of real ones, even the longest, a hundred are less."""
+
+log = get_logger("connection")
+
+
+class Unread:
+    """Bodies in memory that are being sent, each no longer than ``MOST``; one that several connections send
+    counts once. Where they are more than that together, the client that keeps most of them is cut off: on the
+    connection that has waited longest for it to take something.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """Of all of them together."""
+        self._bodies: OrderedDict[Connection, bytes] = OrderedDict()
+        """By connection; the one that has waited longest comes first."""
+        self._senders: Counter[int] = Counter()
+        """By body, which is known by its identity."""
+
+    def add(self, connection: Connection, body: bytes) -> None:
+        """A connection, which sends one at a time, begins to send a body."""
+        self._bodies[connection] = body
+        self._senders[id(body)] += 1
+        if self._senders[id(body)] == 1:
+            self.bytes += len(body)
+        while self.bytes > MOST:
+            self._cut()
+
+    def taken(self, connection: Connection) -> None:
+        """Its client has taken what was written so far."""
+        if connection in self._bodies:
+            self._bodies.move_to_end(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """It has sent its body, or never will; nothing where it has none."""
+        body = self._bodies.pop(connection, None)
+        if body is None:
+            return
+        self._senders[id(body)] -= 1
+        if not self._senders[id(body)]:
+            del self._senders[id(body)]
+            self.bytes -= len(body)
+
+    def _cut(self) -> None:
+        kept: Counter[str] = Counter()
+        for client, size in {
+            (each.client, id(body)): (each.client, len(body)) for each, body in self._bodies.items()
+        }.values():
+            kept[client] += size
+        ((client, size),) = kept.most_common(1)
+        connection = next(each for each in self._bodies if each.client == client)
+        log.warning("unread answer dropped", client=client, bytes=size)
+        self.remove(connection)
+        connection.abort()

@@ -1,0 +1,61 @@
+"""web/unread.py: who is cut off where documents that nobody reads are too many."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxy_vm.web import unread
+from goproxy_vm.web.unread import Unread
+
+
+class Fake:
+    """As much of a connection as matters."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.cut = False
+
+    def abort(self) -> None:
+        self.cut = True
+
+
+@pytest.fixture(autouse=True)
+def most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "MOST", 100)
+
+
+def sending(kept: Unread, client: str, body: bytes) -> Fake:
+    connection = Fake(client)
+    kept.add(connection, body)  # type: ignore[arg-type]  # all that it needs
+    return connection
+
+
+def test_whoever_keeps_most_is_cut_off_where_it_waited_longest() -> None:
+    kept = Unread()
+    other = sending(kept, "b", bytes(30))
+    greedy = [sending(kept, "a", bytes(20)) for _ in range(3)]
+    kept.taken(greedy[0])  # type: ignore[arg-type]
+    newest = sending(kept, "c", bytes(30))
+    assert [each.cut for each in (other, *greedy, newest)] == [False, False, True, False, False]
+    assert kept.bytes == 100
+    kept.remove(greedy[1])  # type: ignore[arg-type]  # as it does when it sees that it is cut
+    assert kept.bytes == 100
+
+
+def test_what_several_send_counts_once() -> None:
+    kept, body = Unread(), bytes(90)
+    many = [sending(kept, client, body) for client in "aabc"]
+    assert kept.bytes == 90
+    for each in many[1:]:
+        kept.remove(each)  # type: ignore[arg-type]
+    assert kept.bytes == 90
+    kept.remove(many[0])  # type: ignore[arg-type]
+    assert (kept.bytes, kept._bodies, kept._senders) == (0, {}, {})
+    assert not any(each.cut for each in many)
+
+
+def test_one_client_alone_is_served_its_newest() -> None:
+    kept = Unread()
+    found = [sending(kept, "a", bytes(60)) for _ in range(4)]
+    assert [each.cut for each in found] == [True, True, True, False]
+    assert kept.bytes == 60
