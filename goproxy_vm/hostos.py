@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import ipaddress
 import os
 import re
@@ -14,12 +16,21 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 FIRST_HANDED_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
 _BYTES_ACKED = 120
 """Where tcpi_bytes_acked, 64 bits of it, begins in Linux's struct tcp_info (linux/tcp.h; since 4.1)."""
+_OPENAT2 = 437
+"""The number of openat2(2) on every architecture that CPython runs on; since Linux 5.6."""
+_NO_SYMLINKS, _BENEATH = 0x04, 0x08
+"""RESOLVE_NO_SYMLINKS and RESOLVE_BENEATH (linux/openat2.h)."""
+_HOW = struct.Struct("=QQQ")
+"""Linux's struct open_how: flags, mode, resolve."""
+_CANNOT = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG, errno.EAGAIN})
+"""What openat2 says where there is none, a sandbox forbids it, or somebody moves directories meanwhile."""
 
 
 def unsent_bytes(sock: socket.socket) -> int:
@@ -43,6 +54,29 @@ def acknowledged_bytes(sock: socket.socket) -> int | None:
         return int(struct.unpack_from("=Q", facts, _BYTES_ACKED)[0])
     except (OSError, struct.error):
         return None
+
+
+@functools.cache
+def _system_call() -> Callable[..., int] | None:
+    """The C library's syscall(2); None on systems whose numbers are others."""
+    return ctypes.CDLL(None, use_errno=True).syscall if sys.platform == "linux" else None
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int | None:
+    """Open a file that is there, by a relative path that leads from ``directory`` by no link, nor above it;
+    the descriptor. None where the system cannot do that in one step. OSError, ELOOP for a link."""
+    call = _system_call()
+    if call is None:
+        return None
+    how = ctypes.create_string_buffer(_HOW.pack(flags, 0, _NO_SYMLINKS | _BENEATH), _HOW.size)
+    name = ctypes.c_char_p(os.fsencode(path))
+    fd = call(_OPENAT2, ctypes.c_int(directory), name, how, ctypes.c_size_t(_HOW.size))
+    if fd >= 0:
+        return fd
+    number = ctypes.get_errno()
+    if number in _CANNOT:
+        return None
+    raise OSError(number, os.strerror(number), path)
 
 
 def outward_address() -> str:

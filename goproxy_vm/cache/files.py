@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import enum
-import errno
 import io
 import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from goproxy_vm.cache.holders import Hold
@@ -120,25 +117,3 @@ class StoredFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Mismatch(Exception):
-    """The file on disk is not the one on record: gone, no regular file, or of another length."""
-
-
-def open_stored(file: Path, length: int, sha256: str) -> StoredFile:
-    """Open a file that must be regular and of exactly that length (blocking).
-
-    Mismatch where it is not; OSError where the host cannot open it now.
-    """
-    try:
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-            raise Mismatch("the file is gone") from error
-        raise
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size != length:
-        os.close(fd)
-        raise Mismatch(f"the file is {facts.st_size} bytes long and not {length}")
-    return StoredFile(io.FileIO(fd, "rb"), length, sha256)

@@ -36,7 +36,7 @@ class Heads:
     async def read(self, name: str) -> bytes | None:
         """The signed head kept last, None on first use."""
         try:
-            return await self._threads.run(self.file(name).read_bytes)
+            return await self._threads.run(tree.read, self.file(name), self._layout.sumdb)
         except FileNotFoundError:
             return None
 

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.selection import BEGIN
 from goproxy_vm.cache.threads import to_the_end
@@ -42,8 +43,9 @@ SAVE_EVERY = 30.0
 class Hasher:
     """The SHA-256 of a file, read in steps without leaving traces in the page cache. Blocking; close it."""
 
-    def __init__(self, file: Path) -> None:
-        self.fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    def __init__(self, file: Path, top: Path) -> None:
+        """``file`` is below ``top``."""
+        self.fd = tree.opened(file, top)
         self._size = os.fstat(self.fd).st_size
         self._hash = hashlib.sha256()
         self._offset = 0
@@ -254,6 +256,7 @@ class Scrub:
 
     async def _hash(self, victim: Victim, rate: int | None) -> str:
         file, _ = self._stock.layout.file(victim.path)
+        top = self._stock.layout.modules
         clock = self._stock.clock
         started = clock.now()
         step = STEP if rate is None else min(STEP, rate)
@@ -267,10 +270,10 @@ class Scrub:
                 await asyncio.sleep(max(0.0, started + max(done, CHUNK) / rate - clock.now()))
 
         if victim.length < step:
-            digest, n = await self._stock.disk.run(_whole, file, step)
+            digest, n = await self._stock.disk.run(_whole, file, top, step)
             await keep_pace(n)
             return digest
-        hasher = await self._stock.disk.open(Hasher, file)
+        hasher = await self._stock.disk.open(Hasher, file, top)
         try:
             while n := await self._stock.disk.run(hasher.step, step):
                 await keep_pace(n)
@@ -279,8 +282,8 @@ class Scrub:
             hasher.close()
 
 
-def _whole(file: Path, most: int) -> tuple[str, int]:
+def _whole(file: Path, top: Path, most: int) -> tuple[str, int]:
     """The SHA-256 of a small file's first ``most`` bytes, and how many there are."""
-    with contextlib.closing(Hasher(file)) as hasher:
+    with contextlib.closing(Hasher(file, top)) as hasher:
         n = hasher.step(most)
         return hasher.hexdigest(), n

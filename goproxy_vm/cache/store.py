@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.figures import Figures
-from goproxy_vm.cache.files import Entry, Kind, Mismatch, StoredFile, open_stored
+from goproxy_vm.cache.files import Entry, Kind, StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
+from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.rows import BLOCK, Known, Victim, stray
 from goproxy_vm.cache.strays import Strays
 from goproxy_vm.config import Settings
@@ -261,7 +262,7 @@ class Store:
         kind = await self._hold_to_first_seen(path, h1, module, version)
         await self._queue.room()
         await download.finish()
-        file = (download.path, download.length, download.sha256)
+        file = (download.path, download.path.parent, download.length, download.sha256)
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
@@ -357,7 +358,8 @@ class Store:
         file, _ = self._stock.layout.file(path)
         hold = self._stock.holders.of(path)
         try:
-            return (await self._parts.hits.open(open_stored, file, length, sha256)).held(hold)
+            top = self._stock.layout.modules
+            return (await self._parts.hits.open(open_stored, file, top, length, sha256)).held(hold)
         except BaseException:
             hold.release(resting=False)
             raise

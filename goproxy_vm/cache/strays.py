@@ -6,6 +6,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.cache.rows import Row, Victim
 from goproxy_vm.cache.scrub import Hasher
 from goproxy_vm.cache.threads import to_the_end
@@ -55,7 +56,7 @@ class Strays:
 
     async def read(self, file: Path, most: int) -> bytes:
         """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
-        data = await self._threads.run(_read, file, most + 1)
+        data = await self._threads.run(tree.read, file, self._stock.layout.modules, most + 1)
         if len(data) > most:
             raise ContentError(f"it has more than {most} bytes")
         return data
@@ -78,7 +79,7 @@ class Strays:
         """
         kind = await self._hold(path, h1, module, version)
         file, _ = self._stock.layout.file(path)
-        length, blocks, sha256 = await self._threads.run(_facts, file)
+        length, blocks, sha256 = await self._threads.run(_facts, file, self._stock.layout.modules)
         async with self._stock.queue.disk:
             # Whatever is published meanwhile is on record, and this is no stray any more.
             standing = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
@@ -121,14 +122,9 @@ class Strays:
             self._recoverer.facts.adopted += 1
 
 
-def _read(file: Path, most: int) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(most)
-
-
-def _facts(file: Path) -> tuple[int, int, str]:
+def _facts(file: Path, top: Path) -> tuple[int, int, str]:
     """Length, blocks and SHA-256 of a file, which is on disk when this returns."""
-    hasher = Hasher(file)
+    hasher = Hasher(file, top)
     try:
         while hasher.step(1 << 30):
             pass

@@ -1,5 +1,5 @@
 """Files below a directory of ours, reached from descriptor to descriptor: no link on the way is followed, so
-that nothing is made, renamed or removed outside. Blocking; OSError, for a link too."""
+that nothing is read, made, renamed or removed outside. Blocking; OSError, for a link too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY
 from goproxy_vm.cache.threads import paused
+from goproxy_vm.hostos import open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Flags to read a file of ours with; whoever has put a pipe there holds nobody up."""
 LONGEST = 4095
 """Bytes of a path that can be opened by its name, as readers do (PATH_MAX less its NUL)."""
 
@@ -49,6 +52,25 @@ def _enter(fd: int, name: str, at: Path, made: set[Path] | None) -> int:
         os.mkdir(name, PRIVATE_DIRECTORY, dir_fd=fd)
     made.add(at)
     return os.open(name, DIRECTORY, dir_fd=fd)
+
+
+def opened(file: Path, top: Path) -> int:
+    """A descriptor to read a file with, which is below ``top``."""
+    at = os.open(top, DIRECTORY)
+    try:
+        fd = open_beneath(at, str(file).removeprefix(f"{top}/"), READ)
+    finally:
+        os.close(at)
+    if fd is None:
+        with directory(file.parent, top) as parent:
+            return os.open(file.name, READ, dir_fd=parent)
+    return fd
+
+
+def read(file: Path, top: Path, most: int = -1) -> bytes:
+    """The bytes of a file, or the first so many."""
+    with os.fdopen(opened(file, top), "rb") as source:
+        return source.read(most)
 
 
 def move(source: Path, from_top: Path, target: Path, to_top: Path) -> set[Path]:

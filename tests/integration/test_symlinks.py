@@ -1,5 +1,5 @@
-"""Symbolic links in the cache directory: nothing is written, emptied or removed where they lead to; and trees
-that are deeper than any path can be."""
+"""Symbolic links in the cache directory: nothing is read, written, emptied or removed where they lead to; and
+trees that are deeper than any path can be."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import tree
+from goproxy_vm.cache.scrub import Hasher
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
@@ -128,6 +129,39 @@ async def test_nothing_corrupt_is_moved_through_a_link(root: Path, elsewhere: Pa
         assert list((root / "quarantine").iterdir()) == []
 
 
+@pytest.mark.parametrize("level", ["example.com", f"{module(1)}", f"{module(1)}/@v"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["openat2", "step by step"])
+async def test_nothing_is_read_through_a_link(
+    root: Path,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    level: str,
+    *,
+    at_once: bool,
+) -> None:
+    """Not even what is right: neither by hits, nor by scrubs, nor as a file without a record."""
+    if not at_once:
+        monkeypatch.setattr(tree, "open_beneath", lambda *_: None)
+    async with opened(root) as store:
+        (await adopt(store, 1, b"x")).close()
+        (await adopt(store, 2, b"x")).close()
+        await store._queue.flushed()
+        assert await content(store, 1) == b"x"
+        link, there = root / "modules" / level, elsewhere / "there"
+        link.rename(there)
+        link.symlink_to(there)
+        file = root / "modules" / path(1)
+        assert file.read_bytes() == b"x"
+        with pytest.raises(OSError, match=r"symbolic link|Not a directory"):
+            await store.strays.read(file, 10)
+        with pytest.raises(OSError, match=r"symbolic link|Not a directory"):
+            Hasher(file, root / "modules")
+        assert await content(store, 1) is None
+        assert store.usage.entries["zip"] == 1
+        assert await content(store, 2) == (None if level == "example.com" else b"x")
+    assert next(there.rglob(f"{V}.zip")).read_bytes() == b"x"
+
+
 async def test_tmp_becomes_a_link_while_the_server_runs(root: Path, elsewhere: Path) -> None:
     async with opened(root) as store:
         (root / "tmp").rmdir()
@@ -147,8 +181,15 @@ async def test_tmp_becomes_a_link_while_the_server_runs(root: Path, elsewhere: P
     assert untouched(elsewhere)
 
 
-async def test_no_tree_head_is_written_through_a_link(root: Path, elsewhere: Path) -> None:
+async def test_no_tree_head_is_read_or_written_through_a_link(root: Path, elsewhere: Path) -> None:
     async with opened(root) as store:
+        await store.heads.write("sum.example.org/a", b"head")
+        (root / "sumdb" / "sum.example.org").rename(elsewhere.with_name("head"))
+        (root / "sumdb" / "sum.example.org").symlink_to(elsewhere.with_name("head"))
+        with pytest.raises(OSError, match=r"symbolic link|Not a directory"):
+            await store.heads.read("sum.example.org/a")
+        assert await store.heads.read("sum.example.net") is None
+        (root / "sumdb" / "sum.example.org").unlink()
         (root / "sumdb" / "sum.example.org").symlink_to(elsewhere)
         with pytest.raises(OSError, match="Not a directory"):
             await store.heads.write("sum.example.org", b"head")

@@ -16,13 +16,14 @@ from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import Kind, StoredFile, open_stored
+from goproxy_vm.cache.files import Kind, StoredFile
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.publish import Item, publish
+from goproxy_vm.cache.reading import open_stored
 from goproxy_vm.cache.rows import Sum
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
@@ -63,7 +64,7 @@ class Rig:
         content = StoredFile(data, len(data), SHA)
         if file:
             temporary.write_bytes(data)
-            content = open_stored(temporary, len(data), SHA)
+            content = open_stored(temporary, temporary.parent, len(data), SHA)
         reservation = await self.admission.reserve(len(data))
         await reservation.hold(len(data))
         return Item(path, target, module, "v1.0.0", kind, "h1:x", content, temporary, reservation)

@@ -16,9 +16,10 @@ import pytest
 
 from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
-from goproxy_vm.cache.files import Mismatch, StoredFile, open_stored
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import FULL, Health, NameRefused, reason
 from goproxy_vm.cache.leftovers import Leftovers
+from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
@@ -287,7 +288,7 @@ def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"0123456789")
     before = descriptors()
-    with open_stored(path, 10, "ab" * 32) as stored:
+    with open_stored(path, tmp_path, 10, "ab" * 32) as stored:
         assert stored.data is None
         assert stored.fd is not None
         assert stored.etag == '"' + "ab" * 16 + '"'
@@ -317,7 +318,7 @@ def test_a_short_read_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "f"
     path.write_bytes(b"0123456789")
     read = os.pread
-    with open_stored(path, 10, "ab" * 32) as stored:
+    with open_stored(path, tmp_path, 10, "ab" * 32) as stored:
         monkeypatch.setattr(os, "pread", lambda fd, n, offset: read(fd, min(n, 3), offset))
         assert stored.pread(0, 10) == b"0123456789"
 
@@ -338,7 +339,7 @@ def test_mismatch(tmp_path: Path, what: str) -> None:
         path = path / "g"
     before = descriptors()
     with pytest.raises(Mismatch):
-        open_stored(path, 3, "ab" * 32)
+        open_stored(path, tmp_path, 3, "ab" * 32)
     assert descriptors() == before
 
 

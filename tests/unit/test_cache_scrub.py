@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def digest(file: Path, most: int = 1 << 30) -> str:
-    hasher = Hasher(file)
+    hasher = Hasher(file, file.parent)
     try:
         while hasher.step(most):
             pass
@@ -115,11 +115,11 @@ def test_an_unreadable_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
         digest(file)
 
 
-def test_no_link_is_followed(file: Path) -> None:
+def test_no_link_is_followed(file: Path, tmp_path: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)
     with pytest.raises(OSError, match="symbolic links"):
-        Hasher(link)
+        Hasher(link, tmp_path)
 
 
 # A store

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -374,3 +376,45 @@ def test_who_is_elsewhere_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
             monkeypatch.setattr(Path, "read_text", read_text)
             assert hostos.peer_users(client) is None
+
+
+def test_a_file_is_opened_by_a_path_without_links(tmp_path: Path) -> None:
+    (tmp_path / "top" / "a").mkdir(parents=True)
+    (tmp_path / "top" / "a" / "\u00e9").write_bytes(b"x")
+    (tmp_path / "top" / "link").symlink_to("a")
+    (tmp_path / "top" / "a" / "link").symlink_to("\u00e9")
+    (tmp_path / "beside").write_bytes(b"x")
+    top = os.open(tmp_path / "top", os.O_RDONLY)
+    try:
+        fd = hostos.open_beneath(top, "a/\u00e9", os.O_RDONLY | os.O_CLOEXEC)
+        if fd is None:
+            pytest.skip("no openat2 here")
+        assert (os.read(fd, 10), os.get_inheritable(fd)) == (b"x", False)
+        os.close(fd)
+        for path, number in {
+            "link/\u00e9": errno.ELOOP,
+            "a/link": errno.ELOOP,
+            "a/none": errno.ENOENT,
+            "beside": errno.ENOENT,
+            "../beside": errno.EXDEV,
+            str(tmp_path / "beside"): errno.EXDEV,
+            "a/\u00e9/b": errno.ENOTDIR,
+            "d" * 5_000: errno.ENAMETOOLONG,
+        }.items():
+            with pytest.raises(OSError, match=r"\[Errno") as error:
+                hostos.open_beneath(top, path, os.O_RDONLY)
+            assert error.value.errno == number
+    finally:
+        os.close(top)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EAGAIN])
+def test_a_system_that_cannot_open_so(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def call(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(hostos, "_system_call", lambda: call)
+    assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
+    monkeypatch.setattr(hostos, "_system_call", lambda: None)
+    assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
