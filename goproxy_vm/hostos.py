@@ -89,6 +89,18 @@ def outward_address() -> str:
     return ""
 
 
+def own_names(hosts: Path = Path("/etc/hosts")) -> frozenset[str]:
+    """What this host calls itself: its name, and what the file ``hosts`` has beside that (blocking)."""
+    name = socket.gethostname()
+    names = {name}
+    with contextlib.suppress(OSError):
+        for line in hosts.read_text("utf-8", "replace").splitlines():
+            _, *found = line.partition("#")[0].split() or [""]
+            if name in found:
+                names.update(found)
+    return frozenset(names)
+
+
 def peer_user(sock: socket.socket) -> int | None:
     """The user id of whoever connected to a Unix socket; None where the system cannot say."""
     if sys.platform != "linux":

@@ -21,6 +21,7 @@ from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import (
     listen_fds,
     open_files_limit,
+    own_names,
 )
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
@@ -183,7 +184,9 @@ class Server:
         access = AccessLog(settings.access_log)
         access.start()
         stack.callback(access.stop)
-        forwarded = Forwarded(settings.trusted_proxies)
+        forwarded = Forwarded(
+            settings.trusted_proxies, own_names() | {address.host for address in settings.listen}
+        )
         front = None
         if settings.fast_path:
             front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access, forwarded)

@@ -1,8 +1,9 @@
-"""Who asks, and by which URL, where a reverse proxy stands between (setting trusted_proxies)."""
+"""Who asks, and by which URL: also where a reverse proxy stands between (setting trusted_proxies)."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from goproxy_vm.config.address import is_authority
 from goproxy_vm.web.clients import within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from multidict import CIMultiDictProxy
 
@@ -20,21 +21,36 @@ MOST_ADDRESSES = 32
 """Addresses of X-Forwarded-For that are looked at, from its end: more proxies in a row there are not."""
 
 
+PRIVATE = frozenset(
+    ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "localhost", "private", "test")
+)
+"""Last labels of names that the public DNS does not have (RFC 6761, RFC 6762 appendix G)."""
+_PORT = re.compile(r":[0-9]+$")
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The ``client`` for whom a request was made (an IP address, or ``unix``), and the ``url`` that it used
-    of this server, without a path; "" where no good Host says so."""
+    of this server, without a path; "" where no good Host says so. ``stranger``: the Host, where it is well
+    formed, but a name that may not be this server's."""
 
     client: str
     url: str
+    stranger: str = ""
 
 
 class Forwarded:
     """Believes X-Forwarded-For, -Proto and -Host of the proxies in ``networks``, and of local sockets if
-    there are any; of nobody else, for whoever reaches the port can write anything there."""
+    there are any; of nobody else, for whoever reaches the port can write anything there.
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    ``names`` are this server's own. A page in a browser on a VM can have any other name of the public DNS
+    lead here (DNS rebinding), and would read what is answered by that name; an address, or a name that nobody
+    can register, leads here for whoever runs the network alone.
+    """
+
+    def __init__(self, networks: Sequence[Network], names: Iterable[str] = ()) -> None:
         self._networks = networks
+        self._names = frozenset(name.lower().rstrip(".") for name in names)
 
     def trusts(self, peer: str) -> bool:
         """Whether what this address says of others is believed."""
@@ -44,11 +60,20 @@ class Forwarded:
         """Where a request came from that ``peer`` brought."""
         hosts = headers.getall("Host", [])
         if not self.trusts(peer):
-            return Origin(peer, _url("http", hosts))
+            url = _url("http", hosts)
+            return Origin(peer, url) if not url or self._knows(hosts[0]) else Origin(peer, "", hosts[0])
         scheme = _items(headers.getall("X-Forwarded-Proto", []))[-1:]
         hosts = _items(headers.getall("X-Forwarded-Host", []))[-1:] or hosts
         client = self._client(peer, _items(headers.getall("X-Forwarded-For", [])))
         return Origin(client, _url("https" if scheme == ["https"] else "http", hosts))
+
+    def _knows(self, authority: str) -> bool:
+        name = _PORT.sub("", authority).lower().rstrip(".")
+        labels = name.split(".")
+        # An IPv6 address is in brackets; no name ends in a number.
+        if name.startswith("[") or labels[-1].isdecimal() or len(labels) == 1 or labels[-1] in PRIVATE:
+            return True
+        return name in self._names or name.endswith(".home.arpa")
 
     def _client(self, peer: str, addresses: list[str]) -> str:
         """The last address that no proxy of ours has; each proxy writes down who asked it, at the end."""

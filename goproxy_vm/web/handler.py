@@ -183,7 +183,7 @@ class Handler:
         self._check_client(origin.client)
         self._check_method(request)
         if path == SETUP:
-            return self._setup.answer(origin.url)
+            return self._setup.answer(origin.url, origin.stranger)
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(

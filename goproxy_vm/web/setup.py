@@ -26,6 +26,12 @@ class UnknownHost(RequestError):
     status = 400
 
 
+class Misdirected(RequestError):
+    """It says a name that may be somebody else's."""
+
+    status = 421
+
+
 class SetupScript:
     """The script of one server: ``setup.sh`` with its blanks filled in."""
 
@@ -40,12 +46,18 @@ class SetupScript:
             # Without its URL, which would have the VM go around the mirror.
             self._values["sumdb"] = settings.sumdb.vkey
 
-    def answer(self, url: str) -> Answer:
-        """The script for whoever used this URL of ours; UnknownHost if that is not known.
+    def answer(self, url: str, stranger: str = "") -> Answer:
+        """The script for whoever used this URL of ours; UnknownHost if that is not known, Misdirected if it
+        has the name of a ``stranger``.
 
         It comes from anywhere, and the script is run: nothing but a host and a port must be in it.
         """
         url = self._public_url or url
+        if not url and stranger:
+            raise Misdirected(
+                f"{stranger} is not known to be a name of this host: ask by its address, or have whoever runs"
+                f" it set public_url to http://{stranger}"
+            )
         if not url:
             raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
         values = self._values | {"proxy": url}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,21 @@ async def test_a_hostile_host_is_refused(host: Host, sent: str) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_no_host_or_several(host: Host, lines: list[str], version: str) -> None:
     assert (await ask(host, *lines, version=version)).status == 400
+
+
+async def test_a_name_that_may_be_anybodys(host: Host) -> None:
+    """As a page in a browser on a VM has it that is made to lead here (DNS rebinding)."""
+    heard = await ask(host, "Host: rebound.example.com:8080")
+    assert heard.status == 421
+    assert b"set public_url to http://rebound.example.com:8080" in heard.body
+    assert b"proxy=" not in heard.body
+    page = await host.get("/", Host="rebound.example.com:8080")
+    assert (page.status, "rebound" in page.text) == (200, False)
+    assert f"go env -w GOPROXY={host.server.url}<" in page.text
+    for name in (socket.gethostname(), "goproxy.lan:8080"):
+        assert (await ask(host, f"Host: {name}")).status == 200
+    got = await host.get("/example.com/m/@v/v1.0.0.mod", Host="rebound.example.com:8080")
+    assert got.status == 200, "modules are served by any name"
 
 
 async def test_forwarded_fields_count_for_nothing(host: Host) -> None:

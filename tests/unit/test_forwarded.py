@@ -72,3 +72,38 @@ def test_nobody_else_is_believed() -> None:
 )
 def test_url(headers: list[tuple[str, str]], url: str) -> None:
     assert origin("10.0.0.1", *headers).url == url
+
+
+NAMES = ("Build1.example.com", "")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("192.0.2.1:8080", "[fd00::1]:8080", "[2001:db8::1]", "10.0.2.2", "localhost:8080", "a.localhost"),
+        *("goproxy", "GoProxy:8080", "goproxy.lan:8080", "a.b.internal", "host.local.", "nas.home.arpa"),
+        *("build1.example.com:8080", "BUILD1.example.com.", "host.docker.internal", "db.corp"),
+    ],
+)
+def test_names_that_are_ours_or_nobodys(host: str) -> None:
+    headers = CIMultiDictProxy(CIMultiDict([("Host", host)]))
+    assert Forwarded((), NAMES).origin("192.0.2.7", headers) == Origin("192.0.2.7", f"http://{host}")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example.com:8080",
+        "build1.evil.com",
+        "xbuild1.example.com",
+        "a.lan.evil.com",
+        "arpa.org",
+        "x.com.",
+    ],
+)
+def test_names_that_may_be_anybodys(host: str) -> None:
+    """A page whose name is made to lead here is served by it."""
+    headers = CIMultiDictProxy(CIMultiDict([("Host", host)]))
+    assert Forwarded((), NAMES).origin("192.0.2.7", headers) == Origin("192.0.2.7", "", host)
+    assert Forwarded(OURS, NAMES).origin("192.0.2.7", headers).url == ""
+    assert Forwarded(OURS, NAMES).origin("10.0.0.1", headers).url == f"http://{host}"

@@ -378,6 +378,17 @@ def test_who_is_elsewhere_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
             assert hostos.peer_users(client) is None
 
 
+def test_what_this_host_calls_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "build1")
+    hosts = tmp_path / "hosts"
+    assert hostos.own_names(hosts) == {"build1"}
+    hosts.write_text(
+        "127.0.0.1 localhost # build1\n\n127.0.0.1 ads.example.net\n"
+        "127.0.1.1\tbuild1.example.com  build1\n192.0.2.1 build1 go.example.com # x\n"
+    )
+    assert hostos.own_names(hosts) == {"build1", "build1.example.com", "go.example.com"}
+
+
 def test_a_file_is_opened_by_a_path_without_links(tmp_path: Path) -> None:
     (tmp_path / "top" / "a").mkdir(parents=True)
     (tmp_path / "top" / "a" / "\u00e9").write_bytes(b"x")
