@@ -15,7 +15,9 @@ from goproxy_vm.console.greeting import status_command
 from goproxy_vm.errors import OperatorError
 from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds
 from goproxy_vm.observe import logs
+from goproxy_vm.proxy.status import InForce
 from goproxy_vm.server import Server
+from goproxy_vm.upstream.environment import proxy_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +36,7 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
     notice(signal.SIGINT, stopped)
     for warning in loaded.warnings:
         log.warning("configuration", reason=warning)
-    server = Server(settings)
+    server = Server(settings, InForce(loaded.origins, proxy_variables()))
     await server.start()
     gc.freeze()  # what lives as long as the process: walking it in each full collection would stop all hits
     log.info(
@@ -100,7 +102,7 @@ async def _reload(server: Server, again: Callable[[], Loaded], hung_up: asyncio.
         hung_up.clear()
         try:
             loaded = await asyncio.to_thread(again)
-            done = await server.reload(loaded.settings)
+            done = await server.reload(loaded.settings, loaded.origins)
         except (OperatorError, sqlite3.Error) as error:
             log.error("reload failed", reason=str(error))
             continue

@@ -36,7 +36,7 @@ from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
-from goproxy_vm.proxy.status import Activity
+from goproxy_vm.proxy.status import Activity, InForce
 from goproxy_vm.upstream.chain import Limits, Upstreams
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.actions import Actions
@@ -54,9 +54,9 @@ from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable,
 from goproxy_vm.web.refusal import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from goproxy_vm.config import Settings
+    from goproxy_vm.config import Origin, Settings
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
@@ -89,8 +89,10 @@ class Server:
     the path of the socket in the cache directory, None where it is not served.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, in_force: InForce | None = None) -> None:
+        """``in_force`` is what the admin API tells of the settings, by default nothing."""
         self._settings = settings
+        self.in_force = in_force or InForce()
         self._stack = AsyncExitStack()
         self._name = new_name()
         self.url = ""
@@ -133,8 +135,10 @@ class Server:
             )
         )
 
-    async def reload(self, settings: Settings) -> Reloaded:
+    async def reload(self, settings: Settings, origins: Mapping[str, Origin] | None = None) -> Reloaded:
         """Put into force what may change while others keep their connections (:data:`RELOADED`).
+
+        ``origins`` are the settings as they are shown.
 
         ConfigError or StartError: the admin token's file; sqlite3.Error: the pins. Nothing has changed then.
         """
@@ -155,6 +159,8 @@ class Server:
                 self._front.forget(None)
             self._connections.reconsider()
             self._settings = replace(settings, **kept)
+            told = {name: each for name, each in (origins or {}).items() if name not in kept}
+            self.in_force = replace(self.in_force, settings={**self.in_force.settings, **told})
             return Reloaded([name for name in changed if name in RELOADED], list(kept))
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -237,7 +243,12 @@ class Server:
             )
 
         operations = Operations(
-            store, proxy, __version__, lambda: mirror.fetches_in_flight if mirror else 0, activity
+            store,
+            proxy,
+            __version__,
+            lambda: mirror.fetches_in_flight if mirror else 0,
+            activity,
+            lambda: self.in_force,
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -49,13 +50,15 @@ class Asker:
     def __init__(
         self,
         settings: Settings,
+        environ: Mapping[str, str] = os.environ,
         *,
         seconds: float = LIMIT_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``seconds`` bounds each request in all; ``now`` is this host's clock."""
+        """``environ`` names the proxies; ``seconds`` bounds each request; ``now`` is this host's clock."""
         self.offsets: dict[str, float] = {}
         self._ca_file = settings.upstream_ca_file
+        self._environ = environ
         self._seconds = seconds
         self._limits = Limits(
             min(settings.connect_timeout, seconds), min(settings.stall_timeout, seconds), seconds
@@ -68,7 +71,7 @@ class Asker:
         trust = await asyncio.to_thread(trusted, self._ca_file)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._note_date)
-        self._way = Way(new_name(), await asyncio.to_thread(Environment))
+        self._way = Way(new_name(), await asyncio.to_thread(Environment, self._environ))
         self._session = open_session(trust, self._limits, Resolver((), self._limits.connect), [trace])
         return self
 

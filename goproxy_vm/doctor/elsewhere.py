@@ -1,18 +1,20 @@
-"""The server that runs though nobody holds the cache directory of the settings: it is asked where it is."""
+"""The server that runs: where it is, and what it runs with, as it says itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import Layout
+from goproxy_vm.config import Origin
 from goproxy_vm.config.token import SOCKET_NAME
-from goproxy_vm.console.client import Client, Token, admin_url, find_owners, find_token
-from goproxy_vm.errors import ConfigError, NoServer, NotDone
+from goproxy_vm.console.client import Client, Token, find_owners, find_server, find_token
+from goproxy_vm.errors import ConfigError, NoServer, NotDone, NotFound
 from goproxy_vm.hostos import lock_holder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from goproxy_vm.config import Settings
 
@@ -20,24 +22,42 @@ STOCK = Path("/var/cache/goproxy-vm")
 """Where the systemd unit has its cache, by a variable that nobody but the unit has."""
 
 
-def running_elsewhere(settings: Settings) -> Path | None:
-    """The cache directory of the running server, as it says itself (blocking, ten seconds for each way).
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the running server says: its cache directory, its settings and the proxies of its environment.
 
-    None where the settings' own is held, and where nobody tells. It is asked at ``admin_listen`` with the
-    settings' token, then at the socket in :data:`STOCK`.
+    No settings: it is of a version that does not tell them.
     """
-    root = Layout.at(settings.cache_dir).root
-    if lock_holder(Layout.at(root).lock):
-        return None
+
+    directory: Path
+    settings: Mapping[str, Origin] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask_running(settings: Settings) -> Told | None:
+    """What the running server tells (blocking, ten seconds for each way); None where none tells anything.
+
+    The one that holds the settings' cache directory is asked there; where nobody holds it, the one at
+    ``admin_listen`` with the settings' token, then the one at the socket in :data:`STOCK`.
+    """
     for url, token in _ways(settings):
         try:
             client = Client(url, token, find_owners(settings, None))
             client.readiness()  # within seconds, or not at all
-            told = Path(client.get("status")["cache"]["dir"])
-        except (ConfigError, NoServer, NotDone, LookupError, TypeError):
+            return _told(client)
+        except (ConfigError, NoServer, NotDone, LookupError, TypeError, AttributeError):
             continue  # no server of ours, or none that tells us
-        return None if told == root else told
     return None
+
+
+def _told(client: Client) -> Told:
+    directory = Path(client.get("status")["cache"]["dir"])
+    try:
+        answer = client.get("settings")
+    except NotFound:
+        return Told(directory)
+    shown = {name: Origin(each["value"], str(each["origin"])) for name, each in answer["settings"].items()}
+    return Told(directory, shown, {name: str(value) for name, value in answer["proxies"].items()})
 
 
 def _ways(settings: Settings) -> Iterator[tuple[str, Token]]:
@@ -45,6 +65,10 @@ def _ways(settings: Settings) -> Iterator[tuple[str, Token]]:
         token = find_token(settings, None)
     except ConfigError:
         token = Token(None)  # the check of the token says so
-    if token.text is not None:
-        yield admin_url(settings.admin_listen), token
-    yield f"unix:{STOCK / SOCKET_NAME}", Token(None)
+    place = find_server(settings)
+    if not place.missed:
+        yield place.url, Token(None)  # who may connect there needs none, and a wrong one is refused
+    elif token.text is not None:
+        yield place.url, token
+    if not lock_holder(Layout.at(settings.cache_dir).lock):
+        yield f"unix:{STOCK / SOCKET_NAME}", Token(None)

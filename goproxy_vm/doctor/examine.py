@@ -11,17 +11,20 @@ from goproxy_vm.cache.layout import Layout
 from goproxy_vm.doctor.asking import Asker
 from goproxy_vm.doctor.check import TITLES, Check, Finding
 from goproxy_vm.doctor.descriptors import check_descriptors
-from goproxy_vm.doctor.elsewhere import running_elsewhere
+from goproxy_vm.doctor.elsewhere import ask_running
+from goproxy_vm.doctor.judged import Judged, judge
 from goproxy_vm.doctor.listeners import check_admin, check_listeners
 from goproxy_vm.doctor.network import check_clock, check_database, check_upstreams
 from goproxy_vm.doctor.running import check_server, look
 from goproxy_vm.doctor.storage import check_directory, check_disk
 from goproxy_vm.errors import ConfigError, StartError
+from goproxy_vm.hostos import lock_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from goproxy_vm.config import Loaded, Settings
+    from goproxy_vm.doctor.elsewhere import Told
 
 SHOW = "goproxy-vm config show prints every setting in force and where it came from"
 
@@ -38,14 +41,11 @@ def examine(load: Callable[[], Loaded]) -> list[Check]:
             "configuration": Finding("failed", error.sentence, "correct it, then: goproxy-vm config check")
         }
         return _checks(findings, "the configuration must be valid first")
-    settings, elsewhere = loaded.settings, running_elsewhere(loaded.settings)
-    findings = {"configuration": _configuration(loaded)}
-    if elsewhere is not None:
-        findings["configuration"] = _differs(loaded, findings["configuration"], elsewhere)
-        if _unset(loaded):
-            settings = replace(settings, cache_dir=elsewhere)
-    findings |= _host(settings)
-    findings |= asyncio.run(_network(settings))
+    told = ask_running(loaded.settings)
+    judged, configuration = _judged(loaded, told, _configuration(loaded))
+    findings = {"configuration": configuration}
+    findings |= _host(judged.settings)
+    findings |= asyncio.run(_network(judged))
     return _checks(findings, "")
 
 
@@ -70,6 +70,44 @@ def _configuration(loaded: Loaded) -> Finding:
 def _unset(loaded: Loaded) -> bool:
     """Whether nobody has said which cache directory is meant: then it is the running server's."""
     return loaded.origins["cache_dir"].origin.startswith("default")
+
+
+def _judged(loaded: Loaded, told: Told | None, finding: Finding) -> tuple[Judged, Finding]:
+    """What the other checks look at, and what is said about that."""
+    settings = loaded.settings
+    root = Layout.at(settings.cache_dir).root
+    if told is None:
+        return Judged(settings), _untold(finding, lock_holder(Layout.at(root).lock))
+    if told.directory != root:
+        finding = _differs(loaded, finding, told.directory)
+        if not _unset(loaded):
+            return Judged(settings), finding
+    if not told.settings:
+        finding = _untold(finding, lock_holder(Layout.at(told.directory).lock))
+    judged = judge(loaded, told)
+    judged = replace(judged, settings=replace(judged.settings, cache_dir=told.directory))
+    if not judged.differences:
+        return judged, finding
+    found = f"{finding.found}; of the running server {', '.join(judged.differences)}"
+    if judged.expected:
+        return judged, Finding(finding.status, found, finding.remedy)
+    remedy = (
+        "what follows is about the running server's settings; restart it if it is to have those from here "
+        "(SIGHUP is enough for some), else give this command its configuration"
+    )
+    return judged, Finding("warning", found, f"{finding.remedy}; {remedy}" if finding.remedy else remedy)
+
+
+def _untold(finding: Finding, holder: int | None) -> Finding:
+    """The running server, the process ``holder``, does not say what it runs with."""
+    if not holder:
+        return finding
+    return Finding(
+        "warning",
+        f"{finding.found}; the running server, process {holder}, does not tell its own settings: "
+        "what follows is about those read here",
+        finding.remedy or "run this as the server's user or as root; restart a server of an older version",
+    )
 
 
 def _differs(loaded: Loaded, finding: Finding, elsewhere: Path) -> Finding:
@@ -106,14 +144,22 @@ def _host(settings: Settings) -> dict[str, Finding]:
     }
 
 
-async def _network(settings: Settings) -> dict[str, Finding]:
+async def _network(judged: Judged) -> dict[str, Finding]:
     """What is learnt by asking upstreams; nothing is asked where offline is set."""
+    settings = judged.settings
     off = Finding("skipped", "sumdb is off: no module is proven")
     if settings.offline:
         offline = Finding("skipped", "offline is set: nothing is asked")
         return {"upstreams": offline, "database": offline if settings.sumdb else off, "clock": offline}
+    if judged.secret:
+        untold = Finding(
+            "skipped",
+            f"the running server does not tell the passwords or files in its {', '.join(judged.secret)}: "
+            "give this command its configuration",
+        )
+        return {"upstreams": untold, "database": untold if settings.sumdb else off, "clock": untold}
     try:
-        async with Asker(settings) as asker:
+        async with Asker(settings, judged.environ) as asker:
             upstreams = await check_upstreams(settings, asker)
             database = await check_database(settings, settings.sumdb, asker) if settings.sumdb else off
             return {"upstreams": upstreams, "database": database, "clock": check_clock(asker.offsets)}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.errors import NoRoom
-from goproxy_vm.proxy.status import Activity, Status
+from goproxy_vm.proxy.status import Activity, InForce, Status
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
@@ -53,12 +53,14 @@ class Operations:
         version: str,
         others: Callable[[], int],
         activity: Callable[[], Activity] = Activity,
+        in_force: Callable[[], InForce] = InForce,
     ) -> None:
         self._store = store
         self._proxy = proxy
         self._version = version
         self._others = others
         self._activity = activity
+        self._in_force = in_force
         self._started = time.time()
         self._monotonic = time.monotonic()
 
@@ -83,6 +85,10 @@ class Operations:
             last_pass=self._store.last_pass,
             last_scrub=await self._store.keeper.last_scrub(),
         )
+
+    async def settings(self) -> InForce:
+        """What the server runs with."""
+        return self._in_force()
 
     @_index
     async def versions(

@@ -9,9 +9,10 @@ from goproxy_vm.cache.facts import Recovery
 from goproxy_vm.observe.traffic import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from goproxy_vm.cache.facts import CacheStatus, Pass
+    from goproxy_vm.config import Origin
     from goproxy_vm.upstream.health import Condition
 
 
@@ -30,6 +31,14 @@ class Activity:
     connections: int = 0
     upstreams: Sequence[tuple[str, Condition]] = ()
     database: tuple[str, Condition] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What the server runs with: each setting and the variables that name proxies, without passwords."""
+
+    settings: Mapping[str, Origin] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

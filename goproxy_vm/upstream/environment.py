@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from yarl import URL
 
+from goproxy_vm.config.text import redacted
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
 
@@ -76,6 +77,18 @@ class Environment:
     def credentials(self, host: str) -> tuple[str, str] | None:
         """User and password that netrc has for ``host`` by its name; its ``default`` counts for nobody."""
         return self._credentials.get(host)
+
+
+def proxy_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that name proxies, by their names in capitals, as they count; without passwords."""
+    names = (*(f"{scheme.upper()}_PROXY" for scheme in SCHEMES), "NO_PROXY")
+    return {name: redacted(value) for name in names if (value := _value(environ, name)[1])}
+
+
+def with_proxies(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` with these proxies instead of its own."""
+    proxies = {f"{scheme}_proxy" for scheme in (*SCHEMES, "no")}
+    return {name: value for name, value in environ.items() if name.lower() not in proxies} | {**variables}
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:

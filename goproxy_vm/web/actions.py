@@ -41,6 +41,7 @@ class Actions:
         self.document = resources.files(__package__).joinpath(DOCUMENT).read_bytes()
         self.routes = (
             Route(f"{BASE}/status", {"GET": ("status", self._status)}),
+            Route(f"{BASE}/settings", {"GET": ("settings", self._settings)}),
             Route(f"{BASE}/modules", {"GET": ("list", self._versions)}),
             Route(
                 f"{BASE}/modules/{{module}}/@v/{{version}}",
@@ -79,6 +80,10 @@ class Actions:
     async def _status(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
         return answer(wire.status(await self._operations.status()))
+
+    async def _settings(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        return answer(wire.in_force(await self._operations.settings()))
 
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         VersionFacts,
     )
     from goproxy_vm.observe.traffic import Served
-    from goproxy_vm.proxy.status import Status
+    from goproxy_vm.proxy.status import InForce, Status
     from goproxy_vm.upstream.health import Condition
 
 Json = dict[str, Any]
@@ -41,6 +41,14 @@ def timestamp(seconds: float) -> str:
 
 def _timestamp_or_none(seconds: float | None) -> str | None:
     return None if seconds is None else timestamp(seconds)
+
+
+def in_force(facts: InForce) -> Json:
+    """The answer of ``GET /api/v1/settings``."""
+    return {
+        "settings": {name: asdict(origin) for name, origin in facts.settings.items()},
+        "proxies": dict(facts.proxies),
+    }
 
 
 def status(facts: Status) -> Json:

@@ -24,9 +24,10 @@ from goproxy_vm.cache.facts import (
     VersionFacts,
     Went,
 )
+from goproxy_vm.config import Origin
 from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.selector import Selector, normalize
-from goproxy_vm.proxy.status import Activity, Status
+from goproxy_vm.proxy.status import Activity, InForce, Status
 from goproxy_vm.upstream.health import Condition
 
 STARTED = 1_750_000_000.0
@@ -89,6 +90,18 @@ class FakeOperations:
     def _totals(self) -> Totals:
         oldest = max((each.idle_seconds for each in self.stored.values()), default=0.0)
         return Totals(len(self.stored), self.bytes, oldest)
+
+    async def settings(self) -> InForce:
+        await self._ask("settings")
+        return InForce(
+            {
+                "offline": Origin(False, "default"),
+                "listen": Origin(["0.0.0.0:8080"], "file /etc/goproxy-vm.toml"),
+                "high_water": Origin(97.5, "flag --high-water"),
+                "upstream": Origin("https://***@goproxy.example", "default"),
+            },
+            {"HTTPS_PROXY": "http://***@proxy.example:3128"},
+        )
 
     async def status(self) -> Status:
         await self._ask("status")

@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from goproxy_vm import __version__, cli
+from goproxy_vm.config import File, Origin, load
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.token import TOKEN_NAME
 from goproxy_vm.doctor.check import TITLES
+from goproxy_vm.proxy.status import InForce
 from tests.fakes.ports import closed_port
 from tests.fakes.sumdb import FakeSumdb, Signer
 from tests.fakes.upstream import FakeUpstream, Reply
@@ -166,6 +168,8 @@ def run(setup: Setup, serve: Serve) -> Running:
             "listen": f"0.0.0.0:{port}",
             "admin_listen": host.server.admin_url.removeprefix("http://"),
         }
+        setup.write()
+        host.server.in_force = InForce(load({}, os.environ, File(setup.file, "flag --config")).origins)
         return host
 
     return start
@@ -414,15 +418,72 @@ async def test_another_version_runs(setup: Setup, run: Running, monkeypatch: pyt
 
 
 async def test_server_listens_elsewhere(setup: Setup, run: Running) -> None:
-    await run()
-    setup.settings["listen"] = f"0.0.0.0:{closed_port()}"
-    status, said, _ = (await setup.examine()).only("listener")
-    assert status == "warning"
-    assert said.endswith(f"is free, though process {os.getpid()} serves the cache directory")
+    host = await run()
+    # Asked about by a flag, or of a server that tells nothing, it is as it would be after a restart.
+    elsewhere = f"0.0.0.0:{closed_port()}"
+    found = await setup.examine("--listen", elsewhere)
+    assert (
+        f'here it is ["{elsewhere}"] (flag --listen, which is judged)'
+        in found.checks["configuration"]["found"]
+    )
+    said = found.checks["listener"]["found"]
+    assert said == f"{elsewhere} is free, though process {os.getpid()} serves the cache directory"
+    host.server.in_force = InForce()
     setup.settings["admin_listen"] = f"127.0.0.1:{closed_port()}"
-    status, said, _ = (await setup.examine()).only("server")
-    assert status == "failed"
+    found = await setup.examine()
+    assert "does not tell its own settings" in found.checks["configuration"]["found"]
+    said = found.checks["server"]["found"]
     assert f"process {os.getpid()} holds the cache directory, but does not answer" in said
+
+
+async def test_the_running_server_is_judged_by_its_own_settings(setup: Setup, run: Running) -> None:
+    """The file was changed since, or is another one: each difference is named, and nothing else is judged."""
+    host = await run()
+    setup.settings |= {
+        "listen": f"0.0.0.0:{closed_port()}",
+        "admin_listen": f"127.0.0.1:{closed_port()}",
+        "upstream": f"http://u:{SECRET}@127.0.0.1:{closed_port()}",
+        "offline": "true",
+    }
+    found = await setup.examine()
+    status, said, remedy = found.only("configuration")
+    assert status == "warning"
+    assert f'its upstream is "{setup.upstream.url}" (file {setup.file}), here it is "http://***@127' in said
+    assert f"its offline is false (default), here it is true (file {setup.file})" in said
+    assert "its listen is " in said
+    assert "its admin_listen is " in said
+    assert "running server's settings; restart it" in remedy
+    assert "200 in" in found.checks["upstreams"]["found"]
+    assert host.server.admin_url.removeprefix("http://") in found.checks["server"]["found"]
+
+
+async def test_flags_of_the_server_are_no_mistake(setup: Setup, run: Running) -> None:
+    host = await run()
+    given = {"offline": Origin(True, "flag --offline"), "of_another_version": Origin(1, "flag --x")}
+    host.server.in_force = InForce({**host.server.in_force.settings, **given})
+    found = await setup.examine()
+    assert (found.status, found.checks["configuration"]["status"]) == (0, "ok")
+    said = "; of the running server its offline is true (flag --offline), here it is false (default)"
+    assert found.checks["configuration"]["found"].endswith(said)
+    assert found.checks["upstreams"]["found"] == "offline is set: nothing is asked"
+
+
+async def test_passwords_and_proxies_of_the_server(
+    setup: Setup, run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await run()
+    told = host.server.in_force.settings
+    host.server.in_force = InForce({**told, "upstream": Origin("http://***@x.example", "default")})
+    found = await setup.examine()
+    assert found.checks["upstreams"]["status"] == found.checks["database"]["status"] == "skipped"
+    assert "does not tell the passwords or files in its upstream" in found.checks["upstreams"]["found"]
+    proxy = f"http://127.0.0.1:{closed_port()}"
+    host.server.in_force = InForce(told, {"HTTP_PROXY": proxy})
+    found = await setup.examine()
+    assert f"its HTTP_PROXY is {proxy}, here it is not set" in found.checks["configuration"]["found"]
+    host.server.in_force = InForce(told, {"HTTP_PROXY": "http://***@proxy.example:1"})
+    found = await setup.examine()
+    assert "in its HTTP_PROXY" in found.checks["upstreams"]["found"]
 
 
 async def test_the_unit_alone_knows_where_the_cache_is(
