@@ -129,7 +129,10 @@ class Server:
                 directory=str(settings.cache_dir),
                 used_bytes=self.store.usage.used,
                 limit_bytes=self.store.admission.limits.total,
-                upstreams=[(name, said(trials.get(name))) for name in self._upstreams_in_use.names],
+                upstreams=[
+                    (name, "not asked: offline" if settings.offline else said(trials.get(name)))
+                    for name in self._upstreams_in_use.names
+                ],
                 database=settings.sumdb.name if settings.sumdb else "",
                 command=command,
             )
@@ -248,7 +251,7 @@ class Server:
             __version__,
             lambda: mirror.fetches_in_flight if mirror else 0,
             activity,
-            lambda: self.in_force,
+            lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.config import Origin
+from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.config.token import SOCKET_NAME
 from goproxy_vm.console.client import Client, Token, find_owners, find_server, find_token
 from goproxy_vm.errors import ConfigError, NoServer, NotDone, NotFound
@@ -24,7 +25,7 @@ STOCK = Path("/var/cache/goproxy-vm")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the running server says: its cache directory, its settings and the proxies of its environment.
+    """What the running server says: its cache directory, its settings, its proxies, where it really listens.
 
     No settings: it is of a version that does not tell them.
     """
@@ -32,6 +33,8 @@ class Told:
     directory: Path
     settings: Mapping[str, Origin] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)
+    listen: tuple[Address, ...] = ()
+    admin_listen: Address | None = None
 
 
 def ask_running(settings: Settings) -> Told | None:
@@ -45,7 +48,7 @@ def ask_running(settings: Settings) -> Told | None:
             client = Client(url, token, find_owners(settings, None))
             client.readiness()  # within seconds, or not at all
             return _told(client)
-        except (ConfigError, NoServer, NotDone, LookupError, TypeError, AttributeError):
+        except (ConfigError, NoServer, NotDone, LookupError, TypeError, AttributeError, ValueError):
             continue  # no server of ours, or none that tells us
     return None
 
@@ -57,7 +60,14 @@ def _told(client: Client) -> Told:
     except NotFound:
         return Told(directory)
     shown = {name: Origin(each["value"], str(each["origin"])) for name, each in answer["settings"].items()}
-    return Told(directory, shown, {name: str(value) for name, value in answer["proxies"].items()})
+    proxies = {name: str(value) for name, value in answer["proxies"].items()}
+    return Told(
+        directory, shown, proxies, tuple(map(_address, answer["urls"])), _address(answer["admin_url"])
+    )
+
+
+def _address(url: str) -> Address:
+    return parse_address(url.removeprefix("http://"))
 
 
 def _ways(settings: Settings) -> Iterator[tuple[str, Token]]:

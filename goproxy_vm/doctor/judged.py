@@ -40,7 +40,13 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
     A flag of the command itself is kept: who gives one asks about its value. Neither the cache directory nor
     the token is looked at: the one is how the server was found, and another check tries the other.
     """
-    taken: dict[str, Any] = {}
+    if not told.settings:
+        return Judged(loaded.settings)
+    taken: dict[str, Any] = {
+        name: value
+        for name, value in (("listen", told.listen), ("admin_listen", told.admin_listen))
+        if value and not loaded.origins[name].origin.startswith("flag")
+    }
     differences: list[str] = []
     secret: list[str] = []
     expected = True
@@ -61,13 +67,13 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
                 if value == getattr(loaded.settings, name):
                     continue
                 if not mine:
-                    taken[name] = value
+                    taken.setdefault(name, value)
         differences.append(_difference(name, there, here, mine=mine))
         expected = expected and _unknowable(there, here)
         if masked and not mine:
             secret.append(name)
     own = proxy_variables(environ)
-    if told.settings and own != told.proxies:
+    if own != told.proxies:
         for name in sorted({*own, *told.proxies}):
             theirs, ours = told.proxies.get(name, ""), own.get(name, "")
             if theirs != ours:

@@ -35,10 +35,16 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What the server runs with: each setting and the variables that name proxies, without passwords."""
+    """What the server runs with: each setting and the variables that name proxies, without passwords.
+
+    ``urls`` and ``admin_url`` are where it really listens: at the port that port 0 became, at systemd's
+    sockets.
+    """
 
     settings: Mapping[str, Origin] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)
+    urls: Sequence[str] = ()
+    admin_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def in_force(facts: InForce) -> Json:
     return {
         "settings": {name: asdict(origin) for name, origin in facts.settings.items()},
         "proxies": dict(facts.proxies),
+        "urls": list(facts.urls),
+        "admin_url": facts.admin_url,
     }
 
 

@@ -457,6 +457,17 @@ async def test_the_running_server_is_judged_by_its_own_settings(setup: Setup, ru
     assert host.server.admin_url.removeprefix("http://") in found.checks["server"]["found"]
 
 
+async def test_the_ports_that_the_system_chose(setup: Setup, run: Running) -> None:
+    host = await run()
+    told = {"listen": Origin(["0.0.0.0:0"], "flag --listen"), "offline": Origin(False, "flag --no-offline")}
+    host.server.in_force = InForce({**host.server.in_force.settings, **told})
+    setup.settings |= {"listen": "0.0.0.0:0", "admin_listen": "127.0.0.1:0", "offline": "true"}
+    found = await setup.examine()
+    assert host.server.url.removeprefix("http://") in found.checks["listener"]["found"]
+    assert host.server.admin_url.removeprefix("http://") in found.checks["server"]["found"]
+    assert "200 in" in found.checks["upstreams"]["found"]
+
+
 async def test_flags_of_the_server_are_no_mistake(setup: Setup, run: Running) -> None:
     host = await run()
     given = {"offline": Origin(True, "flag --offline"), "of_another_version": Origin(1, "flag --x")}
