@@ -25,7 +25,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
@@ -104,7 +104,7 @@ class Keeper:
         self._janitor = janitor
         self._scrub = scrub
         self._recoverer = recoverer
-        self.pins_settled(pins)
+        self.pins_settled(pins, Selector(pins))
         self._ordered: dict[int, tuple[Pass, asyncio.Task[None]]] = {}
         """Scrubs that were ordered and have not ended, by pass."""
         self._ordering = asyncio.Lock()
@@ -121,10 +121,14 @@ class Keeper:
             log.info("file kept out by a purge", path=path)
         return barred
 
-    def pins_settled(self, pins: dict[str, str]) -> None:
-        """What is pinned from now on: source by pattern."""
+    def pins_settled(self, pins: dict[str, str], pinned: Selector) -> None:
+        """What is pinned from now on: source by pattern, and what tells by these patterns."""
         self._pins = pins
-        self._pinned = Selector(pins)
+        self._pinned = pinned
+
+    async def selector(self, globs: Iterable[str]) -> Selector:
+        """What tells which versions are meant, made beside the loop. ValueError: a malformed glob."""
+        return await self._reading.run(lambda: Selector(paused(globs)))
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
@@ -141,7 +145,7 @@ class Keeper:
         match: tuple[str, ...] | None = None,
     ) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a malformed glob, or a cursor that is none."""
-        selector = None if match is None else Selector(match)
+        selector = None if match is None else await self.selector(match)
         await self._settled()
         return await self._reading.run(self._reader.page, prefix, sort, limit, cursor, selector)
 
@@ -168,7 +172,7 @@ class Keeper:
         the end.
         """
         await self._stock.flush()
-        matches: Matches = _every if selection.match is None else Selector(selection.match)
+        matches: Matches = _every if selection.match is None else await self.selector(selection.match)
         # Conditions on what is stored select nothing that is not.
         stored_only = (selection.idle_for, selection.older_than, selection.larger_than) != (None,) * 3
         if not dry_run:
@@ -295,7 +299,8 @@ class Keeper:
         are marked a few at a time: neither hits nor commits wait for long."""
         stock = self._stock
         async with self._settling:
-            self.pins_settled(await stock.ask(stock.ledger.pins))
+            pins = await stock.ask(stock.ledger.pins)
+            self.pins_settled(pins, await self.selector(pins))
             await stock.queue.flushed()  # what comes from here on comes with its mark
             pin, unpin = await self._reading.run(self._reader.pinned, self._pins, paused)
             for ids, pinned in ((pin, True), (unpin, False)):
@@ -311,7 +316,7 @@ class Keeper:
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
         ended. ValueError: a malformed glob. NoRoom: as Scrub.order."""
-        selector = None if match is None else Selector(match)
+        selector = None if match is None else await self.selector(match)
         async with self._ordering:
             if len(self._ordered) >= MOST_ORDERED:
                 return None

@@ -226,7 +226,7 @@ async def open_parts(
             usage.reset(await asking.run(index.sums))
             # What was believed until now may be unsure, a stray or not pinned from here on.
             memory.forget_all()
-            keeper.pins_settled(pins)
+            keeper.pins_settled(pins, await keeper.selector(pins))
         settled = True
 
     attempts = {

@@ -144,7 +144,7 @@ class Shelf:
         chosen: list[Victim] = []
         now = self.clock.now()
         fetched_before = None if selection.older_than is None else self.clock.wall() - selection.older_than
-        matches = None if selection.match is None else Selector(selection.match)
+        matches = None if selection.match is None else Selector(paused(selection.match))
         rows = self.connection.execute(
             "SELECT module, version, max(last_used), max(fetched), sum(blocks) FROM files WHERE state = 0"
             " GROUP BY module, version ORDER BY module, version"
@@ -289,7 +289,7 @@ class Shelf:
 
     def pins(self, pins: Mapping[str, str]) -> list[Pin]:
         """What pins cover, by pattern, each with its source: versions, and the bytes of their zips."""
-        selectors = {pattern: Selector([pattern]) for pattern in sorted(pins)}
+        selectors = {pattern: Selector([pattern]) for pattern in paused(sorted(pins))}
         versions, blocks = dict.fromkeys(selectors, 0), dict.fromkeys(selectors, 0)
         rows = self.connection.execute(
             "SELECT module, version, sum(CASE kind WHEN 'zip' THEN blocks ELSE 0 END) FROM files"
@@ -315,7 +315,7 @@ class Shelf:
     ) -> tuple[list[int], list[int]]:
         """Rows whose mark has to change: ids to pin, ids to unpin. ``pace``: ``paused`` beside a loop that
         serves."""
-        matches = Selector(patterns)
+        matches = Selector(pace(patterns))
         pin: list[int] = []
         unpin: list[int] = []
         rows = self.connection.execute("SELECT id, module, version, pinned FROM files")

@@ -24,6 +24,10 @@ _T = TypeVar("_T")
 
 MOST_GLOBS = 1000
 """Globs in one body."""
+MOST_PARTS = 2 * MOST_GLOBS
+"""Commas and opening braces in a body: what is made of very many small parts takes long to read."""
+LONGEST_NUMBER = 100
+"""Characters of a whole number."""
 MOST_BYTES = (1 << 63) - 1
 """What the index can count to."""
 MOST_PARAMETERS = 20
@@ -125,9 +129,13 @@ def query(raw: str) -> Members:
 
 
 def body(data: bytes) -> Members:
-    """A JSON object. Problem where it is none."""
+    """A JSON object. Problem where it is none, or has too many parts."""
+    if data.count(b",") + data.count(b"{") > MOST_PARTS:
+        raise Problem(400, f"the body has more than {MOST_PARTS} parts")
     try:
-        found = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        found = json.loads(
+            data.decode(), object_pairs_hook=_once, parse_int=_whole, parse_constant=_no_number
+        )
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not JSON") from None
     if not isinstance(found, dict):
@@ -140,6 +148,12 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         raise Problem(400, "a field is given twice")
     return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:  # to make it takes the square of that
+        raise ValueError
+    return int(text)
 
 
 def _no_number(_: str) -> NoReturn:

@@ -18,8 +18,8 @@ from goproxy_vm.web.details import HEADERS, Problem
 ROOT = "/api"
 BASE = f"{ROOT}/v1"
 JSON = "application/json"
-BODY_MOST = 256 << 10
-"""Bytes of a request's body."""
+BODY_MOST = 64 << 10
+"""Bytes of a request's body: it is read at once, on the loop."""
 BODY_SECONDS = 30.0
 """How long a client may take to send it."""
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from goproxy_vm.errors import UpstreamTimeout
@@ -27,6 +28,7 @@ INFO = f"{M}/@v/v1.0.0.info"
 LONG = b"".join(b"v1.%d.0\n" % n for n in range(content.MOST_VERSIONS))
 LIMIT = 16 << 20
 """Bytes that Go allows for a go.mod."""
+TOKEN = "0123456789abcdef"
 
 
 class Turns:
@@ -233,3 +235,20 @@ async def test_what_a_database_sends_is_bounded(
     got = await host.get(f"/sumdb/{NAME}/{path}")
     assert got.status == 502
     assert f"over the limit of {size} bytes" in got.text
+
+
+async def test_hits_beside_a_thousand_globs(serve: Serve, upstream: FakeUpstream) -> None:
+    """To make their expressions took a quarter of a second, on the loop."""
+    host = await serve(upstream, admin_token=TOKEN)
+    globs = [f"*.example.com/{n}/*[a-z]?/*@v{n}.*" for n in range(1000)]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for path, body in {
+        "purge": {"match": globs, "dry_run": True},
+        "scrub": {"match": [f"b{each}" for each in globs]},
+    }.items():
+        async with beside(host) as turns, aiohttp.ClientSession(headers=headers) as session:
+            url = f"{host.server.admin_url}/api/v1/{path}"
+            async with session.post(url, json=body) as answer:
+                assert answer.status in (200, 202)
+        assert turns.longest < turns.total / 8
+        assert turns.answered > 50

@@ -623,9 +623,10 @@ async def test_snapshots(client: Client, caplog: pytest.LogCaptureFixture) -> No
     [
         (b"", "the body is not JSON"),
         (b"{", "the body is not JSON"),
-        (b"[" * 100_000, "the body is not JSON"),
+        (b"[" * 60_000, "the body is not JSON"),
         (b'{"match": NaN}', "the body is not JSON"),
         (b'{"larger_than": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"larger_than": ' + b"9" * 200 + b"}", "the body is not JSON"),
         (b"\xff\xfe{\x00}\x00", "the body is not JSON"),
         (b'{"a": 1, "a": 1}', "a field is given twice"),
         (b"[]", "the body is not a JSON object"),
@@ -727,10 +728,23 @@ async def test_wrong_bodies_of_a_pin(client: Client) -> None:
 
 
 async def test_body_is_bounded(client: Client) -> None:
-    fits = {"match": ["x" * 200] * 1000}
+    fits = {"match": ["x" * 50] * 1000}
     assert (await client.ask("POST", f"{BASE}/purge", fits)).status == 200
+    over = {"match": ["x" * 50] * 1300}
+    problem(client, await client.ask("POST", f"{BASE}/purge", over), 413)
     sent = {"data": b"{" + b" " * 900_000, "headers": {"Content-Type": "application/json"}}
     problem(client, await client.ask("POST", f"{BASE}/purge", **sent), 413)
+
+
+@pytest.mark.parametrize(
+    "part", [b"{}", b'{"":0}', b"0", b'""', b"[]", b"1.5"], ids=lambda part: part.decode()
+)
+async def test_a_body_has_few_parts(client: Client, part: bytes) -> None:
+    """Each of them cost its time, on the loop: 36 ms for the 87,000 objects of a quarter MiB."""
+    body = b'{"match": [%b]}' % b",".join([part] * 9_000)
+    sent = {"data": body, "headers": {"Content-Type": "application/json"}}
+    got = await client.ask("POST", f"{BASE}/purge", **sent)
+    assert problem(client, got, 400) == "the body has more than 2000 parts"
 
 
 async def test_compressed_body_that_is_none(client: Client) -> None:
