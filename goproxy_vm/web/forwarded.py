@@ -89,12 +89,13 @@ class Forwarded:
 
 
 def _address(text: str) -> str:
-    """An IP address, with or without a port, as connections show it. ValueError."""
+    """An IP address, with or without a port or a zone, as connections show it: one client has one name.
+    ValueError."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    address = ipaddress.ip_address(text)
+    address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
 
