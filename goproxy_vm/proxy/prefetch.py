@@ -55,7 +55,8 @@ class Prefetch:
         await self._zips.close()
 
     async def _bring_info(self, resource: ModuleResource) -> None:
-        if await self._fetch(resource):
-            self._unasked[resource.path] = resource
-            if len(self._unasked) > backlog.MOST:
-                del self._unasked[next(iter(self._unasked))]
+        self._unasked[resource.path] = resource  # from before it is stored: it may be asked for at once
+        if not await self._fetch(resource):
+            self._unasked.pop(resource.path, None)
+        elif len(self._unasked) > backlog.MOST:
+            del self._unasked[next(iter(self._unasked))]

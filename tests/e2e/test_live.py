@@ -35,7 +35,10 @@ def make_vm(tmp_path: Path, gocache: Path) -> Callable[..., Vm]:
 @pytest.mark.live
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("sums", [True, False], ids=["with go.sum", "without go.sum"])
+@pytest.mark.parametrize(
+    "sums",
+    [pytest.param(True, marks=pytest.mark.soak, id="with go.sum"), pytest.param(False, id="without go.sum")],
+)
 def test_module_graph_cold_verified_warm_and_offline(
     tmp_path: Path, make_vm: Callable[..., Vm], real_upstream: str, *, sums: bool
 ) -> None:

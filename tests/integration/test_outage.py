@@ -454,7 +454,9 @@ async def test_an_edge_does_not_keep_what_its_central_server_made_up(
 async def test_a_copy_just_expired_goes_out_at_once(
     serve: Serve, upstream: FakeUpstream, clock: Clock, path: str
 ) -> None:
-    host = await serve(upstream, fresh=60.0, stale_while_revalidate=300.0, fast_path=False)
+    host = await serve(
+        upstream, fresh=60.0, stale_while_revalidate=300.0, fast_path=False, stall_timeout=30.0
+    )
     old = await host.get(path)
     upstream.add_module("example.com/m", "v1.1.0")
     gate = upstream.hold(path)

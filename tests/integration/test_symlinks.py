@@ -208,7 +208,7 @@ def deepen(top: Path, name: str, depth: int) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize(("name", "depth"), [("d" * 200, DEEP), ("d", 1_500)], ids=["too long", "many"])
+@pytest.mark.parametrize(("name", "depth"), [("d" * 200, DEEP), ("d", 1_100)], ids=["too long", "many"])
 async def test_deep_trees_end_neither_start_nor_recovery(
     root: Path, name: str, depth: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from goproxy_vm.web.fileio import PIECE, pieces
 from goproxy_vm.web.send import Unsatisfiable, matches, parse_range
+from goproxy_vm.web.unread import Unread
 
 if TYPE_CHECKING:
     from goproxy_vm.web.connection import Connection
@@ -80,6 +81,7 @@ async def test_a_quick_client_leaves_turns_to_others() -> None:
 
     class Quick:
         client = "quick"
+        unread = Unread()
         transport = SimpleNamespace(write=got.extend)
 
         async def taken(self) -> None:
