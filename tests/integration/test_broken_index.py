@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm.cache import tree
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount
 from tests.fakes.disk import allocated, copy_of, under
@@ -392,11 +393,15 @@ async def test_a_file_that_cannot_be_read_now_stays(
     cache = await filled(serve, world, tmp_path)
     gone(cache / "index.db")
 
-    def fail(*_: object) -> bytes:
-        raise OSError(errno.EMFILE, "Too many open files")
+    real = tree.read
+
+    def fail(file: Path, top: Path, most: int = -1) -> bytes:
+        if top.name == "modules":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(file, top, most)
 
     with monkeypatch.context() as patch:
-        patch.setattr("goproxy_vm.cache.strays._read", fail)
+        patch.setattr(tree, "read", fail)
         host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache)
         await recovered(host)
         assert (host.server.store.recovery.refused, host.server.store.recovery.withheld) == (0, 4)
