@@ -35,9 +35,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     opening = scrub.Hasher.__init__
 
-    def note(self: scrub.Hasher, file: Path) -> None:
+    def note(self: scrub.Hasher, file: Path, top: Path) -> None:
         names.append(file.parts[-3])
-        opening(self, file)
+        opening(self, file, top)
 
     monkeypatch.setattr(scrub.Hasher, "__init__", note)
     return names
