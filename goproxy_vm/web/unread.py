@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from typing import TYPE_CHECKING
 
 from goproxy_vm.observe.logs import get_logger
@@ -18,8 +18,9 @@ log = get_logger("connection")
 
 class Unread:
     """Bodies in memory that are being sent, each no longer than ``MOST``; one that several connections send
-    counts once. Where they are more than that together, the client that keeps most of them is cut off: on the
-    connection that has waited longest for it to take something.
+    counts once, and for each of these a part. Where they are more than that together, the client that keeps
+    most of them is cut off: on the connection that has waited longest for it to take something, of those
+    whose bodies the fewest others send.
     """
 
     def __init__(self) -> None:
@@ -55,13 +56,20 @@ class Unread:
             self.bytes -= len(body)
 
     def _cut(self) -> None:
-        kept: Counter[str] = Counter()
-        for client, size in {
-            (each.client, id(body)): (each.client, len(body)) for each, body in self._bodies.items()
-        }.values():
-            kept[client] += size
-        ((client, size),) = kept.most_common(1)
-        connection = next(each for each in self._bodies if each.client == client)
-        log.warning("unread answer dropped", client=client, bytes=size)
-        self.remove(connection)
-        connection.abort()
+        """Free one body. All that send it are cut off at once: to go on without one of very many frees
+        nothing, and to look for the next takes as long as there are connections."""
+        kept: dict[str, float] = defaultdict(float)
+        for connection, body in self._bodies.items():
+            kept[connection.client] += len(body) / self._senders[id(body)]
+        client = max(kept, key=kept.__getitem__)
+        dropped = min(
+            (body for connection, body in self._bodies.items() if connection.client == client),
+            key=lambda body: self._senders[id(body)],
+        )
+        senders = [connection for connection, body in self._bodies.items() if body is dropped]
+        log.warning(
+            "unread answer dropped", client=client, bytes=round(kept[client]), connections=len(senders)
+        )
+        for connection in senders:
+            self.remove(connection)
+            connection.abort()

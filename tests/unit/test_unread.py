@@ -54,6 +54,42 @@ def test_what_several_send_counts_once() -> None:
     assert not any(each.cut for each in many)
 
 
+def test_what_many_send_is_cut_off_last() -> None:
+    """To cut off one of them frees nothing: all were, others' too, one after the other, in seconds."""
+    kept, popular = Unread(), bytes(40)
+    many = [sending(kept, client, popular) for client in "ab" * 1000]
+    alone = [sending(kept, "a", bytes(30)) for _ in range(2)]
+    newest = sending(kept, "c", bytes(30))
+    assert [each.cut for each in (*alone, newest)] == [True, False, False]
+    assert not any(each.cut for each in many)
+    assert kept.bytes == 100
+
+
+def test_what_all_of_its_connections_send_is_cut_off_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = 0
+    cut = Unread._cut
+
+    def counted(self: Unread) -> None:
+        nonlocal searched
+        searched += 1
+        cut(self)
+
+    monkeypatch.setattr(Unread, "_cut", counted)
+    kept, popular = Unread(), bytes(60)
+    many = [sending(kept, "a", popular) for _ in range(100)]
+    newest = sending(kept, "b", bytes(50))
+    assert all(each.cut for each in many)
+    assert (newest.cut, kept.bytes, searched) == (False, 50, 1)
+
+
+def test_who_shares_is_not_who_keeps_most() -> None:
+    kept, popular = Unread(), bytes(50)
+    sharing = [sending(kept, client, popular) for client in "abcde"]
+    alone = sending(kept, "f", bytes(40))
+    newest = sending(kept, "g", bytes(30))
+    assert [each.cut for each in (*sharing, alone, newest)] == [False] * 5 + [True, False]
+
+
 def test_one_client_alone_is_served_its_newest() -> None:
     kept = Unread()
     found = [sending(kept, "a", bytes(60)) for _ in range(4)]
