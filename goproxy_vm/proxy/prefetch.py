@@ -55,8 +55,10 @@ class Prefetch:
         await self._zips.close()
 
     async def _bring_info(self, resource: ModuleResource) -> None:
+        known = resource.path in self._unasked  # it was announced twice, and may be under way
         self._unasked[resource.path] = resource  # from before it is stored: it may be asked for at once
         if not await self._fetch(resource):
-            self._unasked.pop(resource.path, None)
+            if not known:
+                self._unasked.pop(resource.path, None)
         elif len(self._unasked) > backlog.MOST:
             del self._unasked[next(iter(self._unasked))]

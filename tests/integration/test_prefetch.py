@@ -191,6 +191,35 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
     assert fetched[3:] == [f"{M}/@v/v1.0.1.zip", f"{M}/@v/v1.0.2.zip"]
 
 
+async def test_what_is_announced_twice_is_still_news() -> None:
+    """While it is being fetched ahead, or when it was: by a .mod and a zip, or by what the latest version is."""
+    fetched: list[str] = []
+    free = asyncio.Event()
+
+    async def fetch(resource: ModuleResource) -> bool:
+        if resource.path in fetched:
+            return False
+        fetched.append(resource.path)
+        await free.wait()
+        return True
+
+    ahead = Prefetch(fetch, zips=True)
+    for version in ("v1.0.0", "v1.0.0", "v1.0.1"):
+        ahead.complete(M, version)
+        await asyncio.sleep(0)
+    free.set()
+    while busy(ahead):
+        await asyncio.sleep(0)
+    ahead.complete(M, "v1.0.1")
+    while busy(ahead):
+        await asyncio.sleep(0)
+    for version in ("v1.0.0", "v1.0.1"):
+        ahead.hit(ModuleResource(M, Endpoint.INFO, version))
+    while busy(ahead):
+        await asyncio.sleep(0)
+    assert fetched[2:] == [f"{M}/@v/v1.0.0.zip", f"{M}/@v/v1.0.1.zip"]
+
+
 async def test_so_many_at_once_and_so_many_in_all(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
