@@ -85,7 +85,7 @@ def left_out(parser: argparse.ArgumentParser, text: str) -> str:
             try:
                 if fits(text):
                     return f"; did you mean {flag} {printable(text)}?"
-            except (ValueError, OverflowError):
+            except (ValueError, OverflowError, OSError):  # a path that is too long, or not for us
                 continue
     return ""
 

@@ -126,6 +126,7 @@ def test_bad_value(command: list[str], served: Served, capsys: pytest.CaptureFix
         (["config", "check", "x.toml"], "x.toml: no such flag or argument; did you mean --config x.toml?"),
         (["serve", "0.0.0.0:80"], "0.0.0.0:80: no such flag or argument; did you mean --listen 0.0.0.0:80?"),
         (["serve", "https://a"], "https://a: no such flag or argument; did you mean --upstream https://a?"),
+        (["status", "x" * 300], f"{'x' * 300}: no such flag or argument (see goproxy-vm status --help)"),
         (["pins", "x"], "x: no such flag or argument (see goproxy-vm pins --help)"),
         (["purge", "30d"], 'argument PATTERN: "30d" is no module; did you mean --idle-for 30d?'),
         (["purge", "1.5GB"], 'argument PATTERN: "1.5GB" is no module; did you mean --larger-than 1.5GB?'),
