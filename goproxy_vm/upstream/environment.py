@@ -22,6 +22,7 @@ from goproxy_vm.observe.logs import get_logger
 
 SCHEMES = ("http", "https")
 """How a proxy can be asked, and what for."""
+_PROXIES = (*(f"{scheme.upper()}_PROXY" for scheme in SCHEMES), "NO_PROXY")
 
 log = get_logger("upstream")
 
@@ -81,14 +82,18 @@ class Environment:
 
 def proxy_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that name proxies, by their names in capitals, as they count; without passwords."""
-    names = (*(f"{scheme.upper()}_PROXY" for scheme in SCHEMES), "NO_PROXY")
-    return {name: redacted(value) for name in names if (value := _value(environ, name)[1])}
+    return {name: redacted(value) for name in _PROXIES if (value := _value(environ, name)[1])}
 
 
 def with_proxies(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` with these proxies instead of its own."""
-    proxies = {f"{scheme}_proxy" for scheme in (*SCHEMES, "no")}
-    return {name: value for name, value in environ.items() if name.lower() not in proxies} | {**variables}
+    """``environ`` with these proxies, as :func:`proxy_variables` tells them, instead of its own; of those
+    that are the same the passwords are kept."""
+    own = proxy_variables(environ)
+    taken = {
+        name: _value(environ, name)[1] if own.get(name) == value else value
+        for name, value in variables.items()
+    }
+    return {name: value for name, value in environ.items() if name.upper() not in _PROXIES} | taken
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:

@@ -192,7 +192,7 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 async def test_what_is_announced_twice_is_still_news() -> None:
-    """While it is being fetched ahead, or when it was: by a .mod and a zip, or by what the latest version is."""
+    """While it is being fetched ahead, or when it was: by a zip behind its .mod, by an @latest."""
     fetched: list[str] = []
     free = asyncio.Event()
 

@@ -9,7 +9,7 @@ import pytest
 from yarl import URL
 
 from goproxy_vm.errors import StartError
-from goproxy_vm.upstream.environment import Environment
+from goproxy_vm.upstream.environment import Environment, proxy_variables, with_proxies
 from tests.fakes.lines import logged
 
 NONE = {"NETRC": "/nonexistent"}
@@ -95,6 +95,16 @@ def test_no_proxy(no_proxy: str, url: str, direct: bool) -> None:
     both = {"HTTP_PROXY": "proxy:1", "HTTPS_PROXY": "proxy:1"}
     assert (proxy(url, **both, NO_PROXY=no_proxy) is None) is direct
     assert (proxy(url, **both, no_proxy=no_proxy) is None) is direct
+
+
+def test_proxies_that_somebody_else_has() -> None:
+    """They are told without passwords: with stars for one nobody can ask."""
+    own = NONE | {"https_proxy": "http://u:secret@proxy.example:1", "HTTP_PROXY": "b:1", "NO_PROXY": "c"}
+    told = {"HTTPS_PROXY": "http://***@proxy.example:1", "NO_PROXY": "d"}
+    assert proxy_variables(own) == told | {"HTTP_PROXY": "b:1", "NO_PROXY": "c"}
+    theirs = NONE | {"HTTPS_PROXY": "http://u:secret@proxy.example:1", "NO_PROXY": "d"}
+    assert with_proxies(own, told) == theirs
+    assert with_proxies(theirs, {}) == NONE
 
 
 def test_netrc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
