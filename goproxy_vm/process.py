@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from typing import TYPE_CHECKING
@@ -20,12 +22,17 @@ from goproxy_vm.server import Server
 from goproxy_vm.upstream.environment import proxy_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from goproxy_vm.config import Loaded
 
 log = logs.get_logger("server")
+
+
+async def _run(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
+    with awake():
+        await _serve(loaded, again, greets=greets)
 
 
 async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -> None:
@@ -76,7 +83,8 @@ def notice(number: signal.Signals, event: asyncio.Event) -> None:
     """Set ``event`` at a signal, in the running loop.
 
     Not through the loop's own handlers: those put each signal into one pipe, and where many come while the
-    loop is busy (300 are enough), the rest is lost, a SIGTERM behind SIGHUPs too.
+    loop is busy (300 are enough), the rest is lost, a SIGTERM behind SIGHUPs too. In :func:`awake`, for the
+    loop may sleep.
     """
     loop = asyncio.get_running_loop()
 
@@ -85,6 +93,25 @@ def notice(number: signal.Signals, event: asyncio.Event) -> None:
             loop.call_soon_threadsafe(event.set)
 
     signal.signal(number, noticed)
+    signal.siginterrupt(number, False)  # what other threads do meanwhile goes on
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """Have the running loop wake up at each signal, whichever thread the system interrupts for it: only the
+    main one runs the handlers."""
+    loop = asyncio.get_running_loop()
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        loop.add_reader(reader, reader.recv, 4096)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # one byte is enough
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(reader)
 
 
 async def _pet_watchdog() -> None:
@@ -122,5 +149,5 @@ def run(again: Callable[[], Loaded], *, greets: bool = False) -> int:
     raise_open_files_limit()
     greets = greets and loaded.settings.log_format == "text"
     with logs.setup(loaded.settings.log_format, loaded.settings.log_level, greets=greets):
-        asyncio.run(_serve(loaded, again, greets=greets))
+        asyncio.run(_run(loaded, again, greets=greets))
     return 0
