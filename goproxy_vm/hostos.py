@@ -24,7 +24,8 @@ FIRST_HANDED_FD = 3
 _BYTES_ACKED = 120
 """Where tcpi_bytes_acked, 64 bits of it, begins in Linux's struct tcp_info (linux/tcp.h; since 4.1)."""
 _OPENAT2 = 437
-"""The number of openat2(2) on every architecture that CPython runs on; since Linux 5.6."""
+"""The number of openat2(2) on the architectures that CPython supports (PEP 11); on MIPS it is no call's.
+Since Linux 5.6."""
 _NO_SYMLINKS, _BENEATH = 0x04, 0x08
 """RESOLVE_NO_SYMLINKS and RESOLVE_BENEATH (linux/openat2.h)."""
 _HOW = struct.Struct("=QQQ")
