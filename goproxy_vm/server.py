@@ -37,7 +37,8 @@ from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.proxy.status import Activity, InForce
-from goproxy_vm.upstream.chain import Limits, Upstreams
+from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.actions import Actions
 from goproxy_vm.web.admin import admin_app
@@ -309,10 +310,10 @@ class Server:
         self, stack: AsyncExitStack, text: str, *, database: bool = False, probe: bool = True
     ) -> Upstreams:
         settings = self._settings
-        limits = Limits(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
+        timeouts = Timeouts(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
         upstreams = Upstreams(
             parse_upstreams(text),
-            limits,
+            timeouts,
             self.metrics,
             self._name,
             ca_file=settings.upstream_ca_file,

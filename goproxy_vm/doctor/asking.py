@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 
 from goproxy_vm.protocol.loop import new_name
-from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure, Outcome
-from goproxy_vm.upstream.file import FileUpstream
-from goproxy_vm.upstream.http import HttpUpstream, Limits, Way
-from goproxy_vm.upstream.resolver import Resolver
-from goproxy_vm.upstream.session import open_session, trusted
+from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.source import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,31 +57,26 @@ class Asker:
         self._ca_file = settings.upstream_ca_file
         self._environ = environ
         self._seconds = seconds
-        self._limits = Limits(
+        self._timeouts = Timeouts(
             min(settings.connect_timeout, seconds), min(settings.stall_timeout, seconds), seconds
         )
         self._now = now
-        self._session: aiohttp.ClientSession
-        self._way: Way
+        self._network: Network
 
     async def __aenter__(self) -> Self:
-        trust = await asyncio.to_thread(trusted, self._ca_file)
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._note_date)
-        self._way = Way(new_name(), await asyncio.to_thread(Environment, self._environ))
-        self._session = open_session(trust, self._limits, Resolver((), self._limits.connect), [trace])
+        self._network = await Network.open(
+            self._timeouts, new_name(), ca_file=self._ca_file, environ=self._environ, traces=[trace]
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        await self._network.close()
 
     async def ask(self, spec: UpstreamSpec, path: str) -> Reply:
         """GET the file at ``path`` (escaped, no leading slash); never raises for what an upstream does."""
-        source: HttpUpstream | FileUpstream
-        if spec.kind == "file":
-            source = FileUpstream(spec)
-        else:
-            source = HttpUpstream(spec, self._session, self._limits, self._way, lambda *_: None)
+        source = self._network.source(spec)
         sink, started = Memory(), time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):

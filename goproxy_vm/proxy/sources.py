@@ -27,6 +27,7 @@ from goproxy_vm.upstream.sink import Memory
 if TYPE_CHECKING:
     from goproxy_vm.proxy.slots import FairSlots
     from goproxy_vm.upstream.chain import Upstreams
+    from goproxy_vm.upstream.upstream import Upstream
 
 LONGEST_TILE = 256 << 10
 """Bytes allowed for a tile; the largest, those of records, have some fifty thousand."""
@@ -50,8 +51,7 @@ class _Source:
     ``trouble`` is how it failed last.
     """
 
-    upstreams: Upstreams
-    index: int
+    upstream: Upstream
     prefix: str
     slots: FairSlots
     carries: bool = False
@@ -62,7 +62,7 @@ class _Source:
 
     @property
     def failing(self) -> bool:
-        return self.upstreams.failing(self.index)
+        return self.upstream.failing
 
     @property
     def lacking(self) -> bool:
@@ -84,9 +84,7 @@ class _Source:
                 return await check(sink.data)
 
             try:
-                value = await self.upstreams.fetch_from(
-                    self.index, self.prefix + path, sink, limit=_limit(path), check=verdict
-                )
+                value = await self.upstream.fetch_alone(self.prefix + path, sink, _limit(path), verdict)
             except UpstreamError as error:
                 self.trouble = error
                 raise
@@ -108,7 +106,7 @@ class _Source:
 
     def look_again(self, path: str) -> None:
         """Find out whether it still fails, when it is time to; nobody waits for that."""
-        self.upstreams.look_again(self.index, self.prefix + path, limit=_limit(path))
+        self.upstream.look_again(self.prefix + path, _limit(path))
 
 
 class Sources:
@@ -126,11 +124,12 @@ class Sources:
         """``upstreams`` is None where the database has an explicit URL: that is then asked alone. Each
         request takes one of ``slots``."""
         self._sources = (
-            [_Source(upstreams, index, f"sumdb/{name}/", slots) for index in range(len(upstreams.names))]
+            [_Source(carrier, f"sumdb/{name}/", slots) for carrier in upstreams.carriers]
             if upstreams is not None
             else []
         )
-        self._sources.append(_Source(database, 0, "", slots, carries=True))
+        (itself,) = database.carriers
+        self._sources.append(_Source(itself, "", slots, carries=True))
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -138,7 +137,7 @@ class Sources:
     @property
     def condition(self) -> Condition:
         """How the best of them does, for any will do."""
-        every = [each.upstreams.condition(each.index) for each in self._sources if not each.lacking]
+        every = [each.upstream.condition for each in self._sources if not each.lacking]
         return min(every, key=lambda each: _BEST.index(each.state), default=Condition("untried"))
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]], *, skip: int = 0) -> T:

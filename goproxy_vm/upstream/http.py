@@ -53,7 +53,7 @@ WORD = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Timeouts:
     """Seconds: to connect (name look-up and TLS included), without a byte, and for one file in all."""
 
     connect: float
@@ -89,7 +89,7 @@ class HttpUpstream:
         self,
         spec: UpstreamSpec,
         session: aiohttp.ClientSession,
-        limits: Limits,
+        timeouts: Timeouts,
         way: Way,
         redirected: Callable[[str, Outcome, float], None],
         *,
@@ -100,7 +100,7 @@ class HttpUpstream:
         self._name = spec.name
         self._label = spec.label
         self._session = session
-        self._limits = limits
+        self._timeouts = timeouts
         self._way = way
         self._redirect = redirected
         self._now = now
@@ -108,7 +108,7 @@ class HttpUpstream:
         self._headers = {
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
-            PREFER: preference(limits.stall / WORD),
+            PREFER: preference(timeouts.stall / WORD),
         }
         userinfo = spec.userinfo or way.environment.credentials(self._base.host or "")
         self._auth: str | None = None
@@ -151,7 +151,7 @@ class HttpUpstream:
         peer = self._elsewhere.get(origin)
         if peer is None:
             host = _shown(url.authority.rpartition("@")[2], SENTENCE)
-            health = Health(self._now, self._limits.stall)
+            health = Health(self._now, self._timeouts.stall)
             peer = self._elsewhere[origin] = _Peer(f"{self._name}: redirected to {host}", health)
         self._elsewhere.move_to_end(origin)
         if len(self._elsewhere) > ELSEWHERE:
@@ -162,10 +162,10 @@ class HttpUpstream:
         """What failed without an answer, or in the middle of it."""
         name = peer.name
         if isinstance(problem, aiohttp.ConnectionTimeoutError):
-            late = UpstreamTimeout(f"{name}: no connection within {self._limits.connect:g} s")
+            late = UpstreamTimeout(f"{name}: no connection within {self._timeouts.connect:g} s")
             return Failure(late, "timeout", counts=True)
         if isinstance(problem, TimeoutError):
-            silent = UpstreamTimeout(f"{name}: no byte for {self._limits.stall:g} s")
+            silent = UpstreamTimeout(f"{name}: no byte for {self._timeouts.stall:g} s")
             return Failure(silent, "timeout", counts=True)
         # Retried, but no reason to back off: an upstream that cuts one file off answers for all others.
         if isinstance(problem, BadGzip):
@@ -208,11 +208,11 @@ class HttpUpstream:
             now = time.monotonic()
             if url.origin() == self._base.origin():
                 self._redirect(self._label, "ok", now - started)
-            if now - first > self._limits.total:
-                late = UpstreamTimeout(f"{peer.name}: still at work after {self._limits.total:g} s")
+            if now - first > self._timeouts.total:
+                late = UpstreamTimeout(f"{peer.name}: still at work after {self._timeouts.total:g} s")
                 raise Failure(late, "timeout")
             # One that does not wait as asked is made to.
-            await asyncio.sleep(self._limits.stall / WORD - (now - started))
+            await asyncio.sleep(self._timeouts.stall / WORD - (now - started))
 
     async def _get(self, url: URL, peer: _Peer) -> aiohttp.ClientResponse:
         headers = self._headers | {loop.FIELD: loop.value(current(), self._way.name)}

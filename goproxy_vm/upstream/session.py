@@ -14,20 +14,20 @@ from goproxy_vm.upstream.wire import HEAD_MOST, MOST_FIELDS, Connector
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from goproxy_vm.upstream.http import Limits
+    from goproxy_vm.upstream.http import Timeouts
     from goproxy_vm.upstream.resolver import Resolver
 
 
 def open_session(
     trust: ssl.SSLContext,
-    limits: Limits,
+    timeouts: Timeouts,
     resolver: Resolver,
     traces: Sequence[aiohttp.TraceConfig] = (),
 ) -> aiohttp.ClientSession:
     """A session for upstreams, to be closed; ``traces`` see its requests. Call it inside a running loop."""
     return aiohttp.ClientSession(
         connector=Connector(limit=0, ssl=trust, keepalive_timeout=60, resolver=resolver),
-        timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect, sock_read=limits.stall),
+        timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect, sock_read=timeouts.stall),
         trust_env=False,  # our own reading of it is that of Go
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

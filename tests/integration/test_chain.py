@@ -29,9 +29,11 @@ from goproxy_vm.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from goproxy_vm.upstream.chain import Limits, Upstreams
+from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.sink import Memory
 from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port
 from tests.fakes.upstream import FakeUpstream, Reply
 
@@ -72,13 +74,11 @@ class World:
     async def make(self, text: str, *, ca_file: Path | None = None, **limits: float) -> Upstreams:
         upstreams = Upstreams(
             parse_upstreams(text),
-            Limits(**({"connect": 2.0, "stall": 0.3, "total": 60.0} | limits)),
+            Timeouts(**({"connect": 2.0, "stall": 0.3, "total": 60.0} | limits)),
             self.counts,
             NAME,
             ca_file=ca_file,
-            now=lambda: self.now,
-            sleep=self.sleep,
-            jitter=lambda: 0.5,
+            pace=Pace(now=lambda: self.now, sleep=self.sleep, jitter=lambda: 0.5),
         )
         await upstreams.start()
         self.stack.push_async_callback(upstreams.close)
@@ -481,14 +481,14 @@ async def test_one_upstream_alone(world: World, first: FakeUpstream, second: Fak
     async def check() -> bytes:
         return sink.data
 
-    assert await upstreams.fetch_from(1, PATH, sink, limit=99, check=check) == b"from second"
+    assert await upstreams.carriers[1].fetch_alone(PATH, sink, 99, check) == b"from second"
     with pytest.raises(Absent):
-        await upstreams.fetch_from(0, PATH, sink, limit=99, check=check)
+        await upstreams.carriers[0].fetch_alone(PATH, sink, 99, check)
     first.on("*", Reply(b"", 503))
     with pytest.raises(UpstreamError):
-        await upstreams.fetch_from(0, PATH, sink, limit=99, check=check)
-    assert upstreams.failing(0)
-    assert not upstreams.failing(1)
+        await upstreams.carriers[0].fetch_alone(PATH, sink, 99, check)
+    assert upstreams.carriers[0].failing
+    assert not upstreams.carriers[1].failing
 
 
 AT_WORK = Reply(b"later\n", 202, {"Preference-Applied": "respond-async"})
@@ -700,17 +700,17 @@ async def test_file_upstream(world: World, tmp_path: Path) -> None:
 async def test_where_nothing_was_started_nothing_can_be_asked() -> None:
     """As in offline mode: it is no absence, and no bug."""
     both = parse_upstreams("http://127.0.0.1:1|http://127.0.0.1:2")
-    upstreams = Upstreams(both, Limits(1, 1, 1), Counts(), NAME)
+    upstreams = Upstreams(both, Timeouts(1, 1, 1), Counts(), NAME)
 
     async def check() -> None:
         raise AssertionError("nothing has come")
 
     with pytest.raises(UpstreamError, match="no upstream is asked"):
         await upstreams.fetch(PATH, Memory(), limit=1, check=check)
-    for index in range(len(upstreams.names)):
-        assert upstreams.failing(index)
+    for carrier in upstreams.carriers:
+        assert carrier.failing
         with pytest.raises(UpstreamError, match="no upstream is asked"):
-            await upstreams.fetch_from(index, PATH, Memory(), limit=1, check=check)
+            await carrier.fetch_alone(PATH, Memory(), 1, check)
     await upstreams.close()
 
 
@@ -732,4 +732,4 @@ async def test_what_is_told_of_each(world: World, second: FakeUpstream) -> None:
     world.now += 0.6
     closed = upstreams.conditions()[0][1]
     assert (closed.state, closed.retry_seconds) == ("failing", None)
-    assert upstreams.condition(0).state == "untried"  # as a carrier of the checksum database
+    assert upstreams.carriers[0].condition.state == "untried"  # as a carrier of the checksum database

@@ -26,7 +26,8 @@ from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.slots import FairSlots
 from goproxy_vm.proxy.sources import Sources
-from goproxy_vm.upstream.chain import Limits, Upstreams
+from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
 from tests.fakes.upstream import FakeUpstream
 from tests.integration.conftest import Host, Serve
@@ -71,8 +72,8 @@ async def inside(world: World, tmp_path: Path) -> AsyncIterator[Inside]:
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.cache_dir)
         stack.push_async_callback(store.close)
-        upstreams = Upstreams(parse_upstreams(settings.upstream), Limits(5, 30, 60), metrics, "here")
-        itself = Upstreams(parse_upstreams(f"http://{NAME}"), Limits(5, 30, 60), metrics, "here")
+        upstreams = Upstreams(parse_upstreams(settings.upstream), Timeouts(5, 30, 60), metrics, "here")
+        itself = Upstreams(parse_upstreams(f"http://{NAME}"), Timeouts(5, 30, 60), metrics, "here")
         for chain in (upstreams, itself):
             await chain.start()
             stack.push_async_callback(chain.close)

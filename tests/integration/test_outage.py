@@ -16,6 +16,7 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.proxy import absence, fetching
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Got, Host, Serve
@@ -39,7 +40,9 @@ DEATHS = [
 @pytest.fixture
 def serve(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Servers that hold on to nothing, and retry at once."""
-    monkeypatch.setattr(server_module, "Upstreams", functools.partial(Upstreams, jitter=lambda: -0.5))
+    monkeypatch.setattr(
+        server_module, "Upstreams", functools.partial(Upstreams, pace=Pace(jitter=lambda: -0.5))
+    )
     return functools.partial(serve, fresh=0.0, negative=0.0, stall_timeout=0.2)
 
 

@@ -56,7 +56,8 @@ class Both:
 
     async def settled(self) -> None:
         """Whatever nobody waits for has ended."""
-        await asyncio.gather(*self.upstreams._looks, *self.itself._looks)
+        for carrier in (*self.upstreams.carriers, *self.itself.carriers):
+            await carrier.looked()
 
 
 async def test_nobody_waits_for_a_dead_database_where_a_carrier_has_no_record(
@@ -109,8 +110,9 @@ async def test_a_probe_ends_with_the_server(
     world.now += 1.1
     await sentence(both.sources, Unconfirmed)
     await gate.arrived.wait()
-    await both.itself.close()
-    assert not both.itself._looks
+    async with asyncio.timeout(10):
+        await both.itself.close()
+        await both.settled()  # nothing is under way
 
 
 async def test_a_silent_database_is_not_waited_for_when_its_carrier_fails(
@@ -160,7 +162,7 @@ async def test_an_upstream_that_cannot_carry_is_not_backed_off_from(
     upstreams = await world.make(f"{first.url}|{second.url}")
     sources = Sources("db", upstreams, await world.make(database.url), FairSlots(8))
     await sentence(sources, Unproven)
-    assert upstreams.failing(0)
+    assert upstreams.carriers[0].failing
     assert [watch()[1] for watch in world.counts.watches[:2]] == [True, True]
     assert await fetch(upstreams, path="m") == b"first"
     first.on("/m", Reply(b"", 503))
