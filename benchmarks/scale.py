@@ -14,10 +14,10 @@ from pathlib import Path
 from benchmarks import load, tree
 from benchmarks.servers import Target, fetch, ours
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.rows import Row
+from goproxy_vm.protocol.artifact import Kind
 
 LARGE = 490 << 20
 

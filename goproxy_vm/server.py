@@ -30,6 +30,7 @@ from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.database import ChecksumDatabase
+from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.proof import Proofs
@@ -156,7 +157,7 @@ class Server:
             logs.set_level(settings.log_level)
             for guard in self._guards:
                 guard.change(token)
-            self.proxy.deny = settings.deny
+            self._gate.deny = settings.deny
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
@@ -183,13 +184,14 @@ class Server:
         slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
         database = await self._database(stack, store, upstreams, slots)
         proofs = Proofs(settings, store, database, self.metrics)
-        proxy = Proxy(settings, store, upstreams, prover, proofs, slots)
+        self._gate = gate = Gate(settings)
+        proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
-        store.recover(proxy.prove_stray)
+        store.recover(proxy.intake.prove_stray)
         mirror = None
         if database is not None:
-            self.mirror = mirror = SumdbMirror(settings, database, proofs, slots)
+            self.mirror = mirror = SumdbMirror(settings, gate, database, proofs, slots)
             stack.push_async_callback(mirror.close)
         access = AccessLog(settings.access_log)
         access.start()

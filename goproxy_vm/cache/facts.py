@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from goproxy_vm.protocol.artifact import KINDS
+
 T = TypeVar("T")
 
 PassReason = Literal["size", "idle", "min_free", "evict", "scrub", "recovery"]
 PassState = Literal["waiting", "running", "done", "failed", "cancelled"]
 Sort = Literal["name", "size", "idle", "hits"]
-KINDS = ("info", "mod", "zip")
 
 
 @dataclass(frozen=True, slots=True)

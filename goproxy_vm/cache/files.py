@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import os
 from dataclasses import dataclass
@@ -12,14 +11,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from goproxy_vm.cache.holders import Hold
-
-
-class Kind(enum.StrEnum):
-    """The three files of a version (go.dev/ref/mod#goproxy-protocol)."""
-
-    INFO = "info"
-    MOD = "mod"
-    ZIP = "zip"
 
 
 @dataclass(frozen=True, slots=True)

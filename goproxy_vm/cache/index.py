@@ -7,7 +7,7 @@ belong to the one database thread; sqlite3.Error: index.db cannot be read or wri
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.files import Entry
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.cache.database import Database
-    from goproxy_vm.cache.files import Kind
     from goproxy_vm.cache.rows import Row, Sum, Touch, Victim
+    from goproxy_vm.protocol.artifact import Artifact, Kind
 
 
 class Index:
@@ -56,14 +56,16 @@ class Index:
         with self._database.transaction():
             for row in rows:
                 # One by one: a path may be there twice, if a purge came between two fetches.
-                replaced += self.of_path(row.path)
-                self._connection.execute("DELETE FROM strays WHERE path = ?", (row.path,))
+                artifact = row.artifact
+                replaced += self.of_path(artifact.path)
+                self._connection.execute("DELETE FROM strays WHERE path = ?", (artifact.path,))
                 self._connection.execute(
                     "INSERT OR REPLACE INTO files (path, module, version, kind, length, blocks, sha256, h1,"
                     " pinned, fetched, last_used, rank, checked)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        *(row.path, row.module, row.version, row.kind.value, row.length, row.blocks),
+                        *(artifact.path, artifact.module, artifact.version, artifact.kind.value),
+                        *(row.length, row.blocks),
                         *(bytes.fromhex(row.sha256), row.h1, int(row.pinned), now, used, used, used),
                     ),
                 )
@@ -244,9 +246,9 @@ class Index:
         zip_, zip_database = found.get("zip", (None, ""))
         return Known(mod, zip_, mod_database, zip_database)
 
-    def remember(self, module: str, version: str, kind: Literal["mod", "zip"], h1: str, now: float) -> str:
+    def remember(self, artifact: Artifact, h1: str, now: float) -> str:
         """Keep a hash unless there is one on record already; the one on record now."""
-        key = (module, version, kind)
+        key = (artifact.module, artifact.version, artifact.kind.value)
         found = "SELECT h1 FROM known WHERE module = ? AND version = ? AND kind = ?"
         row = self._connection.execute(found, key).fetchone()
         if row is None:

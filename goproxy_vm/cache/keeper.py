@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import (
-    KINDS,
     Difference,
     Eviction,
     Page,
@@ -22,6 +21,7 @@ from goproxy_vm.cache.facts import (
 from goproxy_vm.cache.report import removal
 from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.snapshots import Snapshots
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.protocol.artifact import Artifact
 
 log = get_logger("cache")
 
@@ -114,11 +115,11 @@ class Keeper:
         """Whether a version is kept from eviction."""
         return self._pinned(module, version)
 
-    def bars(self, since: int | None, path: str, module: str, version: str, size: int) -> bool:
+    def bars(self, since: int | None, artifact: Artifact, size: int) -> bool:
         """Whether a purge since a fetch began keeps its file out, which is logged."""
-        barred = since is not None and self.fences.bars(since, module, version, size)
+        barred = since is not None and self.fences.bars(since, artifact.module, artifact.version, size)
         if barred:
-            log.info("file kept out by a purge", path=path)
+            log.info("file kept out by a purge", path=artifact.path)
         return barred
 
     def pins_settled(self, pins: dict[str, str], pinned: Selector) -> None:
@@ -234,7 +235,7 @@ class Keeper:
     async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
         """Files that wait to be looked at: they would be adopted after the purge too."""
         await self._recoverer.looked.wait()
-        return await self._reading.run(self._reader.strays, self._stock.layout.unescaped, matches, kinds)
+        return await self._reading.run(self._reader.strays, matches, kinds)
 
     async def _purge(
         self,

@@ -7,16 +7,14 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.health import is_full
-from goproxy_vm.errors import MalformedPath, StartError
-from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.errors import StartError
+from goproxy_vm.protocol.artifact import kind_of
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags to open a directory of ours with; a link in its place is none."""
-KINDS = {kind.value: kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,36 +130,15 @@ class Layout:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise StartError(f"cache directory {self.root}: {directory} is not writable")
 
-    def file(self, path: str) -> tuple[Path, Kind]:
-        """Where the resource with that escaped path is published, and which kind of file it is.
-
-        MalformedPath unless it is ``<module>/@v/<version>.<kind>`` and stays inside ``modules/``:
-        the request parser has seen to it already, this is the second look.
-        """
-        return self.modules.joinpath(*path.split("/")), kind_of(path)
+    def file(self, path: str) -> Path:
+        """Where the file with that escaped path is published. MalformedPath unless it is the path of one, and
+        stays inside ``modules/``: the request parser has seen to it already, this is the second look."""
+        kind_of(path)
+        return self.modules.joinpath(*path.split("/"))
 
     def temporary(self) -> Path:
         """A name in ``tmp/`` that no other file has."""
         return self.tmp / secrets.token_hex(12)
-
-    def unescaped(self, path: str) -> tuple[str, str]:
-        """Module and version of a stored file's escaped path. MalformedPath where it is not one."""
-        _, kind = self.file(path)
-        resource = parse(f"/{path}", None).resource
-        if not isinstance(resource, ModuleResource) or resource.path != path or not resource.immutable:
-            raise MalformedPath(f"not the path of a stored {kind}: {path!r}")
-        return resource.module, resource.version
-
-
-def kind_of(path: str) -> Kind:
-    """Which kind of file has that escaped path. MalformedPath where it is the path of none."""
-    parts = path.split("/")
-    stem, _, suffix = parts[-1].rpartition(".")
-    kind = KINDS.get(suffix)
-    inside = len(parts) >= 3 and parts[-2] == "@v" and not any(part in {"", ".", ".."} for part in parts)
-    if kind is None or not stem or not inside or "\0" in path:
-        raise MalformedPath(f"not the path of a stored file: {path!r}")
-    return kind
 
 
 def private_opener(path: str, flags: int) -> int:

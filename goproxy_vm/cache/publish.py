@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.admission import Reservation
-    from goproxy_vm.cache.files import Kind, StoredFile
+    from goproxy_vm.cache.files import StoredFile
+    from goproxy_vm.protocol.artifact import Artifact
 
 
 LARGE = 64 << 20
@@ -39,11 +40,8 @@ class Checkpoint(Protocol):
 class Item:
     """A proven file on its way to its place. ``content`` holds its bytes, or its temporary file open."""
 
-    path: str
+    artifact: Artifact
     target: Path
-    module: str
-    version: str
-    kind: Kind
     h1: str | None
     content: StoredFile
     temporary: Path
@@ -53,6 +51,11 @@ class Item:
     blocks: int = 0
     directories: set[Path] = field(default_factory=set)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def path(self) -> str:
+        """The artifact's."""
+        return self.artifact.path
 
     @property
     def top(self) -> Path:
@@ -68,10 +71,7 @@ class Item:
         """The item as the index keeps it."""
         content = self.content
         return Row(
-            path=self.path,
-            module=self.module,
-            version=self.version,
-            kind=self.kind,
+            artifact=self.artifact,
             length=content.length,
             blocks=self.blocks,
             sha256=content.sha256,

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.facts import Recovery
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.artifact import Artifact, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +135,7 @@ class Recoverer:
     def _wrong(self, rows: list[Victim]) -> list[tuple[Victim, bool]]:
         wrong = []
         for victim in rows:
-            file, _ = self._stock.layout.file(victim.path)
+            file = self._stock.layout.file(victim.path)
             try:
                 facts = os.lstat(file)
             except OSError as error:
@@ -164,7 +164,7 @@ class Recoverer:
 
     def _missing(self, strays: list[Victim]) -> list[Victim]:
         """Those that an earlier run unlinked and was killed before it could say so."""
-        return [each for each in strays if not os.path.lexists(self._stock.layout.file(each.path)[0])]
+        return [each for each in strays if not os.path.lexists(self._stock.layout.file(each.path))]
 
     def _walk(self) -> Iterator[str]:
         """Every file below modules/, as a path below it."""
@@ -186,8 +186,7 @@ class Recoverer:
             file = self._stock.layout.modules / path
             kind: Kind | None
             try:
-                self._stock.layout.unescaped(path)
-                _, kind = self._stock.layout.file(path)
+                kind = Artifact.at(path).kind
             except MalformedPath:
                 kind = None
             try:
@@ -241,7 +240,7 @@ class Recoverer:
         return found[0] if found and found[0].id is None else None
 
     def _lies_there(self, path: str) -> bool:
-        file, _ = self._stock.layout.file(path)
+        file = self._stock.layout.file(path)
         # As the walk, this goes by no link.
         return file.exists() and file.resolve() == self._stock.layout.modules.resolve() / path
 
@@ -249,6 +248,7 @@ class Recoverer:
         """A file without a row failed its check: its bytes are kept in quarantine."""
         victim = await self.stray(path)
         if victim is not None:
-            module, version = self._stock.layout.unescaped(path)
-            if await self._scrub.condemn(replace(victim, module=module, version=version)):
+            artifact = Artifact.at(path)
+            named = replace(victim, module=artifact.module, version=artifact.version)
+            if await self._scrub.condemn(named):
                 self.facts.refused += 1

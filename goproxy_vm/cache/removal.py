@@ -101,7 +101,7 @@ class Remover:
         failed: dict[str, OSError] = {}
         directories = set()
         for victim in paused(victims):
-            file, _ = self._layout.file(victim.path)
+            file = self._layout.file(victim.path)
             try:
                 tree.remove(file, self._layout.modules)
             except NotADirectoryError:

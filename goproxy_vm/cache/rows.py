@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from goproxy_vm.cache.database import Impossible
-from goproxy_vm.cache.facts import KINDS
-from goproxy_vm.cache.files import Kind
-from goproxy_vm.cache.layout import kind_of
 from goproxy_vm.errors import MalformedPath
+from goproxy_vm.protocol.artifact import KINDS, Artifact, Kind, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,15 +24,17 @@ T = TypeVar("T")
 class Row:
     """A file that has just been published."""
 
-    path: str
-    module: str
-    version: str
-    kind: Kind
+    artifact: Artifact
     length: int
     blocks: int
     sha256: str
     h1: str | None
     pinned: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """Which file of its version."""
+        return self.artifact.kind
 
     @property
     def bytes(self) -> int:
@@ -53,6 +53,10 @@ class Known:
     zip: str | None
     mod_database: str = ""
     zip_database: str = ""
+
+    def h1(self, kind: Kind) -> str | None:
+        """The one of that kind."""
+        return self.mod if kind is Kind.MOD else self.zip
 
 
 class Touch(NamedTuple):

@@ -201,7 +201,7 @@ class Scrub:
         async with stock.queue.disk:
             if [victim.id] != [each.id for each in await stock.ask(stock.index.of_path, victim.path)]:
                 return False
-            file, _ = stock.layout.file(victim.path)
+            file = stock.layout.file(victim.path)
             there = True
             try:
                 there = await stock.queue.threads.run(self._quarantine.take, file, victim.path)
@@ -255,7 +255,7 @@ class Scrub:
         log.info("scrubbed", files=entries, bytes=size, corrupt=corrupt)
 
     async def _hash(self, victim: Victim, rate: int | None) -> str:
-        file, _ = self._stock.layout.file(victim.path)
+        file = self._stock.layout.file(victim.path)
         top = self._stock.layout.modules
         clock = self._stock.clock
         started = clock.now()

@@ -15,6 +15,7 @@ from goproxy_vm.cache.facts import FileFacts, Page, Pin, Selection, Sort, Versio
 from goproxy_vm.cache.rows import BLOCK, VICTIM, Victim, possible, stray, victim
 from goproxy_vm.cache.threads import paused
 from goproxy_vm.errors import MalformedPath
+from goproxy_vm.protocol.artifact import Artifact
 from goproxy_vm.protocol.selector import Selector
 
 if TYPE_CHECKING:
@@ -174,23 +175,18 @@ class Shelf:
         )
         return list(possible(victim, paused(rows), self.notice))
 
-    def strays(
-        self,
-        name: Callable[[str], tuple[str, str]],
-        matches: Callable[[str, str], bool],
-        kinds: Sequence[str],
-    ) -> list[Victim]:
-        """Files without a row of versions that match; ``name`` tells module and version of a path."""
+    def strays(self, matches: Callable[[str, str], bool], kinds: Sequence[str]) -> list[Victim]:
+        """Files without a row of versions that match."""
         chosen = []
         rows = self.connection.execute("SELECT path, kind, blocks FROM strays")
         for each in possible(lambda row: stray(*row), rows, self.notice):
             try:
-                module, version = name(each.path)
+                artifact = Artifact.at(each.path)
             except MalformedPath:
                 self.notice(Impossible(f"strays {each.path!r}"))
                 continue
-            if each.kind in kinds and matches(module, version):
-                chosen.append(replace(each, module=module, version=version))
+            if each.kind in kinds and matches(artifact.module, artifact.version):
+                chosen.append(replace(each, module=artifact.module, version=artifact.version))
         return chosen
 
     def known(self, matches: Callable[[str, str], bool]) -> list[tuple[str, str]]:

@@ -8,12 +8,12 @@ import hashlib
 import sqlite3
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.figures import Figures
-from goproxy_vm.cache.files import Entry, Kind, StoredFile
+from goproxy_vm.cache.files import Entry, StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
@@ -24,6 +24,7 @@ from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.hostos import boot_id
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.artifact import HASHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.opening import Observer
     from goproxy_vm.cache.publish import Checkpoint
     from goproxy_vm.cache.recovery import Prove
+    from goproxy_vm.protocol.artifact import Artifact, Kind
 
 AT_ONCE = 64 << 10
 """Bytes that wait in memory for their commit, and for whoever reads them; a ``.mod`` may have 16 MiB."""
@@ -212,7 +214,7 @@ class Store:
         )
 
     async def put(
-        self, path: str, data: bytes, *, h1: str | None, module: str, version: str, since: int | None = None
+        self, artifact: Artifact, data: bytes, *, h1: str | None, since: int | None = None
     ) -> StoredFile:
         """Store proven bytes: visible when this returns, durable soon after; the same file.
 
@@ -221,23 +223,23 @@ class Store:
         ContentError: another h1 is on record. NoRoom: the index cannot be read; no room for more bytes.
         """
         if len(data) > AT_ONCE:  # in memory it would be there for as long as anybody takes to read it
-            return await self._put_large(path, data, h1, module, version, since)
-        kind = await self._hold_to_first_seen(path, h1, module, version)
+            return await self._put_large(artifact, data, h1, since)
+        await self._hold_to_first_seen(artifact, h1)
         await self._queue.room()
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         try:
             reservation = self.admission.at_once(len(data))
         except NoRoom as error:
-            log.warning("file not stored", path=path, reason=error.sentence)
+            log.warning("file not stored", path=artifact.path, reason=error.sentence)
             return content
         try:
             await reservation.hold(len(data))
-            if not self.keeper.bars(since, path, module, version, len(data)):
+            if not self.keeper.bars(since, artifact, len(data)):
                 temporary = self._stock.layout.temporary()
-                self._enqueue(path, module, version, kind, h1, content, temporary, reservation)
+                self._enqueue(artifact, h1, content, temporary, reservation)
                 return content.share()
         except NoRoom as error:
-            log.warning("file not stored", path=path, reason=error.sentence)
+            log.warning("file not stored", path=artifact.path, reason=error.sentence)
         except BaseException:
             reservation.release()
             raise
@@ -246,12 +248,10 @@ class Store:
 
     async def adopt(
         self,
-        path: str,
+        artifact: Artifact,
         download: Download,
         *,
         h1: str | None,
-        module: str,
-        version: str,
         since: int | None = None,
     ) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.
@@ -259,22 +259,22 @@ class Store:
         ``since`` as for :meth:`put`. ContentError: another h1 is on record. NoRoom: the disk or the index
         failed. In both cases the download is still the caller's.
         """
-        kind = await self._hold_to_first_seen(path, h1, module, version)
+        await self._hold_to_first_seen(artifact, h1)
         await self._queue.room()
         await download.finish()
         file = (download.path, download.path.parent, download.length, download.sha256)
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
-                content.held(self._stock.holders.unpublished(path))
+                content.held(self._stock.holders.unpublished(artifact.path))
                 answer = opened.enter_context(content.share())
                 reservation = await download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
             raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
-        if not self.keeper.bars(since, path, module, version, content.length):
-            self._enqueue(path, module, version, kind, h1, content, download.path, reservation)
+        if not self.keeper.bars(since, artifact, content.length):
+            self._enqueue(artifact, h1, content, download.path, reservation)
             return answer
         content.close()
         try:
@@ -288,13 +288,13 @@ class Store:
         return answer
 
     async def _put_large(
-        self, path: str, data: bytes, h1: str | None, module: str, version: str, since: int | None
+        self, artifact: Artifact, data: bytes, h1: str | None, since: int | None
     ) -> StoredFile:
         download = self.download()
         try:
             await download.begin(len(data))
             await download.write(data)
-            return await self.adopt(path, download, h1=h1, module=module, version=version, since=since)
+            return await self.adopt(artifact, download, h1=h1, since=since)
         finally:
             await download.discard()
 
@@ -308,17 +308,15 @@ class Store:
             raise NoRoom("this host cannot read its index")
         return recorded
 
-    async def remember(self, module: str, version: str, kind: Literal["mod", "zip"], h1: str) -> str:
+    async def remember(self, artifact: Artifact, h1: str) -> str:
         """Keep the h1 of a version first seen now; the one on record, which is never overwritten.
 
         NoRoom as :meth:`known`; an index that can be read but not written only forgets.
         """
-        recorded = await self.known(module, version)
-        if (h1_on_record := recorded.mod if kind == "mod" else recorded.zip) is not None:
+        h1_on_record = (await self.known(artifact.module, artifact.version)).h1(artifact.kind)
+        if h1_on_record is not None:
             return h1_on_record
-        return await self._stock.attempt(
-            h1, self._stock.index.remember, module, version, kind, h1, time.time()
-        )
+        return await self._stock.attempt(h1, self._stock.index.remember, artifact, h1, time.time())
 
     async def prove(
         self, module: str, version: str, hashes: dict[str, str], database: str, *, fetched: bool
@@ -337,7 +335,9 @@ class Store:
     async def versions_with(self, module: str, *kinds: Kind) -> list[str]:
         """The versions of a module of which files of all these kinds are stored."""
         stored = {
-            (item.version, item.kind.value) for item in self._queue.pending.values() if item.module == module
+            (item.artifact.version, item.artifact.kind.value)
+            for item in self._queue.pending.values()
+            if item.artifact.module == module
         }
         stored.update(await self._stock.attempt([], self._stock.index.kinds, module))
         versions = {version for version, _ in stored}
@@ -355,7 +355,7 @@ class Store:
 
     async def _open(self, path: str, length: int, sha256: str) -> StoredFile:
         """A stored file, counted as open from before it is: it may be removed meanwhile."""
-        file, _ = self._stock.layout.file(path)
+        file = self._stock.layout.file(path)
         hold = self._stock.holders.of(path)
         try:
             top = self._stock.layout.modules
@@ -383,30 +383,30 @@ class Store:
                 await self._parts.scrub.condemn(victim)
             return None
 
-    async def _hold_to_first_seen(self, path: str, h1: str | None, module: str, version: str) -> Kind:
-        _, kind = self._stock.layout.file(path)
-        if h1 is not None and kind is not Kind.INFO:
-            recorded = await self.remember(module, version, "mod" if kind is Kind.MOD else "zip", h1)
-            if recorded != h1:
-                log.error(
-                    "content changed", module=module, version=version, kind=kind.value, known=recorded, got=h1
-                )
-                raise ContentError(f"its {kind} has {h1} but was {recorded} when first seen; refused")
-        return kind
+    async def _hold_to_first_seen(self, artifact: Artifact, h1: str | None) -> None:
+        self._stock.layout.file(artifact.path)
+        if h1 is None or artifact.kind not in HASHED:
+            return
+        recorded = await self.remember(artifact, h1)
+        if recorded != h1:
+            log.error(
+                "content changed",
+                module=artifact.module,
+                version=artifact.version,
+                kind=artifact.kind.value,
+                known=recorded,
+                got=h1,
+            )
+            raise ContentError(f"its {artifact.kind} has {h1} but was {recorded} when first seen; refused")
 
     def _enqueue(
         self,
-        path: str,
-        module: str,
-        version: str,
-        kind: Kind,
+        artifact: Artifact,
         h1: str | None,
         content: StoredFile,
         temporary: Path,
         reservation: Reservation,
     ) -> None:
-        target, _ = self._stock.layout.file(path)
-        pinned = self.keeper.pinned(module, version)
-        self._queue.add(
-            Item(path, target, module, version, kind, h1, content, temporary, reservation, pinned)
-        )
+        target = self._stock.layout.file(artifact.path)
+        pinned = self.keeper.pinned(artifact.module, artifact.version)
+        self._queue.add(Item(artifact, target, h1, content, temporary, reservation, pinned))

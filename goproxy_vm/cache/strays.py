@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from goproxy_vm.cache.files import Kind, StoredFile
+    from goproxy_vm.cache.files import StoredFile
     from goproxy_vm.cache.keeper import Keeper
     from goproxy_vm.cache.recovery import Recoverer
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.protocol.artifact import Artifact
 
 NOTHING: list[Victim] = []
 
 
 class Strays:
-    """The strays of an open store. ``hold`` holds a file to the hash first seen of it and tells its kind;
+    """The strays of an open store. ``hold`` holds a file to the hash first seen of it;
     ``open_file`` opens what is on record, by path, length and SHA-256."""
 
     def __init__(
@@ -35,7 +36,7 @@ class Strays:
         keeper: Keeper,
         recoverer: Recoverer,
         threads: Threads,
-        hold: Callable[[str, str | None, str, str], Awaitable[Kind]],
+        hold: Callable[[Artifact, str | None], Awaitable[None]],
         open_file: Callable[[str, int, str], Awaitable[StoredFile]],
     ) -> None:
         self._stock = stock
@@ -52,7 +53,7 @@ class Strays:
         except sqlite3.Error as error:
             self._stock.unavailable(error)
             return None
-        return None if victim is None else self._stock.layout.file(path)[0]
+        return None if victim is None else self._stock.layout.file(path)
 
     async def read(self, file: Path, most: int) -> bytes:
         """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
@@ -63,11 +64,9 @@ class Strays:
 
     async def claim(
         self,
-        path: str,
+        artifact: Artifact,
         *,
         h1: str | None,
-        module: str,
-        version: str,
         first_seen: bool = False,
         since: int | None = None,
     ) -> StoredFile | None:
@@ -77,23 +76,20 @@ class Strays:
         database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
         it cannot be read. NoRoom: the index failed.
         """
-        kind = await self._hold(path, h1, module, version)
-        file, _ = self._stock.layout.file(path)
+        await self._hold(artifact, h1)
+        path = artifact.path
+        file = self._stock.layout.file(path)
         length, blocks, sha256 = await self._threads.run(_facts, file, self._stock.layout.modules)
         async with self._stock.queue.disk:
             # Whatever is published meanwhile is on record, and this is no stray any more.
             standing = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
             if [each.id for each in standing] != [None]:
                 return None
-            if self._keeper.bars(since, path, module, version, length):
+            if self._keeper.bars(since, artifact, length):
                 return None
-            pinned = self._keeper.pinned(module, version)
-            await to_the_end(
-                self._record(
-                    Row(path, module, version, kind, length, blocks, sha256, h1, pinned),
-                    first_seen=first_seen,
-                )
-            )
+            pinned = self._keeper.pinned(artifact.module, artifact.version)
+            row = Row(artifact, length, blocks, sha256, h1, pinned)
+            await to_the_end(self._record(row, first_seen=first_seen))
             return await self._open(path, length, sha256)
 
     async def refuse(self, path: str) -> None:

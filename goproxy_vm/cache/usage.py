@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.facts import KINDS
+from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from goproxy_vm.cache.files import Kind
     from goproxy_vm.cache.rows import Row, Sum, Victim
+    from goproxy_vm.protocol.artifact import Kind
 
 
 class Usage:

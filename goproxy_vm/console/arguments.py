@@ -11,13 +11,13 @@ from goproxy_vm.config import values
 from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
+from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
 
-KINDS = ("info", "mod", "zip")
 SORTS = ("name", "size", "idle", "hits")
 LISTED = 100
 """Items that a list has unless asked for more."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.config.text import UNITS, size
+from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ def status(answer: Json) -> list[str]:
             ("versions", f"{cache['versions']:,}"),
             *(
                 (f"  {kind}", f"{plural(cache['entries'][kind], 'file')}, {size(cache['sizes'][kind])}")
-                for kind in ("info", "mod", "zip")
+                for kind in KINDS
             ),
             (
                 "policy",

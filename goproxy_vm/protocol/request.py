@@ -10,14 +10,10 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from goproxy_vm.errors import MalformedPath, MalformedSumdb
+from goproxy_vm.protocol.artifact import LONGEST, Artifact, Kind, check_lengths
 from goproxy_vm.protocol.names import escape_path, escape_version, unescape_path, unescape_version
 from goproxy_vm.protocol.semver import agrees, is_canonical
 from goproxy_vm.protocol.tlog import Tile
-
-LONGEST = 200
-"""Bytes of one escaped element of a module path (case 46)."""
-LONGEST_VERSION = 250
-"""Bytes of an escaped version: with its extension still a name that file systems take (case 46)."""
 
 CACHED_ONLY = "/cached-only"
 SumdbKind = Literal["supported", "latest", "lookup", "tile"]
@@ -60,9 +56,11 @@ class ModuleResource:
         return f"{escaped}/@v/{escape_version(self.version)}.{self.endpoint}"
 
     @cached_property
-    def immutable(self) -> bool:
-        """Whether it is a file of a canonical version that agrees with the path: stored for good."""
-        return is_canonical(self.version) and agrees(self.module, self.version)
+    def artifact(self) -> Artifact | None:
+        """The file of a canonical version that agrees with the path: stored for good. None for all else."""
+        if not (is_canonical(self.version) and agrees(self.module, self.version)):
+            return None
+        return Artifact(self.module, self.version, Kind(self.endpoint.value), self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +124,10 @@ def _module(path: str) -> ModuleResource:
     if not found:
         raise MalformedPath("not a module proxy path")
     module = unescape_path(escaped)
-    if max(map(len, escaped.split("/"))) > LONGEST or len(escaped) > 4 * LONGEST:
-        raise MalformedPath("a module path that is too long to be stored")
+    check_lengths(escaped)
     endpoint, version = _endpoint(rest)
     resource = ModuleResource(module, endpoint, version)
-    if endpoint in (Endpoint.MOD, Endpoint.ZIP) and not resource.immutable:
+    if endpoint in (Endpoint.MOD, Endpoint.ZIP) and resource.artifact is None:
         raise MalformedPath(f"{version!r} is no canonical version of {module}")
     # Escaping is one to one: what has just been unescaped need not be checked and escaped again.
     vars(resource)["path"] = path
@@ -146,8 +143,7 @@ def _endpoint(rest: str) -> tuple[Endpoint, str]:
     endpoint = _FILES.get(extension)
     if not rest.startswith("v/") or not dot or endpoint is None:
         raise MalformedPath("not a module proxy path")
-    if len(name) > LONGEST_VERSION:
-        raise MalformedPath("a version that is too long to be stored")
+    check_lengths("", name)
     version = unescape_version(name)
     if version == "latest":
         raise MalformedPath("latest is no version; ask for @latest")

@@ -21,9 +21,10 @@ import base64
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from goproxy_vm.errors import Absent, ChecksumMismatch, ContentError, ForkError, InconsistentTile
+from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.note import open_note
 from goproxy_vm.protocol.record import parse_record
 from goproxy_vm.protocol.tlog import (
@@ -113,9 +114,9 @@ class LookupVerdict(Verdict):
     mod: str | None
     zip: str | None
 
-    def check(self, kind: Literal["mod", "zip"], h1: str) -> None:
+    def check(self, kind: Kind, h1: str) -> None:
         """Hold a file to its record: raises ChecksumMismatch, or ContentError where it has no line."""
-        recorded = self.mod if kind == "mod" else self.zip
+        recorded = self.mod if kind is Kind.MOD else self.zip
         if recorded is None:
             raise ContentError(f"its record in {self.name} has no h1 for the {kind}")
         if recorded != h1:

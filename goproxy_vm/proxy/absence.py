@@ -16,7 +16,7 @@ from goproxy_vm.proxy.negative import Negatives
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.answers import Answers
-    from goproxy_vm.protocol.request import ModuleResource
+    from goproxy_vm.proxy.backlog import Named
 
 MOST = 20_000
 """Absences kept on disk, the newest: VMs choose what they ask for."""
@@ -46,7 +46,7 @@ class Absences:
         self._paths: set[str] = set()
         """Paths whose absence may be kept, and perhaps some more."""
 
-    async def add(self, resource: ModuleResource, sentence: str) -> None:
+    async def add(self, resource: Named, sentence: str) -> None:
         """An upstream's word that a file is absent; it replaces what was kept before."""
         self.recent.add(resource.path, sentence)
         if not self._keep:

@@ -10,7 +10,8 @@ import enum
 from dataclasses import dataclass
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.protocol.artifact import Artifact, Kind
+from goproxy_vm.protocol.request import Endpoint
 
 CONTENT_TYPES = {
     Endpoint.LIST: "text/plain; charset=utf-8",
@@ -82,12 +83,12 @@ CACHE_STATUS = {
 }
 
 
-def file_answer(resource: ModuleResource, stored: StoredFile, result: Result) -> Answer:
+def file_answer(artifact: Artifact, stored: StoredFile, result: Result) -> Answer:
     """The answer to a request for a file of a version, which closes ``stored``."""
     return Answer(
         stored,
-        CONTENT_TYPES[resource.endpoint],
-        STABLE if resource.endpoint is Endpoint.INFO else IMMUTABLE,
+        CONTENT_TYPES[Endpoint(artifact.kind.value)],
+        STABLE if artifact.kind is Kind.INFO else IMMUTABLE,
         CACHE_STATUS[result],
         result,
         stored.etag,

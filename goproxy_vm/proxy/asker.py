@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goproxy_vm.errors import Absent
-
 
 @dataclass(frozen=True, slots=True)
 class Asker:
@@ -17,13 +15,3 @@ class Asker:
     client: str
     fetch: bool = True
     patience: float | None = None
-
-
-def not_here(*, offline: bool) -> Absent:
-    """What is not stored and may not be fetched: this server is ``offline``, else the request forbids it."""
-    if offline:
-        return Absent(
-            "not stored here, and this server asks no upstream (setting offline): "
-            "have it fetched once by a server that may"
-        )
-    return Absent("not stored here, and this request may not fetch it")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from typing import Generic, Protocol, TypeVar
 
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.request import ModuleResource
 
 MOST = 2000
 """Files announced and not yet begun; later ones are forgotten."""
@@ -17,16 +17,30 @@ AT_ONCE = 4
 log = get_logger("proxy")
 
 
-class Backlog:
+class Named(Protocol):
+    """What can be asked for, of a module; ``version`` is empty where it is of no version."""
+
+    @property
+    def module(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+class Backlog(Generic[N]):
     """Files announced, and the tasks that fetch them in the order of their announcement."""
 
-    def __init__(self, fetch: Callable[[ModuleResource], Awaitable[object]]) -> None:
+    def __init__(self, fetch: Callable[[N], Awaitable[object]]) -> None:
         """``fetch`` raises nothing that is to be expected."""
         self._fetch = fetch
-        self.announced: dict[str, ModuleResource] = {}
+        self.announced: dict[str, N] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def announce(self, resource: ModuleResource) -> None:
+    def announce(self, resource: N) -> None:
         """Fetch a file as soon as its turn comes."""
         if len(self.announced) < MOST:
             self.announced[resource.path] = resource
@@ -57,8 +71,6 @@ class Backlog:
                 log.exception("background fetch failed", path=resource.path)
 
 
-def without(
-    resources: dict[str, ModuleResource], matches: Callable[[str, str], bool]
-) -> dict[str, ModuleResource]:
+def without(resources: dict[str, N], matches: Callable[[str, str], bool]) -> dict[str, N]:
     """Those whose version does not match."""
     return {path: each for path, each in resources.items() if not matches(each.module, each.version)}

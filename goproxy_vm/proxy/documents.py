@@ -20,7 +20,6 @@ from goproxy_vm.protocol.content import (
 )
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
-from goproxy_vm.proxy.asker import not_here
 from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.proxy.flight import Flights
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.fetching import Fetching
+    from goproxy_vm.proxy.gate import Gate
     from goproxy_vm.proxy.slots import Claim
     from goproxy_vm.proxy.substitutes import Substitutes
     from goproxy_vm.upstream.chain import Upstreams
@@ -46,6 +46,7 @@ class Documents:
     def __init__(
         self,
         settings: Settings,
+        gate: Gate,
         store: Store,
         upstreams: Upstreams,
         fetching: Fetching,
@@ -55,6 +56,7 @@ class Documents:
     ) -> None:
         """``named`` is told of each module and version that an upstream's ``@latest`` or query named."""
         self._settings = settings
+        self._gate = gate
         self._store = store
         self._upstreams = upstreams
         self._fetching = fetching
@@ -78,10 +80,11 @@ class Documents:
         self._flights.detach(lambda _: True)
         self._behind.forget(matches)
 
-    async def get(self, resource: ModuleResource, asker: Asker, *, fetch: bool) -> Answer:
-        """Answer one request; ``fetch``: whether upstreams may be asked."""
+    async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
+        """Answer one request, for something of a module that may be given."""
         since = self._store.keeper.fences.now
-        answer = await (self._get(resource, asker) if fetch else self._stored(resource, asker))
+        get = self._get if self._gate.may_fetch(asker) else self._stored
+        answer = await get(resource, asker)
         if self._store.keeper.fences.now != since:
             answer.until = None  # a purge came between: nobody after it may be given this
         return answer
@@ -143,7 +146,7 @@ class Documents:
                 await self._fetching.absences.check(resource.path)
         built = await self._built(resource, asker)
         if built is None:
-            raise not_here(offline=self._settings.offline)
+            raise self._gate.not_here()
         return built
 
     async def _bring(self, resource: ModuleResource, claim: Claim) -> bytes:

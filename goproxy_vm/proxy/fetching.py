@@ -15,9 +15,9 @@ from goproxy_vm.proxy.answer import Answer
 if TYPE_CHECKING:
     from goproxy_vm.cache.keeper import Fences
     from goproxy_vm.config import Settings
-    from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.absence import Absences
     from goproxy_vm.proxy.asker import Asker
+    from goproxy_vm.proxy.backlog import Named
     from goproxy_vm.proxy.flight import Flights
     from goproxy_vm.proxy.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
@@ -75,7 +75,7 @@ class Fetching:
         self._silent_at: int | None = None
         """The signs of life of the upstreams when they were found silent."""
 
-    async def hold(self, resource: ModuleResource, claim: Claim, fetch: Callable[[], Awaitable[_T]]) -> _T:
+    async def hold(self, resource: Named, claim: Claim, fetch: Callable[[], Awaitable[_T]]) -> _T:
         """The body of a flight: ``fetch`` within a slot and the deadline of one file.
 
         Absence is remembered, unless a purge came between; what is not to be expected is logged.

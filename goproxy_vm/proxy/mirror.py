@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from goproxy_vm.errors import Absent, Overloaded, UpstreamError
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
-from goproxy_vm.proxy.asker import not_here
 from goproxy_vm.proxy.flight import Flights
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.database import ChecksumDatabase
+    from goproxy_vm.proxy.gate import Gate
     from goproxy_vm.proxy.proof import Proofs
     from goproxy_vm.proxy.slots import FairSlots
 
@@ -33,6 +33,7 @@ class SumdbMirror:
     def __init__(
         self,
         settings: Settings,
+        gate: Gate,
         database: ChecksumDatabase,
         proofs: Proofs,
         slots: FairSlots,
@@ -40,6 +41,7 @@ class SumdbMirror:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._gate = gate
         self._database = database
         self._proofs = proofs
         self._now = monotonic
@@ -74,9 +76,9 @@ class SumdbMirror:
         if head is not None and left > 0:
             hit = CACHE_STATUS[Result.HIT]
             return Answer(head, TEXT, max_age(left), hit, Result.HIT, until=self._latest_until)
-        if not self._may_fetch(asker):
+        if not self._gate.may_fetch(asker):
             if head is None:
-                raise not_here(offline=self._settings.offline)
+                raise self._gate.not_here()
             return _stale(head)
         try:
             data, collapsed = await self._fetch("latest", asker, self._database.latest)
@@ -89,6 +91,7 @@ class SumdbMirror:
         return Answer(data, TEXT, max_age(self._settings.fresh), CACHE_STATUS[result], result)
 
     async def _lookup(self, path: str, module: str, version: str, asker: Asker) -> Answer:
+        self._gate.check(module)
         if self._proofs.exempt(module):
             raise Absent(
                 f"{module} is not looked up in a checksum database here (setting nosumdb); on the VM run: "
@@ -97,8 +100,8 @@ class SumdbMirror:
         stored = await self._database.stored(path)
         if stored is not None:
             return _immutable(stored, Result.HIT, TEXT)
-        if not self._may_fetch(asker):
-            raise not_here(offline=self._settings.offline)
+        if not self._gate.may_fetch(asker):
+            raise self._gate.not_here()
 
         async def lookup() -> tuple[bytes, bool]:
             found, joined = await self._database.lookup(module, version)
@@ -112,13 +115,10 @@ class SumdbMirror:
         stored = await self._database.stored(path)
         if stored is not None:
             return _immutable(stored, Result.HIT, kind)
-        if not self._may_fetch(asker):
-            raise not_here(offline=self._settings.offline)
+        if not self._gate.may_fetch(asker):
+            raise self._gate.not_here()
         data, collapsed = await self._fetch(path, asker, lambda: self._database.tile(path))
         return _immutable(data, Result.COLLAPSED if collapsed else Result.MISS, kind)
-
-    def _may_fetch(self, asker: Asker) -> bool:
-        return asker.fetch and not self._settings.offline
 
     async def _fetch(
         self, key: str, asker: Asker, fetch: Callable[[], Awaitable[tuple[bytes, bool]]]

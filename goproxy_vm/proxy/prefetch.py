@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.proxy import backlog
 from goproxy_vm.proxy.backlog import Backlog, without
 
@@ -20,28 +20,28 @@ from goproxy_vm.proxy.backlog import Backlog, without
 class Prefetch:
     """Fetches announced files in the background, those of each kind in the order of their announcement."""
 
-    def __init__(self, fetch: Callable[[ModuleResource], Awaitable[bool]], *, zips: bool) -> None:
+    def __init__(self, fetch: Callable[[Artifact], Awaitable[bool]], *, zips: bool) -> None:
         """``fetch`` brings a file if there is reason to; whether it did. It raises nothing that is to be
         expected. Without ``zips`` only ``.info`` files are fetched (setting prefetch)."""
         self._infos = Backlog(self._bring_info)
         self._zips = Backlog(fetch)
         self._fetch = fetch
         self._ahead = zips
-        self._unasked: dict[str, ModuleResource] = {}
+        self._unasked: dict[str, Artifact] = {}
 
     def complete(self, module: str, version: str) -> None:
         """A VM asked for a ``.mod`` or a zip that was missing, or which version is the latest."""
-        self._infos.announce(ModuleResource(module, Endpoint.INFO, version))
+        self._infos.announce(Artifact.of(module, version, Kind.INFO))
 
     def after_info(self, module: str, version: str) -> None:
         """A VM asked for an ``.info`` that was missing where the ``.mod`` is stored."""
         if self._ahead:
-            self._zips.announce(ModuleResource(module, Endpoint.ZIP, version))
+            self._zips.announce(Artifact.of(module, version, Kind.ZIP))
 
-    def hit(self, resource: ModuleResource) -> None:
+    def hit(self, artifact: Artifact) -> None:
         """A VM asked for a stored file, and may have others fetched: it is news if this was fetched ahead."""
-        if self._unasked.pop(resource.path, None) is not None:
-            self.after_info(resource.module, resource.version)
+        if self._unasked.pop(artifact.path, None) is not None:
+            self.after_info(artifact.module, artifact.version)
 
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Begin none of these: they were purged."""
@@ -54,11 +54,11 @@ class Prefetch:
         await self._infos.close()
         await self._zips.close()
 
-    async def _bring_info(self, resource: ModuleResource) -> None:
-        known = resource.path in self._unasked  # it was announced twice, and may be under way
-        self._unasked[resource.path] = resource  # from before it is stored: it may be asked for at once
-        if not await self._fetch(resource):
+    async def _bring_info(self, artifact: Artifact) -> None:
+        known = artifact.path in self._unasked  # it was announced twice, and may be under way
+        self._unasked[artifact.path] = artifact  # from before it is stored: it may be asked for at once
+        if not await self._fetch(artifact):
             if not known:
-                self._unasked.pop(resource.path, None)
+                self._unasked.pop(artifact.path, None)
         elif len(self._unasked) > backlog.MOST:
             del self._unasked[next(iter(self._unasked))]

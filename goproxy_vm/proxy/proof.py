@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import (
     Absent,
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.protocol.artifact import Artifact
     from goproxy_vm.protocol.sumdb import LookupVerdict
     from goproxy_vm.proxy.database import ChecksumDatabase
-
-Kind = Literal["mod", "zip"]
 
 log = get_logger("proof")
 
@@ -53,41 +52,36 @@ class Proofs:
         """Whether the checksum database is asked about a module."""
         return self._database is not None and not self.exempt(module)
 
-    def begin(self, module: str, version: str) -> Proof:
-        """Start to gather the evidence about a version; what must be fetched runs beside the download.
+    def begin(self, artifact: Artifact) -> Proof:
+        """Start to gather the evidence about a file; what must be fetched runs beside the download.
 
         Denied: a toolchain, which nothing could prove here.
         """
-        if self._database is None and module == TOOLCHAIN:
+        if self._database is None and artifact.module == TOOLCHAIN:
             raise Denied("toolchains need a checksum database that proves them (setting sumdb)")
-        database = None if self.exempt(module) else self._database
-        return Proof(module, version, self._store, database, self._metrics)
+        database = None if self.exempt(artifact.module) else self._database
+        return Proof(artifact, self._store, database, self._metrics)
 
 
 class Proof:
-    """The evidence about one version, gathered while a file of it is downloaded."""
+    """The evidence about one file, a ``.mod`` or a zip, gathered while it is downloaded."""
 
     def __init__(
-        self,
-        module: str,
-        version: str,
-        store: Store,
-        database: ChecksumDatabase | None,
-        metrics: Metrics,
+        self, artifact: Artifact, store: Store, database: ChecksumDatabase | None, metrics: Metrics
     ) -> None:
-        self._module = module
-        self._version = version
+        self._artifact = artifact
         self._store = store
         self._database = database
         self._metrics = metrics
         self._evidence = asyncio.create_task(self._gather())
 
-    async def verdict(self, kind: Kind, h1: str) -> None:
-        """Return if ``h1`` is right for this version's file.
+    async def verdict(self, h1: str) -> None:
+        """Return if ``h1`` is right for this file.
 
         ChecksumMismatch: it is another one than recorded, or than first seen. NoRecord: every source says
         that the database has none. Unproven: that could not be found out.
         """
+        artifact, kind = self._artifact, self._artifact.kind
         try:
             known, record = await asyncio.shield(self._evidence)
         except NoRecord:
@@ -96,7 +90,7 @@ class Proof:
         except GoproxyError:
             self._metrics.verification(kind, "unavailable")
             raise
-        held = known.mod if kind == "mod" else known.zip
+        held = known.h1(kind)
         try:
             if record is not None:
                 # A hash that was only seen gives way to one that is in the signed log.
@@ -109,15 +103,15 @@ class Proof:
             self._metrics.verification(kind, "mismatch")
             log.error(
                 "checksum mismatch",
-                module=self._module,
-                version=self._version,
-                kind=kind,
+                module=artifact.module,
+                version=artifact.version,
+                kind=kind.value,
                 reason=error.sentence,
             )
             raise
         self._metrics.verification(kind, "known" if record is None else "verified")
         if record is not None and self._database is not None:
-            await self._database.keep(record, self._module, self._version)
+            await self._database.keep(record, artifact.module, artifact.version)
 
     def cancel(self) -> None:
         """Give up gathering: the download failed."""
@@ -125,15 +119,16 @@ class Proof:
         self._evidence.add_done_callback(_seen)
 
     async def _gather(self) -> tuple[Known, LookupVerdict | None]:
-        known = await self._store.known(self._module, self._version)
+        artifact = self._artifact
+        known = await self._store.known(artifact.module, artifact.version)
         database = self._database
         if database is None or known.mod_database == known.zip_database == database.name:
             return known, None
         try:
-            found, _ = await database.lookup(self._module, self._version)
+            found, _ = await database.lookup(artifact.module, artifact.version)
         except Absent:
             raise NoRecord(
-                f"{database.name} has no record of {self._module}@{self._version}; "
+                f"{database.name} has no record of {artifact.module}@{artifact.version}; "
                 "if it is private, exempt it on the server (setting nosumdb)"
             ) from None
         except GoproxyError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.files import Kind, StoredFile
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.protocol import semver
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
 from goproxy_vm.protocol.gomod import LOOKED_AT, Retractions, not_retracted, retractions
-from goproxy_vm.protocol.request import Endpoint, ModuleResource
+from goproxy_vm.protocol.request import Endpoint
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
 from goproxy_vm.proxy.lru import Lru
 from goproxy_vm.proxy.steps import SHORT, Reading, in_turns
@@ -37,7 +38,7 @@ class Substitutes:
     async def info(self, module: str, version: str) -> Answer | None:
         """The ``.info`` of a version whose ``.mod`` is stored, without what is optional (PROTOCOL §3); None
         where it is not."""
-        mod = await self._store.get(ModuleResource(module, Endpoint.MOD, version).path)
+        mod = await self._store.get(Artifact.of(module, version, Kind.MOD).path)
         if mod is None:
             return None
         mod.close()
@@ -53,12 +54,12 @@ class Substitutes:
         newest = semver.latest(await self._offered(module, client))
         if newest is None:
             return None
-        resource = ModuleResource(module, Endpoint.INFO, newest)
-        stored = await self._store.get(resource.path)
+        artifact = Artifact.of(module, newest, Kind.INFO)
+        stored = await self._store.get(artifact.path)
         if stored is None:
             answer = await self.info(module, newest)
         else:
-            answer = file_answer(resource, stored, Result.STALE)
+            answer = file_answer(artifact, stored, Result.STALE)
         if answer is not None:
             answer.cache_control, answer.cache_status = max_age(0), BUILT_FROM_VERSIONS
         return answer
@@ -77,7 +78,7 @@ class Substitutes:
         newest = semver.latest(await self._with(module, Kind.MOD))
         if newest is None or newest in versions:
             return versions
-        mod = await self._store.get(ModuleResource(module, Endpoint.MOD, newest).path, asked=False)
+        mod = await self._store.get(Artifact.of(module, newest, Kind.MOD).path, asked=False)
         if mod is None:
             return versions
         with mod:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.web import bodies, wire
 from goproxy_vm.web.call import (
     BASE,
@@ -25,7 +26,7 @@ from goproxy_vm.web.details import HEADERS, Problem, malformed
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Pass, Pin, Selection
-    from goproxy_vm.proxy.operations import Operations
+from goproxy_vm.proxy.operations import Operations
 
 DOCUMENT = "openapi.yaml"
 
@@ -254,6 +255,6 @@ def _described(selection: Selection) -> str:
     ]
     if selection.larger_than is not None:
         words.append(f"larger_than={selection.larger_than}")
-    if len(selection.kinds) < len(wire.KINDS):
+    if len(selection.kinds) < len(KINDS):
         words.append(f"kinds={','.join(selection.kinds)}")
     return " ".join(words)

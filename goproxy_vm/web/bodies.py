@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeGuard, TypeVar
 from urllib.parse import parse_qsl
 
-from goproxy_vm.cache.facts import KINDS, Selection, Sort
+from goproxy_vm.cache.facts import Selection, Sort
 from goproxy_vm.config import values
 from goproxy_vm.config.text import printable
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
+from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.web.details import Problem, malformed
 
 _T = TypeVar("_T")

@@ -211,7 +211,7 @@ class Front:
         except (GoproxyError, UnicodeDecodeError):
             return False
         resource = wanted.resource
-        if not isinstance(resource, ModuleResource) or not resource.immutable:
+        if not isinstance(resource, ModuleResource) or resource.artifact is None:
             return False
         if wanted.cached_only or b"disable-module-fetch" in data.lower():
             return False  # not even what is fetched ahead may be fetched for it
@@ -236,7 +236,8 @@ class Front:
     ) -> None:
         forgotten = self._forgotten
         try:
-            answer = await self._proxy.stored(resource)
+            artifact = resource.artifact
+            answer = None if artifact is None else await self._proxy.stored(artifact)
             body = None if answer is None else await self._body(answer)
         except (GoproxyError, OSError):
             answer = body = None  # aiohttp's way finds the same, and says it

@@ -22,6 +22,7 @@ from goproxy_vm.errors import (
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
+from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
@@ -260,7 +261,7 @@ class _Asked:
         extension = last.rpartition(".")[2]
         if last in ("list", "@latest"):
             self.endpoint = last.lstrip("@")
-        elif extension in ("info", "mod", "zip"):
+        elif extension in KINDS:
             self.endpoint = extension
 
     def resource(self, resource: ModuleResource | SumdbResource) -> None:

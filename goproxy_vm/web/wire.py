@@ -7,6 +7,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from goproxy_vm.protocol.artifact import HASHED, KINDS
+
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
         CacheStatus,
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-KINDS = ("info", "mod", "zip")
-HASHED = ("mod", "zip")
 """Kinds of files that have an h1."""
 
 

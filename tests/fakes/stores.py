@@ -11,9 +11,17 @@ from goproxy_vm.cache.rows import Victim
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
+from goproxy_vm.protocol.artifact import Artifact, Kind
 
 BLOCK = 4096
 NOTHING_FREE = Amount(0, None)
+
+
+def artifact(path: str) -> Artifact:
+    """The file of a version with that path, whose module need not be a domain's."""
+    module, _, name = path.partition("/@v/")
+    version, _, kind = name.rpartition(".")
+    return Artifact(module, version, Kind(kind), path)
 
 
 class Told:
@@ -52,12 +60,10 @@ class Shop:
     async def put(self, *names: str, kind: str = "zip", blocks: int = 1, h1: str = "h1:x") -> None:
         """Store files, named by module and version, one after the other; each is committed."""
         for name in names:
-            module, _, version = name.partition("@")
-            version = version or "v1.0.0"
             data = os.urandom(blocks * BLOCK - 1)
             path = self.path(name, kind)
             known = None if kind == "info" else h1
-            (await self.store.put(path, data, h1=known, module=module, version=version)).close()
+            (await self.store.put(artifact(path), data, h1=known)).close()
             await self.settled()
 
     async def settled(self) -> None:

@@ -17,6 +17,7 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 from tests.hostile.conftest import LARGE
 from tests.integration.stores import V, adopt, content, module, opened, path
 
@@ -41,9 +42,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         async with opened(root, **BUDGET) as store:
             for i in range(MODULES):
                 (await adopt(store, i, bytes([i]) * SIZE)).close()
-                mod = await store.put(
-                    path(i, "mod"), b"module m\n", h1=f"h1:m{i}", module=module(i), version=V
-                )
+                mod = await store.put(artifact(path(i, "mod")), b"module m\n", h1=f"h1:m{i}")
                 mod.close()
             await store.keeper.pin(f"{module(0)}@*")
             await store.keeper.evict(0, dry_run=True)

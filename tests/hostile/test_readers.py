@@ -15,6 +15,7 @@ from goproxy_vm.config.address import Address
 from goproxy_vm.proxy import documents
 from goproxy_vm.web import connection
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until
 from tests.hostile.conftest import Inside
@@ -37,8 +38,7 @@ async def stored(tmp_path: Path) -> dict[str, bytes]:
             download = store.download()
             await download.begin(size)
             await download.write(found[path])
-            module = path[1:].partition("/@")[0]
-            (await store.adopt(path[1:], download, h1="h1:x", module=module, version="v1.0.0")).close()
+            (await store.adopt(artifact(path[1:]), download, h1="h1:x")).close()
     finally:
         await store.close()
     return found

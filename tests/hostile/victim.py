@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from goproxy_vm.cache.store import Store
+from tests.fakes.stores import artifact
 
 SMALL = "/example.com/small/@v/v1.0.0.zip"
 BIG = "/example.com/big/@v/v1.0.0.zip"
@@ -53,8 +54,7 @@ async def fill(cache: Path) -> None:
             download = store.download()
             await download.begin(size)
             await download.write(random.Random(size).randbytes(size))
-            module = path[1:].partition("/@")[0]
-            (await store.adopt(path[1:], download, h1="h1:x", module=module, version="v1.0.0")).close()
+            (await store.adopt(artifact(path[1:]), download, h1="h1:x")).close()
     finally:
         await store.close()
 

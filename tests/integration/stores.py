@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,7 +52,7 @@ async def adopt(store: Store, i: int, data: bytes, *, h1: str | None = None) -> 
     try:
         await download.begin(len(data))
         await download.write(data)
-        return await store.adopt(path(i), download, h1=h1 or f"h1:{i}", module=module(i), version=V)
+        return await store.adopt(artifact(path(i)), download, h1=h1 or f"h1:{i}")
     finally:
         await download.discard()
 

@@ -15,6 +15,7 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.disk import allocated, under
 from tests.fakes.modules import build_zip
+from tests.fakes.stores import artifact
 from tests.fakes.upstream import Reply
 from tests.integration.stores import adopt, content, drained, opened
 
@@ -275,7 +276,7 @@ async def test_downloads_leave_room_for_small_files(
         for i in range(small):
             for kind in ("info", "mod"):
                 name, h1 = f"example.com/s{i}", None if kind == "info" else "h1:m"
-                await store.put(f"{name}/@v/{V}.{kind}", b"x" * 100, h1=h1, module=name, version=V)
+                await store.put(artifact(f"{name}/@v/{V}.{kind}"), b"x" * 100, h1=h1)
         await store._queue.flushed()
         assert store.usage.entries == {"info": small, "mod": small, "zip": 0}
         for begun, download in zip(beginning, downloads, strict=True):

@@ -21,6 +21,7 @@ from goproxy_vm.protocol.request import SumdbResource, parse
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.database import ChecksumDatabase
+from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
@@ -83,9 +84,10 @@ async def inside(world: World, tmp_path: Path) -> AsyncIterator[Inside]:
         await database.open()
         stack.push_async_callback(database.close)
         proofs = Proofs(settings, store, database, metrics)
-        proxy = Proxy(settings, store, upstreams, ZipProver(), proofs, slots)
+        gate = Gate(settings)
+        proxy = Proxy(settings, gate, store, upstreams, ZipProver(), proofs, slots)
         stack.push_async_callback(proxy.close)
-        mirror = SumdbMirror(settings, database, proofs, slots)
+        mirror = SumdbMirror(settings, gate, database, proofs, slots)
         stack.push_async_callback(mirror.close)
         yield Inside(proxy, mirror)
 

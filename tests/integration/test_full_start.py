@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
+from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.server import Server
 from tests.fakes.disk import copy_of
 from tests.fakes.upstream import FakeUpstream, Reply

@@ -26,6 +26,7 @@ from goproxy_vm.web import connection, listener
 from goproxy_vm.web.connection import Connections
 from goproxy_vm.web.listener import bind
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until
 from tests.integration.conftest import LOOPBACK, Host, Serve
@@ -50,7 +51,7 @@ async def store_big(tmp_path: Path, size: int = SIZE) -> bytes:
         download = store.download()
         await download.begin(len(data))
         await download.write(data)
-        stored = await store.adopt(BIG[1:], download, h1="h1:x", module="example.com/big", version="v1.0.0")
+        stored = await store.adopt(artifact(BIG[1:]), download, h1="h1:x")
         stored.close()
     finally:
         await store.close()

@@ -11,6 +11,7 @@ import pytest
 from goproxy_vm.cache import recency, scrub
 from goproxy_vm.cache.store import Store
 from tests.fakes.disk import allocated, copy_of
+from tests.fakes.stores import artifact
 from tests.integration.stores import V, adopt, content, drained, module, opened, path
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ async def test_lost_last_transactions(root: Path, tmp_path: Path) -> None:
         assert store.recovery.ghosts <= 1
         assert await content(store, 2) is None
         assert store.usage.used == allocated(after / "modules")
-        claimed = await store.strays.claim(path(3), h1="h1:3", module=module(3), version=V)
+        claimed = await store.strays.claim(artifact(path(3)), h1="h1:3")
         assert claimed is not None
         with claimed:
             assert claimed.pread(0, SIZE) == DATA[3]

@@ -22,6 +22,7 @@ from goproxy_vm.proxy.operations import Operations
 from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
+from tests.fakes.stores import artifact
 from tests.fakes.wire import until
 from tests.integration.stores import drained, opened
 
@@ -300,7 +301,7 @@ async def test_a_path_twice_in_one_batch_counts_once(tmp_path: Path) -> None:
             async with store._queue.disk:
                 for number in range(3):
                     data = b"%d" % number * 5000 * (number + 1)
-                    (await store.put(INFO[1:], data, h1=None, module=M, version=V)).close()
+                    (await store.put(artifact(INFO[1:]), data, h1=None)).close()
             await drained(store)
             assert store.usage.entries["info"] == 1
             assert store.usage.used == allocated(tmp_path / "cache" / "modules")
@@ -318,7 +319,7 @@ async def test_a_purge_takes_files_without_a_record_too(
         index.execute("DELETE FROM files")
         index.execute("DELETE FROM known WHERE kind = 'mod'")
     # Nothing proves them for now: recovery leaves them where they are.
-    monkeypatch.setattr("goproxy_vm.proxy.proxy.Proxy.prove_stray", _cannot_tell)
+    monkeypatch.setattr("goproxy_vm.proxy.intake.Intake.prove_stray", _cannot_tell)
     host = await serve(upstream)
     store, ops = host.server.store, operations(host)
     while not store.recovery.done:

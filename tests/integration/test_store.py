@@ -21,12 +21,13 @@ import pytest
 
 from goproxy_vm.cache import files, memory
 from goproxy_vm.cache.figures import Statistics
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, MalformedPath, NoRoom, StartError
+from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -53,7 +54,7 @@ async def opened(root: Path, **options: object) -> AsyncIterator[Store]:
 
 
 async def put_mod(into: Store, data: bytes = b"module example.com/m\n", *, version: str = V) -> bytes:
-    stored = await into.put(f"{M}/@v/{version}.mod", data, h1="h1:mod", module=M, version=version)
+    stored = await into.put(artifact(f"{M}/@v/{version}.mod"), data, h1="h1:mod")
     assert stored.data == data
     return data
 
@@ -63,7 +64,7 @@ async def adopt_zip(into: Store, data: bytes = b"zip bytes", *, h1: str = "h1:zi
     try:
         await download.begin(len(data))
         await download.write(data)
-        return await into.adopt(ZIP, download, h1=h1, module=M, version=V)
+        return await into.adopt(artifact(ZIP), download, h1=h1)
     finally:
         await download.discard()
 
@@ -150,7 +151,7 @@ async def test_close_drains_the_queue(root: Path) -> None:
 
 async def test_the_tree_is_a_file_proxy(root: Path) -> None:
     async with opened(root) as s:
-        await s.put(INFO, b'{"Version":"v1.0.0"}', h1=None, module=M, version=V)
+        await s.put(artifact(INFO), b'{"Version":"v1.0.0"}', h1=None)
         await put_mod(s)
         (await adopt_zip(s)).close()
     directory = root / "modules" / M / "@v"
@@ -160,7 +161,7 @@ async def test_the_tree_is_a_file_proxy(root: Path) -> None:
 
 async def test_versions_with(root: Path) -> None:
     async with opened(root) as s:
-        await s.put(INFO, b"{}", h1=None, module=M, version=V)
+        await s.put(artifact(INFO), b"{}", h1=None)
         await put_mod(s)
         await put_mod(s, version="v1.1.0")
         assert await s.versions_with(M, Kind.MOD, Kind.ZIP) == []
@@ -204,7 +205,7 @@ async def test_a_file_handed_out_outlives_the_store(root: Path) -> None:
 async def test_paths_stay_inside(root: Path) -> None:
     async with opened(root) as s:
         with pytest.raises(MalformedPath):
-            await s.put("../../etc/@v/v1.0.0.mod", b"x", h1="h1:x", module=M, version=V)
+            await s.put(artifact("../../etc/@v/v1.0.0.mod"), b"x", h1="h1:x")
         assert await s.get("../../etc/passwd") is None
 
 
@@ -264,8 +265,8 @@ async def test_hits_are_flushed_regularly(root: Path) -> None:
 
 async def test_a_later_difference_is_refused(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(root) as s:
-        assert await s.remember(M, V, "zip", "h1:first") == "h1:first"
-        assert await s.remember(M, V, "zip", "h1:later") == "h1:first"
+        assert await s.remember(artifact(f"{M}/@v/{V}.zip"), "h1:first") == "h1:first"
+        assert await s.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
         with pytest.raises(ContentError):
             await adopt_zip(s, h1="h1:later")
         assert await s.get(ZIP) is None
@@ -273,7 +274,7 @@ async def test_a_later_difference_is_refused(root: Path, caplog: pytest.LogCaptu
         (await adopt_zip(s, h1="h1:first")).close()
         await put_mod(s)
         with pytest.raises(ContentError):
-            await s.put(MOD, b"x", h1="h1:later", module=M, version=V)
+            await s.put(artifact(MOD), b"x", h1="h1:later")
         assert await s.known(M, V) == Known("h1:mod", "h1:first")
     assert (
         f"content changed {{'module': '{M}', 'version': '{V}', 'kind': 'zip', 'known': 'h1:first'"
@@ -413,7 +414,7 @@ async def test_an_index_that_cannot_be_written_only_forgets(root: Path) -> None:
     async with opened(root) as s:
         trigger = "CREATE TRIGGER full BEFORE INSERT ON known BEGIN SELECT raise(ABORT, 'full'); END"
         sql(root, trigger)
-        assert await s.remember(M, V, "mod", "h1:x") == "h1:x"
+        assert await s.remember(artifact(f"{M}/@v/{V}.mod"), "h1:x") == "h1:x"
         assert await s.known(M, V) == Known(None, None)
         assert not s.writable
 
@@ -528,7 +529,7 @@ KILLED = """
         store = await Store.open(root, checkpoint=checkpoint)
         data = kind.encode() * (20_000 if kind == "mod" else 500_000)
         if kind == "mod":
-            await store.put(f"{M}/@v/{V}.mod", data, h1="h1:mod", module=M, version=V)
+            await store.put(artifact(f"{M}/@v/{V}.mod"), data, h1="h1:mod")
         else:
             download = store.download()
             await download.begin(len(data))
@@ -536,7 +537,7 @@ KILLED = """
                 await download.write(data[i : i + 65536])
             if kill_at == "download":
                 os.kill(os.getpid(), signal.SIGKILL)
-            (await store.adopt(f"{M}/@v/{V}.zip", download, h1="h1:zip", module=M, version=V)).close()
+            (await store.adopt(artifact(f"{M}/@v/{V}.zip"), download, h1="h1:zip")).close()
         await store.close()
 
     asyncio.run(main())
@@ -574,7 +575,7 @@ async def test_killed_at(root: Path, kind: str, step: str) -> None:
         assert statistics.files == len(rows)
         assert statistics.bytes == sum(files_on_disk[row] for row in rows)
         if kind == "mod":
-            await s.put(path, data, h1="h1:mod", module=M, version=V)
+            await s.put(artifact(path), data, h1="h1:mod")
         else:
             (await adopt_zip(s, data)).close()
         await drained(s)

@@ -22,6 +22,7 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.disk import allocated, under
+from tests.fakes.stores import artifact
 from tests.integration.stores import adopt, content, drained, module, open_store, opened, path
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
         h1 = f"h1:{text.hex()}"
         before = self.sizes()
         try:
-            stored = self.do(self.store.put(path(i, "mod"), text, h1=h1, module=module(i), version="v1.0.0"))
+            stored = self.do(self.store.put(artifact(path(i, "mod")), text, h1=h1))
         except ContentError:
             assert recorded not in (None, h1)
             return

@@ -16,6 +16,7 @@ from goproxy_vm.cache.scrub import Hasher
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 from tests.integration.stores import V, adopt, content, module, opened, path
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ async def test_nothing_is_published_through_a_link(root: Path, elsewhere: Path, 
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(elsewhere)
         (await adopt(store, 1, b"x")).close()
-        (await store.put(path(1, "mod"), b"x", h1="h1:x", module=module(1), version=V)).close()
+        (await store.put(artifact(path(1, "mod")), b"x", h1="h1:x")).close()
         await store._queue.flushed()
         assert store.usage.entries["zip"] == store.usage.entries["mod"] == 0
         assert store.admission.reserved == 0
@@ -168,7 +169,7 @@ async def test_tmp_becomes_a_link_while_the_server_runs(root: Path, elsewhere: P
         (root / "tmp").symlink_to(elsewhere)
         with pytest.raises(NoRoom):
             await adopt(store, 1, b"x")
-        (await store.put(path(1, "mod"), b"x", h1="h1:x", module=module(1), version=V)).close()
+        (await store.put(artifact(path(1, "mod")), b"x", h1="h1:x")).close()
         await store._queue.flushed()
         with pytest.raises(OSError, match="Not a directory"):
             await store.heads.write("sum.example.org", b"head")

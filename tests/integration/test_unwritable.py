@@ -19,6 +19,7 @@ from goproxy_vm.cache.health import FULL
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import NoRoom
 from tests.fakes.disk import under
+from tests.fakes.stores import artifact
 from tests.integration.stores import V, adopt, content, module, opened, path
 
 
@@ -87,7 +88,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     another setting wants proven is not served."""
     async with opened(root, sumdb=None) as s:
         for i in (1, 2):
-            (await s.put(path(i, "mod"), b"x", h1="h1:x", module=module(i), version=V)).close()
+            (await s.put(artifact(path(i, "mod")), b"x", h1="h1:x")).close()
             await s._queue.flushed()
         await s._parts.stock.ask(s._parts.stock.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
     with closing(sqlite3.connect(root / "index.db")) as database:
@@ -137,7 +138,7 @@ async def test_a_directory_that_was_removed_is_made_again(root: Path, name: str)
         await s._queue.flushed()
         shutil.rmtree(root / name)
         (await adopt(s, 2, b"y" * 10)).close()
-        await s.put(path(3, "info"), b"{}", h1=None, module=module(3), version=V)
+        await s.put(artifact(path(3, "info")), b"{}", h1=None)
         await s._queue.flushed()
         assert await content(s, 2) == b"y" * 10
         assert await content(s, 3, "info") == b"{}"
@@ -170,11 +171,11 @@ async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
 async def test_what_concerns_one_file_alone_is_no_trouble(root: Path) -> None:
     async with opened(root) as s:
         name = "m" * 300
-        (await s.put(f"{name}/@v/{V}.info", b"{}", h1=None, module=name, version=V)).close()
+        (await s.put(artifact(f"{name}/@v/{V}.info"), b"{}", h1=None)).close()
         await s._queue.flushed()
         assert s.writable
         (root / "modules" / "example.com").touch()
-        await s.put(path(1, "info"), b"{}", h1=None, module=module(1), version=V)
+        await s.put(artifact(path(1, "info")), b"{}", h1=None)
         await s._queue.flushed()
         assert s.writable
 
@@ -201,7 +202,7 @@ async def test_what_cannot_be_removed_counts_until_it_is(root: Path, monkeypatch
                 await download.finish()
                 await download.discard()
                 (await adopt(s, i, b"y" * 50_000)).close()
-                (await s.put(path(i, "mod"), b"z", h1="h1:z", module=module(i), version=V)).close()
+                (await s.put(artifact(path(i, "mod")), b"z", h1="h1:z")).close()
                 await s._queue.flushed()
             faults.clear()
             (await adopt(s, 4, b"new")).close()

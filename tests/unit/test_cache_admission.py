@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxy_vm.cache.admission import MOST_HEADROOM, STEP, UNKNOWN_LENGTH, Admission, Limits
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.rows import Row, Sum, Victim
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
+from goproxy_vm.protocol.artifact import Kind
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,13 +247,15 @@ async def test_unknown_length() -> None:
 
 def test_usage() -> None:
     usage = Usage()
-    zip_ = Row("a/@v/v1.0.0.zip", "a", "v1.0.0", Kind.ZIP, 5, 8, SHA, None, pinned=True)
-    mod = Row("a/@v/v1.0.0.mod", "a", "v1.0.0", Kind.MOD, 5, 16, SHA, None, pinned=True)
+    zip_ = Row(artifact("a/@v/v1.0.0.zip"), 5, 8, SHA, None, pinned=True)
+    mod = Row(artifact("a/@v/v1.0.0.mod"), 5, 16, SHA, None, pinned=True)
     usage.add(zip_)
     usage.add(mod)
     assert (usage.used, usage.metadata, usage.pinned) == (24 * 512, 16 * 512, 8 * 512)
     assert usage.entries == {"info": 0, "mod": 1, "zip": 1}
-    usage.remove(Victim(1, zip_.path, "a", "v1.0.0", Kind.ZIP, 5, 8 * 512, pinned=True, last_used=0.0))
+    usage.remove(
+        Victim(1, zip_.artifact.path, "a", "v1.0.0", Kind.ZIP, 5, 8 * 512, pinned=True, last_used=0.0)
+    )
     assert (usage.used, usage.pinned) == (16 * 512, 0)
 
 

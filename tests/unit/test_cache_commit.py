@@ -16,7 +16,7 @@ from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import Kind, StoredFile
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index
@@ -27,7 +27,9 @@ from goproxy_vm.cache.reading import open_stored
 from goproxy_vm.cache.rows import Sum
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.usage import Usage
+from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -59,7 +61,7 @@ class Rig:
 
     async def item(self, module: str, data: bytes = b"data", *, file: bool = False) -> Item:
         path = f"{module}/@v/v1.0.0.zip"
-        target, kind = self.layout.file(path)
+        target = self.layout.file(path)
         temporary = self.layout.temporary()
         content = StoredFile(data, len(data), SHA)
         if file:
@@ -67,7 +69,7 @@ class Rig:
             content = open_stored(temporary, temporary.parent, len(data), SHA)
         reservation = await self.admission.reserve(len(data))
         await reservation.hold(len(data))
-        return Item(path, target, module, "v1.0.0", kind, "h1:x", content, temporary, reservation)
+        return Item(artifact(path), target, "h1:x", content, temporary, reservation)
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[CommitQueue]:

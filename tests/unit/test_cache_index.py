@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import Entry, Kind
+from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.rows import Known, Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,7 @@ def index(path: Path) -> Iterator[Index]:
 
 
 def row(name: str, *, version: str = "v1.0.0", kind: Kind = Kind.MOD, length: int = 5) -> Row:
-    return Row(f"{name}/@v/{version}.{kind}", name, version, kind, length, 8, SHA, "h1:x")
+    return Row(artifact(f"{name}/@v/{version}.{kind}"), length, 8, SHA, "h1:x")
 
 
 def query(path: Path, sql: str) -> list[tuple[object, ...]]:
@@ -74,9 +76,9 @@ def test_add_replaces_and_is_all_or_nothing(index: Index) -> None:
     assert index.add([row("a.b", length=5)], now=1.0, used=1.0) == []
     (replaced,) = index.add([row("a.b", length=6)], now=2.0, used=2.0)
     assert (replaced.path, replaced.length, replaced.bytes) == ("a.b/@v/v1.0.0.mod", 5, 4096)
-    bad = Row("c.d/@v/v1.0.0.mod", "c.d", "v1.0.0", Kind.MOD, 5, 8, SHA, h1=None)
+    bad = Row(artifact("c.d/@v/v1.0.0.mod"), 5, 8, SHA, h1=None)
     with pytest.raises(sqlite3.Error):
-        index.add([bad, Row(*[None] * 3, Kind.MOD, 1, 8, SHA, None)], now=3.0, used=3.0)  # type: ignore[list-item]  # a bad row is meant
+        index.add([bad, Row(Artifact(None, None, Kind.MOD, None), 1, 8, SHA, None)], now=3.0, used=3.0)  # type: ignore[list-item]  # a bad row is meant
     entry = index.entry("a.b/@v/v1.0.0.mod")
     assert entry is not None
     assert entry.length == 6
@@ -101,9 +103,9 @@ def test_touch_adds_hits_and_never_goes_back(path: Path, index: Index) -> None:
 
 def test_the_hash_seen_first_stays(path: Path, index: Index) -> None:
     assert index.known("a.b", "v1.0.0") == Known(None, None)
-    assert index.remember("a.b", "v1.0.0", "zip", "h1:first", 1.0) == "h1:first"
-    assert index.remember("a.b", "v1.0.0", "zip", "h1:other", 2.0) == "h1:first"
-    assert index.remember("a.b", "v1.0.0", "mod", "h1:mod", 2.0) == "h1:mod"
+    assert index.remember(artifact("a.b/@v/v1.0.0.zip"), "h1:first", 1.0) == "h1:first"
+    assert index.remember(artifact("a.b/@v/v1.0.0.zip"), "h1:other", 2.0) == "h1:first"
+    assert index.remember(artifact("a.b/@v/v1.0.0.mod"), "h1:mod", 2.0) == "h1:mod"
     assert index.known("a.b", "v1.0.0") == Known("h1:mod", "h1:first")
     assert query(path, "SELECT seen FROM known WHERE kind = 'zip'") == [(1.0,)]
 

@@ -16,7 +16,7 @@ from goproxy_vm.cache import janitor, selection, tree
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ async def test_what_is_queued_is_waited_for(tmp_path: Path) -> None:
     async with opened(tmp_path, max_size=4) as shop:
         reservation = await shop.store.admission.reserve(2 * BLOCK)
         async with shop.stock.queue.disk:
-            await shop.store.put(shop.path("a"), b"x" * BLOCK * 2, h1="h1:x", module="a", version="v1.0.0")
+            await shop.store.put(artifact(shop.path("a")), b"x" * BLOCK * 2, h1="h1:x")
             shop.store.admission._usage.sizes["zip"] += BLOCK  # a file that nobody can remove
             holding = asyncio.create_task(reservation.hold(2 * BLOCK))
             await asyncio.sleep(0)

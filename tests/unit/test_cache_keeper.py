@@ -15,7 +15,7 @@ from goproxy_vm.cache.keeper import Fences
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,11 +83,8 @@ def test_forgotten_fences_bar_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def fetched(shop: Shop, name: str, since: int, size: int = 10) -> bool:
     """Whether a zip whose fetch began at ``since`` is stored."""
-    module, _, version = name.partition("@")
     path = shop.path(name)
-    await shop.store.put(
-        path, b"x" * size, h1="h1:x", module=module, version=version or "v1.0.0", since=since
-    )
+    await shop.store.put(artifact(path), b"x" * size, h1="h1:x", since=since)
     await shop.settled()
     return path in {f"{each.partition('@')[0]}/@v/{each.partition('@')[2]}" for each in shop.files()}
 
@@ -135,7 +132,7 @@ async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_pat
 
         def slowly(reader: Shelf, selection: Selection) -> list[Victim]:
             found = selected(reader, selection)
-            put = shop.store.put(shop.path("x.org/a"), b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+            put = shop.store.put(artifact(shop.path("x.org/a")), b"x", h1="h1:x")
             asyncio.run_coroutine_threadsafe(put, loop).result()
             return found
 
@@ -237,20 +234,18 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
         since = shop.keeper.fences.now
         path = shop.path("x.org/a")
         async with shop.stock.queue.disk:
-            await shop.store.put(path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+            await shop.store.put(artifact(path), b"x", h1="h1:x")
             purging = asyncio.create_task(purge_versions(shop, "x.org/a", None))
             await asyncio.sleep(0)
         assert (await purging).files == 1
         assert shop.files() == []
 
-        late = await shop.store.put(path, b"late", h1="h1:x", module="x.org/a", version="v1.0.0", since=since)
+        late = await shop.store.put(artifact(path), b"late", h1="h1:x", since=since)
         assert late.data == b"late", "the client has its answer"
         download = shop.store.download()
         await download.begin(4)
         await download.write(b"late")
-        adopted = await shop.store.adopt(
-            path, download, h1="h1:x", module="x.org/a", version="v1.0.0", since=since
-        )
+        adopted = await shop.store.adopt(artifact(path), download, h1="h1:x", since=since)
         with adopted:
             assert adopted.pread(0, 9) == b"late"
         await download.discard()
@@ -260,9 +255,7 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
         assert shop.store.admission.reserved == 0
         assert list((tmp_path / "tmp").iterdir()) == []
 
-        await shop.store.put(
-            path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0", since=shop.keeper.fences.now
-        )
+        await shop.store.put(artifact(path), b"x", h1="h1:x", since=shop.keeper.fences.now)
         await shop.settled()
         assert shop.zips() == "x.org/a"
 
@@ -418,7 +411,7 @@ async def test_marking_pins_lets_others_in_between(tmp_path: Path, monkeypatch: 
 async def test_what_was_just_fetched_is_listed(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         path = shop.path("x.org/a")
-        await shop.store.put(path, b"x", h1="h1:x", module="x.org/a", version="v1.0.0")
+        await shop.store.put(artifact(path), b"x", h1="h1:x")
         assert (await shop.keeper.versions("", "name", 9, None)).total == 1
         await shop.touch("x.org/a")
         shop.later(10)

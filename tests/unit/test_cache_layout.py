@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.errors import MalformedPath, StartError
+from goproxy_vm.protocol.artifact import Kind, kind_of
 
 
 @pytest.fixture
@@ -105,7 +105,8 @@ def test_one_file_system(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_file(layout: Layout, path: str, kind: Kind) -> None:
-    assert layout.file(path) == (layout.modules / path, kind)
+    assert layout.file(path) == layout.modules / path
+    assert kind_of(path) is kind
 
 
 @pytest.mark.parametrize(

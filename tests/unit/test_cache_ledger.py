@@ -13,13 +13,14 @@ from goproxy_vm.cache import ledger, quarantine, report, snapshots
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import RemovedVersion, Totals, Went
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.ledger import Ledger
 from goproxy_vm.cache.quarantine import Quarantine
 from goproxy_vm.cache.report import removal
 from goproxy_vm.cache.rows import Row, Victim
 from goproxy_vm.cache.snapshots import Snapshots
+from goproxy_vm.protocol.artifact import Kind
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Rig:
         self.snapshots = Snapshots.open(self.path, root / "index.db")
 
     def add(self, *names: str, kind: Kind = Kind.ZIP, blocks: int = 1) -> None:
-        rows = [Row(f"{name}/@v/v1.0.0.{kind}", name, "v1.0.0", kind, 5, blocks, SHA, None) for name in names]
+        rows = [Row(artifact(f"{name}/@v/v1.0.0.{kind}"), 5, blocks, SHA, None) for name in names]
         self.index.add(rows, self.now, self.now)
 
     def remove(self, name: str, reason: str, kind: Kind = Kind.ZIP) -> None:

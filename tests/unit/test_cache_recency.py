@@ -12,7 +12,7 @@ import pytest
 from goproxy_vm.cache import memory
 from goproxy_vm.cache.clock import MOST_GAP, LogicalClock
 from goproxy_vm.cache.database import Database, damaged
-from goproxy_vm.cache.files import Entry, Kind
+from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.memory import Memory
@@ -20,7 +20,9 @@ from goproxy_vm.cache.recency import CLEAN_AGE, Recency, begin_clock
 from goproxy_vm.cache.rows import Row, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.cache.threads import Threads, to_the_end
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from tests.fakes.lines import logged
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,7 +193,7 @@ def test_the_first_schema_is_migrated(path: Path) -> None:
     assert database.connection.execute("SELECT rank, checked, unsure, hits FROM files").fetchall() == [
         (150.0, 100.0, 0, 3)
     ]
-    row = Row("b/@v/v1.0.0.zip", "b", "v1.0.0", Kind.ZIP, 5, 8, SHA, None)
+    row = Row(artifact("b/@v/v1.0.0.zip"), 5, 8, SHA, None)
     index.add([row], 0.0, 0.0)
     assert index.newest() == 2
     database.close()
@@ -241,7 +243,7 @@ class Rig:
         self.recency = Recency(self.database, self.index, self.memory, clock, Here("", 1), self.health, 0)
 
     def add(self, name: str) -> None:
-        self.index.add([Row(name, "m", "v1.0.0", Kind.ZIP, 5, 8, SHA, None)], 0.0, 0.0)
+        self.index.add([Row(Artifact("m", "v1.0.0", Kind.ZIP, name), 5, 8, SHA, None)], 0.0, 0.0)
 
     def clean(self) -> int | None:
         found = self.database.get("clean", None)

@@ -13,7 +13,7 @@ import pytest
 
 from goproxy_vm.cache import recovery, tree
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, opened
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.recovery import Prove
@@ -169,7 +169,7 @@ async def test_strays(tmp_path: Path) -> None:
                 return None
             if "no" in path:
                 return False
-            claimed = await shop.store.strays.claim(path, h1="h1:x", module="x.org/yes", version="v1.0.0")
+            claimed = await shop.store.strays.claim(artifact(path), h1="h1:x")
             assert claimed is not None
             claimed.close()
             return True
@@ -335,7 +335,7 @@ async def test_a_stray_that_goes_meanwhile(tmp_path: Path) -> None:
         async def prove(path: str) -> bool:
             file.unlink()
             with pytest.raises(FileNotFoundError):
-                await shop.store.strays.claim(path, h1="h1:x", module="x.org/a", version="v1.0.0")
+                await shop.store.strays.claim(artifact(path), h1="h1:x")
             return False
 
         await recovered(shop, prove)
@@ -346,7 +346,7 @@ async def test_what_is_no_stray_is_not_claimed(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("x.org/a")
         assert await shop.store.strays.find(shop.path("x.org/a")) is None
-        claimed = shop.store.strays.claim(shop.path("x.org/a"), h1="h1:x", module="x.org/a", version="v1.0.0")
+        claimed = shop.store.strays.claim(artifact(shop.path("x.org/a")), h1="h1:x")
         assert await claimed is None
 
 
@@ -376,8 +376,7 @@ async def test_what_goes_wrong_with_one_stray_concerns_that_one_alone(
         async def prove(path: str) -> bool:
             if "m07" in path:
                 raise error
-            module = path.partition("/@v/")[0]
-            claimed = await shop.store.strays.claim(path, h1="h1:x", module=module, version="v1.0.0")
+            claimed = await shop.store.strays.claim(artifact(path), h1="h1:x")
             assert claimed is not None
             claimed.close()
             return True
@@ -433,9 +432,7 @@ async def test_a_stray_that_is_purged_while_it_is_looked_at(
         since = shop.keeper.fences.now
         assert await shop.store.strays.find(path) is not None
         shop.keeper.fences.add(lambda module, _: module == "x.org/a")
-        claimed = await shop.store.strays.claim(
-            path, h1="h1:x", module="x.org/a", version="v1.0.0", since=since
-        )
+        claimed = await shop.store.strays.claim(artifact(path), h1="h1:x", since=since)
         assert claimed is None
         assert await shop.store.get(path) is None
     assert "kept out by a purge" in logged(caplog)
@@ -478,7 +475,7 @@ async def test_a_new_index_proves_everything_again(tmp_path: Path) -> None:
 
         async def prove(path: str) -> bool:
             h1 = None if path.endswith(".info") else "h1:x"
-            claimed = await shop.store.strays.claim(path, h1=h1, module="x.org/a", version="v1.0.0")
+            claimed = await shop.store.strays.claim(artifact(path), h1=h1)
             assert claimed is not None
             claimed.close()
             return True

@@ -15,12 +15,13 @@ from goproxy_vm.cache import selection
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import Selection, Sort
-from goproxy_vm.cache.files import Kind
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.rows import Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.cache.selection import Shelf
+from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.selector import Selector
+from tests.fakes.stores import artifact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,7 +55,7 @@ class Rig:
     ) -> list[Victim]:
         module, _, version = name.partition("@")
         version = version or "v1.0.0"
-        row = Row(f"{module}/@v/{version}.{kind}", module, version, kind, 5, blocks, SHA, "h1:x", pinned)
+        row = Row(artifact(f"{module}/@v/{version}.{kind}"), 5, blocks, SHA, "h1:x", pinned)
         return self.index.add([row], used if fetched is None else fetched, used)
 
     def touch(self, at: float, *names: str, protected: int = 0) -> None:
@@ -188,8 +189,8 @@ def test_the_order_is_that_of_a_simulation(trace: list[tuple[str, bool]], *, pro
 
 
 def test_a_path_that_comes_twice_replaces_itself(rig: Rig) -> None:
-    row = Row("a/@v/v1.0.0.zip", "a", "v1.0.0", Kind.ZIP, 5, 1, SHA, None)
-    again = Row("a/@v/v1.0.0.zip", "a", "v1.0.0", Kind.ZIP, 6, 2, SHA, None)
+    row = Row(artifact("a/@v/v1.0.0.zip"), 5, 1, SHA, None)
+    again = Row(artifact("a/@v/v1.0.0.zip"), 6, 2, SHA, None)
     (replaced,) = rig.index.add([row, again], 0.0, 0.0)
     assert replaced.bytes == BLOCK
     assert rig.index.sums() == [Sum(Kind.ZIP, pinned=False, entries=1, bytes=2 * BLOCK)]
@@ -243,9 +244,9 @@ def test_unsure_files(rig: Rig) -> None:
 
 
 def test_known_hashes(rig: Rig) -> None:
-    rig.index.remember("a", "v1.0.0", "zip", "h1:x", 0.0)
-    rig.index.remember("a", "v1.0.0", "mod", "h1:x", 0.0)
-    rig.index.remember("b", "v1.0.0", "mod", "h1:x", 0.0)
+    rig.index.remember(artifact("a/@v/v1.0.0.zip"), "h1:x", 0.0)
+    rig.index.remember(artifact("a/@v/v1.0.0.mod"), "h1:x", 0.0)
+    rig.index.remember(artifact("b/@v/v1.0.0.mod"), "h1:x", 0.0)
     assert rig.shelf.known(Selector(["*"])) == [("a", "v1.0.0"), ("b", "v1.0.0")]
     assert rig.shelf.known(Selector(["a"])) == [("a", "v1.0.0")]
     rig.index.forget([("a", "v1.0.0")])

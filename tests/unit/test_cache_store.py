@@ -17,7 +17,7 @@ from goproxy_vm.cache.store import AT_ONCE, Store
 from goproxy_vm.cache.trial import Trial
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, opened
+from tests.fakes.stores import BLOCK, artifact, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +33,10 @@ async def test_without_room_the_client_has_its_answer_all_the_same(
 ) -> None:
     async with opened(tmp_path, max_size=2, still=False) as shop:
         data = b"x" * 3 * BLOCK
-        stored = await shop.store.put(shop.path("a", "mod"), data, h1="h1:x", module="a", version="v1.0.0")
+        stored = await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert stored.data == data
         shop.stock.usage.sizes["zip"] += 2 * BLOCK  # files that nobody can remove
-        stored = await shop.store.put(shop.path("b"), b"x", h1="h1:x", module="b", version="v1.0.0")
+        stored = await shop.store.put(artifact(shop.path("b")), b"x", h1="h1:x")
         assert stored.data == b"x"
         assert shop.files() == []
         assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
@@ -49,14 +49,14 @@ async def test_what_is_large_is_read_from_its_file(tmp_path: Path) -> None:
     data = b"x" * (AT_ONCE + 1)
     async with opened(tmp_path) as shop:
         path = shop.path("a", "mod")
-        stored = await shop.store.put(path, data, h1="h1:x", module="a", version="v1.0.0")
+        stored = await shop.store.put(artifact(path), data, h1="h1:x")
         awaited = await shop.store.get(path)
         assert awaited is not None
         for each in (stored, awaited):
             assert each.data is None
             assert each.pread(0, len(data) + 1) == data
             each.close()
-        small = await shop.store.put(shop.path("b", "mod"), data[1:], h1="h1:x", module="b", version="v1.0.0")
+        small = await shop.store.put(artifact(shop.path("b", "mod")), data[1:], h1="h1:x")
         assert small.data == data[1:]
 
 
@@ -64,7 +64,7 @@ async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Pa
     data = b"x" * (AT_ONCE + 1)
     async with opened(tmp_path, max_size=2) as shop:
         with pytest.raises(NoRoom):
-            await shop.store.put(shop.path("a", "mod"), data, h1="h1:x", module="a", version="v1.0.0")
+            await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert shop.files() == []
         assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
         assert list(shop.stock.layout.temporary().parent.iterdir()) == []
@@ -73,9 +73,7 @@ async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Pa
 async def test_cancelled_while_it_waits_for_room(tmp_path: Path) -> None:
     async with opened(tmp_path, max_size=2) as shop:
         shop.stock.usage.sizes["zip"] += 2 * BLOCK
-        putting = asyncio.create_task(
-            shop.store.put(shop.path("b"), b"x", h1="h1:x", module="b", version="v1.0.0")
-        )
+        putting = asyncio.create_task(shop.store.put(artifact(shop.path("b")), b"x", h1="h1:x"))
         while not shop.stock.admission.wanted:
             await asyncio.sleep(0)
         putting.cancel()
@@ -93,10 +91,10 @@ async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
         assert await shop.store.strays.find(shop.path("a")) == file
         await shop.sql("CREATE TRIGGER full BEFORE INSERT ON files BEGIN SELECT raise(ABORT, 'full'); END")
         with pytest.raises(NoRoom, match="cannot write its index"):
-            await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+            await shop.store.strays.claim(artifact(shop.path("a")), h1="h1:x")
         assert not shop.store.writable
         await shop.sql("DROP TRIGGER full")
-        claimed = await shop.store.strays.claim(shop.path("a"), h1="h1:x", module="a", version="v1.0.0")
+        claimed = await shop.store.strays.claim(artifact(shop.path("a")), h1="h1:x")
         assert claimed is not None
         claimed.close()
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import MalformedPath, MalformedSumdb
+from goproxy_vm.protocol.artifact import Artifact
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, SumdbResource, parse
 from tests.malformed import MALFORMED
 
@@ -39,7 +40,11 @@ def module(path: str) -> ModuleResource:
 def test_the_five_endpoints(path: str, endpoint: Endpoint, version: str, *, immutable: bool) -> None:
     resource = module(path)
     assert (resource.module, resource.endpoint, resource.version) == ("example.com/m", endpoint, version)
-    assert resource.immutable is immutable
+    artifact = resource.artifact
+    assert (artifact is not None) is immutable
+    if artifact is not None:
+        assert (artifact.path, artifact.kind.value) == (path[1:], endpoint)
+        assert artifact == Artifact.at(path[1:]) == Artifact.of(artifact.module, version, artifact.kind)
     assert f"/{resource.path}" == path
     assert f"/{ModuleResource('example.com/m', endpoint, version).path}" == path
 
@@ -59,7 +64,7 @@ def test_the_five_endpoints(path: str, endpoint: Endpoint, version: str, *, immu
     ],
 )
 def test_accepted(case: str, name: str, *, immutable: bool) -> None:
-    assert module(f"{M}/@v/{name}").immutable is immutable
+    assert (module(f"{M}/@v/{name}").artifact is not None) is immutable
 
 
 @pytest.mark.parametrize("escaped", ["%21my%21branch", "!my!branch"])
@@ -75,12 +80,12 @@ def test_case_25_plus(version: str) -> None:
 
 
 def test_case_26_a_disagreeing_version_is_only_a_query() -> None:
-    assert not module(f"{M}/@v/v2.0.0.info").immutable
+    assert module(f"{M}/@v/v2.0.0.info").artifact is None
 
 
 def test_case_27_gopkg_v1_pseudo() -> None:
     path = "/gopkg.in/check.v1/@v/v0.0.0-20161208181325-20d25e280405.mod"
-    assert module(path).immutable
+    assert module(path).artifact
 
 
 def test_case_32_escaped_prerelease() -> None:

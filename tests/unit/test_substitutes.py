@@ -12,7 +12,7 @@ from goproxy_vm.protocol.lines import Steps
 from goproxy_vm.proxy import substitutes as module
 from goproxy_vm.proxy.steps import SHORT
 from goproxy_vm.proxy.substitutes import KEPT, Substitutes
-from tests.fakes.stores import Shop, opened
+from tests.fakes.stores import Shop, artifact, opened
 
 NAME = "example.com/m"
 
@@ -35,9 +35,7 @@ async def stock(shop: Shop, name: str, mod: bytes) -> None:
     """Two whole versions, and the go.mod of a newer one that retracts the first."""
     await shop.put(f"{name}@v1.0.0", f"{name}@v1.1.0", kind="mod")
     await shop.put(f"{name}@v1.0.0", f"{name}@v1.1.0")
-    stored = await shop.store.put(
-        f"{name}/@v/v1.9.0.mod", b"retract v1.0.0\n" + mod, h1="h1:x", module=name, version="v1.9.0"
-    )
+    stored = await shop.store.put(artifact(f"{name}/@v/v1.9.0.mod"), b"retract v1.0.0\n" + mod, h1="h1:x")
     stored.close()
     await shop.settled()
 

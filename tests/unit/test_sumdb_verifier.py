@@ -24,6 +24,7 @@ from goproxy_vm.errors import (
     UpstreamError,
 )
 from goproxy_vm.protocol import sumdb
+from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.note import open_note
 from goproxy_vm.protocol.sumdb import (
     LookupVerdict,
@@ -285,12 +286,12 @@ def test_a_verdict_holds_files_to_their_record(thousand: FakeSumdb) -> None:
     verdict = Host(thousand.snapshot(300)).lookup(7)
     assert verdict.mod is not None
     assert verdict.zip is not None
-    verdict.check("mod", verdict.mod)
-    verdict.check("zip", verdict.zip)
+    verdict.check(Kind.MOD, verdict.mod)
+    verdict.check(Kind.ZIP, verdict.zip)
     with pytest.raises(
         ChecksumMismatch, match=r"its zip has h1:x, but sumdb\.example\.com/log records"
     ) as caught:
-        verdict.check("zip", "h1:x")
+        verdict.check(Kind.ZIP, "h1:x")
     assert (caught.value.got, caught.value.recorded) == ("h1:x", verdict.zip)
     assert caught.value.status == 502
 
@@ -303,9 +304,9 @@ def test_no_line_for_the_file_must_fail() -> None:
         host.verifier.lookup("example.com/A", "v1.0.0", source.body("lookup/example.com/!a@v1.0.0"))
     )
     assert isinstance(verdict, LookupVerdict)
-    verdict.check("zip", "h1:a")
+    verdict.check(Kind.ZIP, "h1:a")
     with pytest.raises(ContentError, match="no h1 for the mod"):
-        verdict.check("mod", "h1:a")
+        verdict.check(Kind.MOD, "h1:a")
 
 
 def test_absence_is_a_denial() -> None:

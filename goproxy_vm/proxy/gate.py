@@ -1,0 +1,48 @@
+"""What may pass: asked wherever something of a module would be given, or fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from goproxy_vm.errors import Absent, Denied
+from goproxy_vm.protocol.names import match_prefix_patterns
+
+if TYPE_CHECKING:
+    from goproxy_vm.config import Settings
+    from goproxy_vm.proxy.asker import Asker
+
+
+class Gate:
+    """This server's rules; ``deny`` may change while it serves, and counts from then on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.deny = settings.deny
+        """Patterns of modules that are refused."""
+        self._offline = settings.offline
+
+    def passes(self, module: str) -> bool:
+        """Whether anything of a module may be given."""
+        return not match_prefix_patterns(self.deny, module)
+
+    def check(self, module: str) -> None:
+        """Denied: nothing of that module may be given."""
+        if not self.passes(module):
+            raise Denied(f"module {module} is denied by this server's policy (setting deny)")
+
+    def may_fetch(self, asker: Asker) -> bool:
+        """Whether what is not stored may be fetched for somebody."""
+        return asker.fetch and not self._offline
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing is fetched for anybody (setting offline)."""
+        return self._offline
+
+    def not_here(self) -> Absent:
+        """What to say of that which is not stored and may not be fetched."""
+        if self._offline:
+            return Absent(
+                "not stored here, and this server asks no upstream (setting offline): "
+                "have it fetched once by a server that may"
+            )
+        return Absent("not stored here, and this request may not fetch it")
