@@ -13,11 +13,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
+from goproxy_vm.admin.status import InForce
 from goproxy_vm.console.greeting import status_command
 from goproxy_vm.errors import OperatorError
 from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds
 from goproxy_vm.observe import logs
-from goproxy_vm.proxy.status import InForce
 from goproxy_vm.server import Server
 from goproxy_vm.upstream.environment import proxy_variables
 

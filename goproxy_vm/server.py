@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from goproxy_vm import __version__
+from goproxy_vm.admin.actions import Actions
+from goproxy_vm.admin.api import Api
+from goproxy_vm.admin.app import admin_app
+from goproxy_vm.admin.auth import Guard, admin_token
+from goproxy_vm.admin.operations import Operations
+from goproxy_vm.admin.status import Activity, InForce
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
 from goproxy_vm.config.token import SOCKET_NAME
@@ -29,22 +35,16 @@ from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import ZipProver
-from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
-from goproxy_vm.proxy.operations import Operations
-from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
-from goproxy_vm.proxy.slots import FairSlots
-from goproxy_vm.proxy.sources import Sources
-from goproxy_vm.proxy.status import Activity, InForce
+from goproxy_vm.sumdb.carriers import Carriers
+from goproxy_vm.sumdb.client import ChecksumDatabase
+from goproxy_vm.sumdb.proof import Proofs
+from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
-from goproxy_vm.web.actions import Actions
-from goproxy_vm.web.admin import admin_app
-from goproxy_vm.web.api import Api
-from goproxy_vm.web.auth import Guard, admin_token
 from goproxy_vm.web.connection import Connections
 from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.details import not_http
@@ -337,8 +337,8 @@ class Server:
         itself = await self._upstreams(
             stack, spec.url or f"https://{spec.name}", database=True, probe=spec.url is not None
         )
-        sources = Sources(spec.name, None if spec.url else upstreams, itself, slots)
-        database = ChecksumDatabase(spec, self._settings, store, sources, self.metrics)
+        carriers = Carriers(spec.name, None if spec.url else upstreams, itself, slots)
+        database = ChecksumDatabase(spec, self._settings, store, carriers, self.metrics)
         await database.open()
         stack.push_async_callback(database.close)
         return database

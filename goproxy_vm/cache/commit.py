@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
-    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.publish import Checkpoint, Item
     from goproxy_vm.cache.rows import Victim
+    from goproxy_vm.cache.upkeep.leftovers import Leftovers
 
 log = get_logger("cache")
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.admission import Admission, Reservation
     from goproxy_vm.cache.health import Health
-    from goproxy_vm.cache.leftovers import Leftovers
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.upkeep.leftovers import Leftovers
 
 log = get_logger("cache")
 

@@ -9,34 +9,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from goproxy_vm.cache import beginning
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers
-from goproxy_vm.cache.beginning import open_index
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Watched
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.holders import Holders
-from goproxy_vm.cache.janitor import Janitor, Policy
-from goproxy_vm.cache.keeper import Keeper
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.cache.ledger import Ledger
-from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
-from goproxy_vm.cache.quarantine import Quarantine
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records
-from goproxy_vm.cache.recovery import Recoverer
-from goproxy_vm.cache.removal import Remover
-from goproxy_vm.cache.scrub import Scrub
-from goproxy_vm.cache.selection import Shelf
-from goproxy_vm.cache.snapshots import Snapshots
+from goproxy_vm.cache.reports.keeper import Keeper
+from goproxy_vm.cache.reports.selection import Shelf
+from goproxy_vm.cache.reports.snapshots import Snapshots
 from goproxy_vm.cache.stock import Stock
 from goproxy_vm.cache.threads import Threads
-from goproxy_vm.cache.trial import Trial
+from goproxy_vm.cache.upkeep import beginning
+from goproxy_vm.cache.upkeep.beginning import open_index
+from goproxy_vm.cache.upkeep.janitor import Janitor, Policy
+from goproxy_vm.cache.upkeep.ledger import Ledger
+from goproxy_vm.cache.upkeep.leftovers import Leftovers
+from goproxy_vm.cache.upkeep.quarantine import Quarantine
+from goproxy_vm.cache.upkeep.recovery import Recoverer
+from goproxy_vm.cache.upkeep.removal import Remover
+from goproxy_vm.cache.upkeep.scrub import Scrub
+from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger

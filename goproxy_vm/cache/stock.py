@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
-    from goproxy_vm.cache.ledger import Ledger
-    from goproxy_vm.cache.leftovers import Leftovers
-    from goproxy_vm.cache.removal import Remover
-    from goproxy_vm.cache.selection import Shelf
+    from goproxy_vm.cache.reports.selection import Shelf
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.upkeep.ledger import Ledger
+    from goproxy_vm.cache.upkeep.leftovers import Leftovers
+    from goproxy_vm.cache.upkeep.removal import Remover
     from goproxy_vm.cache.usage import Usage
 
 log = get_logger("cache")

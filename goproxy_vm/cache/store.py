@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
-from goproxy_vm.cache.figures import Figures
 from goproxy_vm.cache.files import Entry, StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.reading import Mismatch, open_stored
+from goproxy_vm.cache.reports.figures import Figures
 from goproxy_vm.cache.rows import BLOCK, Known, Victim, stray
-from goproxy_vm.cache.strays import Strays
+from goproxy_vm.cache.upkeep.strays import Strays
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.hostos import boot_id
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Pass, Recovery
     from goproxy_vm.cache.opening import Observer
     from goproxy_vm.cache.publish import Checkpoint
-    from goproxy_vm.cache.recovery import Prove
+    from goproxy_vm.cache.upkeep.recovery import Prove
     from goproxy_vm.protocol.artifact import Artifact, Kind
 
 AT_ONCE = 64 << 10

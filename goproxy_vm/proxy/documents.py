@@ -20,10 +20,10 @@ from goproxy_vm.protocol.content import (
 )
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.answer import CACHE_STATUS, CONTENT_TYPES, Answer, Result, max_age
-from goproxy_vm.proxy.backlog import Backlog
 from goproxy_vm.proxy.fetching import Fallback
-from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.steps import Reading, in_turns
+from goproxy_vm.traffic.backlog import Backlog
+from goproxy_vm.traffic.flight import Flights
+from goproxy_vm.traffic.steps import Reading, in_turns
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.fetching import Fetching
     from goproxy_vm.proxy.gate import Gate
-    from goproxy_vm.proxy.slots import Claim
     from goproxy_vm.proxy.substitutes import Substitutes
+    from goproxy_vm.traffic.slots import Claim
     from goproxy_vm.upstream.chain import Upstreams
 
 log = get_logger("proxy")

@@ -13,13 +13,13 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import Answer
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.keeper import Fences
+    from goproxy_vm.cache.reports.keeper import Fences
     from goproxy_vm.config import Settings
-    from goproxy_vm.proxy.absence import Absences
     from goproxy_vm.proxy.asker import Asker
-    from goproxy_vm.proxy.backlog import Named
-    from goproxy_vm.proxy.flight import Flights
-    from goproxy_vm.proxy.slots import Claim, FairSlots
+    from goproxy_vm.traffic.absence import Absences
+    from goproxy_vm.traffic.backlog import Named
+    from goproxy_vm.traffic.flight import Flights
+    from goproxy_vm.traffic.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
     from goproxy_vm.upstream.sink import MemoryBudget
 

@@ -16,7 +16,7 @@ from goproxy_vm.protocol.content import LONGEST_INFO, check_info
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.gomod import check_mod
 from goproxy_vm.protocol.modzip import MAX_SPECIAL
-from goproxy_vm.proxy.steps import in_turns
+from goproxy_vm.traffic.steps import in_turns
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.prover import ZipProver
-    from goproxy_vm.proxy.proof import Proof, Proofs
-    from goproxy_vm.proxy.slots import Claim
+    from goproxy_vm.sumdb.proof import Proof, Proofs
+    from goproxy_vm.traffic.slots import Claim
     from goproxy_vm.upstream.sink import MemoryBudget, Sink
 
 AT_ONCE = 64 << 10

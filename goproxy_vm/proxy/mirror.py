@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from goproxy_vm.errors import Absent, Overloaded, UpstreamError
 from goproxy_vm.protocol.names import unescape_path, unescape_version
 from goproxy_vm.proxy.answer import CACHE_STATUS, IMMUTABLE, Answer, Result, max_age
-from goproxy_vm.proxy.flight import Flights
+from goproxy_vm.traffic.flight import Flights
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.asker import Asker
-    from goproxy_vm.proxy.database import ChecksumDatabase
     from goproxy_vm.proxy.gate import Gate
-    from goproxy_vm.proxy.proof import Proofs
-    from goproxy_vm.proxy.slots import FairSlots
+    from goproxy_vm.sumdb.client import ChecksumDatabase
+    from goproxy_vm.sumdb.proof import Proofs
+    from goproxy_vm.traffic.slots import FairSlots
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"

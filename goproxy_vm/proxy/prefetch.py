@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from goproxy_vm.protocol.artifact import Artifact, Kind
-from goproxy_vm.proxy import backlog
-from goproxy_vm.proxy.backlog import Backlog, without
+from goproxy_vm.traffic import backlog
+from goproxy_vm.traffic.backlog import Backlog, without
 
 
 class Prefetch:

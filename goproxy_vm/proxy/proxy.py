@@ -13,14 +13,14 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.request import ModuleResource, parse
-from goproxy_vm.proxy.absence import Absences
 from goproxy_vm.proxy.answer import Answer, Result, file_answer
 from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
-from goproxy_vm.proxy.flight import Flights
 from goproxy_vm.proxy.intake import Intake
 from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.proxy.substitutes import Substitutes
+from goproxy_vm.traffic.absence import Absences
+from goproxy_vm.traffic.flight import Flights
 from goproxy_vm.upstream.sink import MemoryBudget
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from goproxy_vm.prover import ZipProver
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.gate import Gate
-    from goproxy_vm.proxy.proof import Proofs
-    from goproxy_vm.proxy.slots import Claim, FairSlots
+    from goproxy_vm.sumdb.proof import Proofs
+    from goproxy_vm.traffic.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
 
 

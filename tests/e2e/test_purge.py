@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
-from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.server import Server
 from tests.e2e.gocommand import Vm
 from tests.fakes.disk import allocated

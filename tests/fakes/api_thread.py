@@ -8,10 +8,10 @@ from typing import Self
 
 from aiohttp import web
 
-from goproxy_vm.web.actions import Actions
-from goproxy_vm.web.admin import api_app
-from goproxy_vm.web.api import Api
-from goproxy_vm.web.auth import Guard
+from goproxy_vm.admin.actions import Actions
+from goproxy_vm.admin.api import Api
+from goproxy_vm.admin.app import api_app
+from goproxy_vm.admin.auth import Guard
 from tests.fakes.operations import FakeOperations
 
 

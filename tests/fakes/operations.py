@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from goproxy_vm.admin.status import Activity, InForce, Status
 from goproxy_vm.cache.facts import (
     KINDS,
     CacheStatus,
@@ -27,7 +28,6 @@ from goproxy_vm.cache.facts import (
 from goproxy_vm.config import Origin
 from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.selector import Selector, normalize
-from goproxy_vm.proxy.status import Activity, InForce, Status
 from goproxy_vm.upstream.health import Condition
 
 STARTED = 1_750_000_000.0

@@ -49,7 +49,7 @@ def ask(host: Host, path: str, client: str) -> asyncio.Task[None]:
 
 def busy(host: Host) -> bool:
     """Whether the worker has a zip."""
-    return any(host.server.proxy._prover._jobs.values())
+    return any(host.server.proxy.intake._prover._jobs.values())
 
 
 async def test_entries_that_overlap(serve: Serve, upstream: FakeUpstream) -> None:
@@ -69,7 +69,7 @@ async def test_one_client_with_many_costly_zips(serve: Serve, upstream: FakeUpst
         upstream.add_module(module, "v1.0.0", content)
     host = await serve(upstream, prefetch=False, max_misses=64)
     asking = [ask(host, f"/{module}/@v/v1.0.0.zip", "greedy") for module in bombs]
-    await until(lambda: len(host.server.proxy._prover._jobs) == len(bombs))
+    await until(lambda: len(host.server.proxy.intake._prover._jobs) == len(bombs))
     assert (await host.get(ZIP)).status == 200  # a small one waits for none
     assert sum(task.done() for task in asking) <= 2
     before = sum(task.done() for task in asking)
@@ -87,7 +87,7 @@ async def test_a_checker_that_hangs(
         zipped = build_zip(module, "v1.0.0", {"x": bytes(2 << 20)}, stored=True)
         upstream.add_module(module, "v1.0.0", zipped=zipped)
     host = await serve(upstream)
-    worker = host.server.proxy._prover._worker
+    worker = host.server.proxy.intake._prover._worker
     assert worker is not None
     worker.send_signal(signal.SIGSTOP)
     got = await asyncio.gather(*(host.get(f"/example.com/{m}/@v/v1.0.0.zip") for m in "ab"))
@@ -103,7 +103,7 @@ async def test_a_stop_waits_for_no_check(serve: Serve, upstream: FakeUpstream, t
     host = await serve(upstream, shutdown_timeout=0.0)
     asking = ask(host, "/example.com/b/@v/v1.0.0.zip", "greedy")
     await until(lambda: busy(host))
-    worker = host.server.proxy._prover._worker
+    worker = host.server.proxy.intake._prover._worker
     assert worker is not None
     await host.server.stop()
     assert worker.returncode == -signal.SIGKILL

@@ -15,7 +15,7 @@ import pytest
 
 from goproxy_vm.errors import UpstreamTimeout
 from goproxy_vm.protocol import content
-from goproxy_vm.proxy.sources import LONGEST_NOTE, LONGEST_TILE
+from goproxy_vm.sumdb.carriers import LONGEST_NOTE, LONGEST_TILE
 from goproxy_vm.upstream import sink
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until

@@ -15,15 +15,15 @@ from aiohttp import web
 from jsonschema import Draft202012Validator
 from yarl import URL
 
+from goproxy_vm.admin import call as calls
+from goproxy_vm.admin.actions import Actions
+from goproxy_vm.admin.api import Api
+from goproxy_vm.admin.app import api_app
+from goproxy_vm.admin.auth import Guard
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.config import values
 from goproxy_vm.errors import NoRoom, Overloaded
 from goproxy_vm.protocol.selector import normalize
-from goproxy_vm.web import call as calls
-from goproxy_vm.web.actions import Actions
-from goproxy_vm.web.admin import api_app
-from goproxy_vm.web.api import Api
-from goproxy_vm.web.auth import Guard
 from tests.fakes.lines import logged
 from tests.fakes.operations import SIZE, FakeOperations
 from tests.fakes.wire import Wire

@@ -36,7 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def valid(schema: str, value: object) -> None:
     """Hold a real answer to the document."""
-    document = yaml.safe_load((resources.files("goproxy_vm.web") / "openapi.yaml").read_bytes())
+    document = yaml.safe_load((resources.files("goproxy_vm.admin") / "openapi.yaml").read_bytes())
     reference = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
     Draft202012Validator(reference).validate(value)
 

@@ -356,7 +356,7 @@ async def test_offline_a_file_is_served_before_recovery_has_come_to_it(
     async def wait(_: object) -> None:
         await held.wait()
 
-    monkeypatch.setattr("goproxy_vm.cache.recovery.Recoverer._look_at_files", wait)
+    monkeypatch.setattr("goproxy_vm.cache.upkeep.recovery.Recoverer._look_at_files", wait)
     host = await serve(world.upstream, sumdb=world.spec, cache_dir=cache, offline=True)
     answers = await asyncio.gather(*(host.get(file) for file in FILES for _ in range(3)))
     assert [got.body for got in answers] == [world.upstream.files[file] for file in FILES for _ in range(3)]

@@ -20,13 +20,13 @@ from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.protocol.request import SumdbResource, parse
 from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.asker import Asker
-from goproxy_vm.proxy.database import ChecksumDatabase
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
-from goproxy_vm.proxy.proof import Proofs
 from goproxy_vm.proxy.proxy import Proxy
-from goproxy_vm.proxy.slots import FairSlots
-from goproxy_vm.proxy.sources import Sources
+from goproxy_vm.sumdb.carriers import Carriers
+from goproxy_vm.sumdb.client import ChecksumDatabase
+from goproxy_vm.sumdb.proof import Proofs
+from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
@@ -79,8 +79,8 @@ async def inside(world: World, tmp_path: Path) -> AsyncIterator[Inside]:
             await chain.start()
             stack.push_async_callback(chain.close)
         slots = FairSlots(settings.max_misses, 1)
-        sources = Sources(NAME, upstreams, itself, slots)
-        database = ChecksumDatabase(world.spec, settings, store, sources, metrics)
+        carriers = Carriers(NAME, upstreams, itself, slots)
+        database = ChecksumDatabase(world.spec, settings, store, carriers, metrics)
         await database.open()
         stack.push_async_callback(database.close)
         proofs = Proofs(settings, store, database, metrics)

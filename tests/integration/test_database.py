@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.store import Store
@@ -19,7 +20,6 @@ from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.modzip import check_zip
 from goproxy_vm.protocol.sumdb import Verifier
 from goproxy_vm.protocol.tlog import Tile
-from goproxy_vm.proxy.operations import Operations
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.sumdb import FakeSumdb, Signer
@@ -634,7 +634,7 @@ async def test_what_was_trimmed_is_brought_again(serve: Serve, world: World) -> 
     host = await serve(world.upstream, sumdb=world.spec)
     await looked_up(host, world, 3, 290)
     records = host.server.store.records
-    await host.server.proxy._proofs._database._saved()  # type: ignore[union-attr]  # it is there
+    await host.server.proxy.intake._proofs._database._saved()  # type: ignore[union-attr]  # it is there
     await records.trim(0)
     assert (await records.size())[0] == 0
     found = await looked_up(host, world, 3, 290)
@@ -646,7 +646,7 @@ async def test_what_was_trimmed_is_brought_again(serve: Serve, world: World) -> 
 async def test_tiles_used_last_stay_in_memory(
     serve: Serve, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goproxy_vm.proxy.database.TILES", 2)
+    monkeypatch.setattr("goproxy_vm.sumdb.client.TILES", 2)
     host = await serve(world.upstream, sumdb=world.spec)
     assert host.server.mirror is not None
     database = host.server.mirror._database
@@ -685,12 +685,12 @@ async def test_a_disk_that_takes_no_records_fills_no_memory(
     async def fail(*_: object) -> bool:
         return False
 
-    monkeypatch.setattr("goproxy_vm.proxy.database.TILES", 8)
+    monkeypatch.setattr("goproxy_vm.sumdb.client.TILES", 8)
     monkeypatch.setattr(Records, "keep", fail)
     host = await serve(world.upstream, sumdb=world.spec)
     for number in range(40):
         await looked_up(host, world, number)
-    assert len(host.server.proxy._proofs._database._unsaved) <= 16  # type: ignore[union-attr]  # it is there
+    assert len(host.server.proxy.intake._proofs._database._unsaved) <= 16  # type: ignore[union-attr]  # it is there
 
 
 @pytest.mark.parametrize("genuine", [True, False])

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from goproxy_vm import __version__, cli
+from goproxy_vm.admin.status import InForce
 from goproxy_vm.config import File, Origin, load
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.token import TOKEN_NAME
 from goproxy_vm.doctor.check import TITLES
-from goproxy_vm.proxy.status import InForce
 from tests.fakes.ports import closed_port
 from tests.fakes.sumdb import FakeSumdb, Signer
 from tests.fakes.upstream import FakeUpstream, Reply

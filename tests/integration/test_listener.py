@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from goproxy_vm import server as server_module
+from goproxy_vm.admin.status import InForce
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Origin, Settings
 from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.errors import StartError
-from goproxy_vm.proxy.status import InForce
 from goproxy_vm.server import Server
 from goproxy_vm.web import connection, listener
 from goproxy_vm.web.connection import Connections

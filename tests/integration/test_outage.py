@@ -13,8 +13,9 @@ import pytest
 
 from goproxy_vm import server as server_module
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.proxy import absence, fetching
+from goproxy_vm.proxy import fetching
 from goproxy_vm.proxy.proxy import Proxy
+from goproxy_vm.traffic import absence
 from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port

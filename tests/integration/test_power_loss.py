@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import recency, scrub
+from goproxy_vm.cache import recency
 from goproxy_vm.cache.store import Store
+from goproxy_vm.cache.upkeep import scrub
 from tests.fakes.disk import allocated, copy_of
 from tests.fakes.stores import artifact
 from tests.integration.stores import V, adopt, content, drained, module, opened, path

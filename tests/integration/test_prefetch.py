@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from goproxy_vm.admin.operations import Operations
 from goproxy_vm.config.values import Amount
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
-from goproxy_vm.proxy import backlog
-from goproxy_vm.proxy.operations import Operations
 from goproxy_vm.proxy.prefetch import Prefetch
+from goproxy_vm.traffic import backlog
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import FakeUpstream, Reply

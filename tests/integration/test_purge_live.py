@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import beginning
+from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.config.values import Amount
-from goproxy_vm.proxy.operations import Operations
 from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import files, memory
-from goproxy_vm.cache.figures import Statistics
+from goproxy_vm.cache.reports.figures import Statistics
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.scrub import Hasher
+from goproxy_vm.cache.upkeep.scrub import Hasher
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged

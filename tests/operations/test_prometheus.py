@@ -16,9 +16,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.observe.metrics import Metrics
-from goproxy_vm.web.gauges import gauges
 from tests.operations import promql
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.admin.auth import Guard, admin_token
 from goproxy_vm.config import File, Settings, load
 from goproxy_vm.config.token import read_token
 from goproxy_vm.errors import ConfigError, StartError
-from goproxy_vm.web.auth import Guard, admin_token
 
 
 @pytest.fixture

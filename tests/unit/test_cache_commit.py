@@ -21,11 +21,11 @@ from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.publish import Item, publish
 from goproxy_vm.cache.reading import open_stored
 from goproxy_vm.cache.rows import Sum
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.upkeep.leftovers import Leftovers
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.lines import logged

@@ -18,9 +18,9 @@ from goproxy_vm.cache.admission import STEP, UNKNOWN_LENGTH, Admission, Limits
 from goproxy_vm.cache.download import BATCH, Download
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import FULL, Health, NameRefused, reason
-from goproxy_vm.cache.leftovers import Leftovers
 from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.upkeep.leftovers import Leftovers
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged

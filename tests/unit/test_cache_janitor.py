@@ -1,4 +1,4 @@
-"""cache/janitor.py and cache/removal.py: what goes, when, and what is written down of it."""
+"""cache/upkeep/janitor.py and cache/upkeep/removal.py: what goes, when, and what is written down of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import janitor, selection, tree
+from goproxy_vm.cache import tree
+from goproxy_vm.cache.reports import selection
+from goproxy_vm.cache.upkeep import janitor
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged

@@ -1,4 +1,4 @@
-"""cache/keeper.py: purges and the fences against older fetches, pins, and what is shown."""
+"""cache/reports/keeper.py: purges and the fences against older fetches, pins, and what is shown."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import keeper, selection
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.cache.keeper import Fences
+from goproxy_vm.cache.reports import keeper, selection
+from goproxy_vm.cache.reports.keeper import Fences
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.lines import logged
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
+    from goproxy_vm.cache.reports.selection import Shelf
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.selection import Shelf
 
 
 def nothing() -> None:

@@ -1,4 +1,4 @@
-"""cache/ledger.py, snapshots.py, quarantine.py, report.py: what the store remembers of its own doing."""
+"""upkeep/ledger.py, snapshots, quarantine, reports: what the store remembers of its own doing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import ledger, quarantine, report, snapshots
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import RemovedVersion, Totals, Went
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.ledger import Ledger
-from goproxy_vm.cache.quarantine import Quarantine
-from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.reports import report, snapshots
+from goproxy_vm.cache.reports.report import removal
+from goproxy_vm.cache.reports.snapshots import Snapshots
 from goproxy_vm.cache.rows import Row, Victim
-from goproxy_vm.cache.snapshots import Snapshots
+from goproxy_vm.cache.upkeep import ledger, quarantine
+from goproxy_vm.cache.upkeep.ledger import Ledger
+from goproxy_vm.cache.upkeep.quarantine import Quarantine
 from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.stores import artifact
 

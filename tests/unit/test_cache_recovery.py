@@ -1,4 +1,4 @@
-"""cache/recovery.py: what an earlier run, or somebody else, left is put right while everything is served."""
+"""upkeep/recovery.py: what an earlier run, or somebody else, left is put right while all is served."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import recovery, tree
+from goproxy_vm.cache import tree
+from goproxy_vm.cache.upkeep import recovery
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, artifact, opened
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.recovery import Prove
+    from goproxy_vm.cache.upkeep.recovery import Prove
 
 
 async def refuse(_: str) -> bool:

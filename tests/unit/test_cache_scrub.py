@@ -1,4 +1,4 @@
-"""cache/scrub.py: what is not what it was goes to quarantine, and the page cache stays as it was."""
+"""cache/upkeep/scrub.py: what is not what it was goes to quarantine, and the page cache stays as it was."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import scrub, selection
-from goproxy_vm.cache.keeper import MOST_ORDERED
-from goproxy_vm.cache.scrub import CHUNK, Hasher
+from goproxy_vm.cache.reports import selection
+from goproxy_vm.cache.reports.keeper import MOST_ORDERED
+from goproxy_vm.cache.upkeep import scrub
+from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened

@@ -1,4 +1,4 @@
-"""cache/index.py and cache/selection.py: the order in which files go, and what a selection means."""
+"""cache/index.py and cache/reports/selection.py: the order in which files go, and what a selection means."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goproxy_vm.cache import selection
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import Selection, Sort
 from goproxy_vm.cache.index import Index
+from goproxy_vm.cache.reports import selection
+from goproxy_vm.cache.reports.selection import Shelf
 from goproxy_vm.cache.rows import Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
-from goproxy_vm.cache.selection import Shelf
 from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.stores import artifact

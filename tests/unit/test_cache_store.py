@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import beginning, opening
-from goproxy_vm.cache.janitor import Janitor
+from goproxy_vm.cache import opening
 from goproxy_vm.cache.recency import Recency
-from goproxy_vm.cache.scrub import Scrub
 from goproxy_vm.cache.store import AT_ONCE, Store
-from goproxy_vm.cache.trial import Trial
+from goproxy_vm.cache.upkeep import beginning
+from goproxy_vm.cache.upkeep.janitor import Janitor
+from goproxy_vm.cache.upkeep.scrub import Scrub
+from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.errors import NoRoom, StartError
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, artifact, opened

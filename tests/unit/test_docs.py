@@ -9,13 +9,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.config import File, Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
 from goproxy_vm.doctor.check import TITLES
 from goproxy_vm.observe.metrics import EVICTION_REASONS, RESULTS, Metrics
 from goproxy_vm.server import RELOADED
-from goproxy_vm.web.gauges import gauges
 
 ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
@@ -125,7 +125,7 @@ def test_the_docs_list_each_value_of_a_label() -> None:
 def test_every_api_route_is_in_the_docs() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     documented = dict(re.findall(r"^\| `(/api/\S+)` \| ([A-Z, ]+) \|", text, re.MULTILINE))
-    paths = yaml.safe_load((ROOT / "goproxy_vm" / "web" / "openapi.yaml").read_text())["paths"]
+    paths = yaml.safe_load((ROOT / "goproxy_vm" / "admin" / "openapi.yaml").read_text())["paths"]
     assert {path: sorted(methods.split(", ")) for path, methods in documented.items()} == {
         path: sorted(method.upper() for method in item if method != "parameters")
         for path, item in paths.items()

@@ -9,8 +9,8 @@ import pytest
 
 from goproxy_vm.errors import UnderWay
 from goproxy_vm.protocol.loop import MOST, new_name
-from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.slots import Claim, FairSlots
+from goproxy_vm.traffic.flight import Flights
+from goproxy_vm.traffic.slots import Claim, FairSlots
 from goproxy_vm.upstream import trail
 
 

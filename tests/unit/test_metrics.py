@@ -5,6 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.observe.metrics import (
     ENDPOINTS,
@@ -14,7 +15,6 @@ from goproxy_vm.observe.metrics import (
     VERIFICATION_OUTCOMES,
     Metrics,
 )
-from goproxy_vm.web.gauges import gauges
 
 CACHE = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
 LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation", "source", "reason"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from goproxy_vm.errors import Absent
-from goproxy_vm.proxy import negative
-from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.traffic import negative
+from goproxy_vm.traffic.negative import Negatives
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""proxy/operations.py: an index that fails is a lack of room, with a sentence."""
+"""admin/operations.py: an index that fails is a lack of room, with a sentence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.errors import NoRoom
-from goproxy_vm.proxy.operations import Operations
 from tests.fakes.stores import opened
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import Overloaded, UpstreamTimeout
-from goproxy_vm.proxy import slots as slots_module
-from goproxy_vm.proxy.slots import Claim, FairSlots
+from goproxy_vm.traffic import slots as slots_module
+from goproxy_vm.traffic.slots import Claim, FairSlots
 
 
 async def settle() -> None:

@@ -10,8 +10,8 @@ import pytest
 from goproxy_vm.protocol.gomod import Retractions
 from goproxy_vm.protocol.lines import Steps
 from goproxy_vm.proxy import substitutes as module
-from goproxy_vm.proxy.steps import SHORT
 from goproxy_vm.proxy.substitutes import KEPT, Substitutes
+from goproxy_vm.traffic.steps import SHORT
 from tests.fakes.stores import Shop, artifact, opened
 
 NAME = "example.com/m"

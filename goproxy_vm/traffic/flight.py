@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from goproxy_vm.proxy.slots import Claim
+    from goproxy_vm.traffic.slots import Claim
 
 from goproxy_vm.errors import UnderWay
 from goproxy_vm.upstream import trail

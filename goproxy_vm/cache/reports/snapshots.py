@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from goproxy_vm.cache.database import ALONE, unsound
 from goproxy_vm.cache.facts import Difference, RemovedVersion, Snapshot, Went
 from goproxy_vm.cache.health import is_full, reason
-from goproxy_vm.cache.report import MOST_ITEMS
+from goproxy_vm.cache.reports.report import MOST_ITEMS
 from goproxy_vm.cache.rows import BLOCK
 from goproxy_vm.observe.logs import get_logger
 

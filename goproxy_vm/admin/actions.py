@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from goproxy_vm.protocol.artifact import KINDS
-from goproxy_vm.web import bodies, wire
-from goproxy_vm.web.call import (
+from goproxy_vm.admin import bodies, wire
+from goproxy_vm.admin.call import (
     BASE,
     Call,
     Route,
@@ -22,11 +21,12 @@ from goproxy_vm.web.call import (
     pattern_of,
     removal_flags,
 )
+from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.web.details import HEADERS, Problem, malformed
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Pass, Pin, Selection
-from goproxy_vm.proxy.operations import Operations
+from goproxy_vm.admin.operations import Operations
 
 DOCUMENT = "openapi.yaml"
 

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from goproxy_vm.admin.actions import DOCUMENT
+from goproxy_vm.admin.call import BASE, BODY_MOST
+from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.web import pages
-from goproxy_vm.web.actions import DOCUMENT
-from goproxy_vm.web.call import BASE, BODY_MOST
 from goproxy_vm.web.details import SERVER, Problem
-from goproxy_vm.web.gauges import gauges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp.typedefs import Handler, Middleware
 
+    from goproxy_vm.admin.api import Api
     from goproxy_vm.cache.store import Store
     from goproxy_vm.observe.metrics import Metrics
-    from goproxy_vm.web.api import Api
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.rows import Row, Victim
-from goproxy_vm.cache.scrub import Hasher
 from goproxy_vm.cache.threads import to_the_end
+from goproxy_vm.cache.upkeep.scrub import Hasher
 from goproxy_vm.errors import ContentError, NoRoom
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.files import StoredFile
-    from goproxy_vm.cache.keeper import Keeper
-    from goproxy_vm.cache.recovery import Recoverer
+    from goproxy_vm.cache.reports.keeper import Keeper
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.upkeep.recovery import Recoverer
     from goproxy_vm.protocol.artifact import Artifact
 
 NOTHING: list[Victim] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from goproxy_vm.protocol.artifact import HASHED, KINDS
 
 if TYPE_CHECKING:
+    from goproxy_vm.admin.status import InForce, Status
     from goproxy_vm.cache.facts import (
         CacheStatus,
         Difference,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         VersionFacts,
     )
     from goproxy_vm.observe.traffic import Served
-    from goproxy_vm.proxy.status import InForce, Status
     from goproxy_vm.upstream.health import Condition
 
 Json = dict[str, Any]

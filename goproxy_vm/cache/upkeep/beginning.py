@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.database import Database, unsound
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.ledger import Ledger
 from goproxy_vm.cache.recency import begin_clock
-from goproxy_vm.cache.selection import Shelf
+from goproxy_vm.cache.reports.selection import Shelf
+from goproxy_vm.cache.upkeep.ledger import Ledger
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import exempt

@@ -12,7 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY
-from goproxy_vm.cache.leftovers import remove
+from goproxy_vm.cache.upkeep.leftovers import remove
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from goproxy_vm.admin.status import Activity, InForce, Status
 from goproxy_vm.errors import NoRoom
-from goproxy_vm.proxy.status import Activity, InForce, Status
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (

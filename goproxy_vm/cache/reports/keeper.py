@@ -18,7 +18,7 @@ from goproxy_vm.cache.facts import (
     Selection,
     Snapshot,
 )
-from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.reports.report import removal
 from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import KINDS
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
-    from goproxy_vm.cache.janitor import Janitor
-    from goproxy_vm.cache.recovery import Recoverer
+    from goproxy_vm.cache.reports.selection import Shelf
+    from goproxy_vm.cache.reports.snapshots import Snapshots
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.scrub import Scrub
-    from goproxy_vm.cache.selection import Shelf
-    from goproxy_vm.cache.snapshots import Snapshots
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
+    from goproxy_vm.cache.upkeep.janitor import Janitor
+    from goproxy_vm.cache.upkeep.recovery import Recoverer
+    from goproxy_vm.cache.upkeep.scrub import Scrub
     from goproxy_vm.protocol.artifact import Artifact
 
 log = get_logger("cache")

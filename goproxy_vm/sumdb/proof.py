@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.protocol.artifact import Artifact
     from goproxy_vm.protocol.sumdb import LookupVerdict
-    from goproxy_vm.proxy.database import ChecksumDatabase
+    from goproxy_vm.sumdb.client import ChecksumDatabase
 
 log = get_logger("proof")
 

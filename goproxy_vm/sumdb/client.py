@@ -27,9 +27,9 @@ from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.note import VerifierKey
 from goproxy_vm.protocol.sumdb import LookupVerdict, Verdict, Verifier
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
-from goproxy_vm.proxy.flight import Flights
-from goproxy_vm.proxy.lru import Lru
-from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.traffic.flight import Flights
+from goproxy_vm.traffic.lru import Lru
+from goproxy_vm.traffic.negative import Negatives
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.config.sumdb import SumdbSpec
     from goproxy_vm.observe.metrics import Metrics
-    from goproxy_vm.proxy.sources import Sources
+    from goproxy_vm.sumdb.carriers import Carriers
     from goproxy_vm.upstream.health import Condition
 
 TILES = 1024
@@ -68,12 +68,12 @@ class ChecksumDatabase:
     """One database, held to its signed log. ``open`` it; its head outlives the process."""
 
     def __init__(
-        self, spec: SumdbSpec, settings: Settings, store: Store, sources: Sources, metrics: Metrics
+        self, spec: SumdbSpec, settings: Settings, store: Store, carriers: Carriers, metrics: Metrics
     ) -> None:
         self.name = spec.name
         self._key = VerifierKey.parse(spec.vkey)
         self._store = store
-        self._sources = sources
+        self._carriers = carriers
         self._metrics = metrics
         self._tiles: Lru[Tile, bytes] = Lru(TILES)  # each lookup needs those at the top of the tree
         self._verifier = Verifier(self._key)
@@ -110,7 +110,7 @@ class ChecksumDatabase:
     @property
     def condition(self) -> Condition:
         """How asking it goes, itself or those who carry it."""
-        return self._sources.condition
+        return self._carriers.condition
 
     @property
     def head(self) -> bytes | None:
@@ -156,7 +156,7 @@ class ChecksumDatabase:
             return Lookup(data, await self._prove(self._verifier.lookup(module, version, data), "lookup"))
 
         try:
-            found = await self._sources.fetch(path, check)
+            found = await self._carriers.fetch(path, check)
         except GoproxyError as error:
             if isinstance(error, Absent):
                 # go treats both alike, but a client may want to know which it was.
@@ -182,7 +182,7 @@ class ChecksumDatabase:
             return await self._prove(self._verifier.latest(data), "head")
 
         try:
-            verdict = await self._sources.fetch("latest", check)
+            verdict = await self._carriers.fetch("latest", check)
         except GoproxyError as error:
             await self._failed("head", error, "latest")
             raise
@@ -215,7 +215,7 @@ class ChecksumDatabase:
                 log.error("inconsistent tile", database=self.name, tiles=error.paths, attempt=attempt)
                 await self._forget(error.paths)
                 attempt += 1
-                if attempt > len(self._sources):
+                if attempt > len(self._carriers):
                     raise
             else:
                 self._metrics.verification(kind, "verified")
@@ -234,13 +234,13 @@ class ChecksumDatabase:
 
     async def _fetch_tile(self, tile: Tile, attempt: int) -> bytes:
         try:
-            return await self._sources.fetch(tile.path, _as_long_as(tile), skip=attempt)
+            return await self._carriers.fetch(tile.path, _as_long_as(tile), skip=attempt)
         except (Absent, Unproven, ContentError) as error:
             missing = Unproven(f"{tile.path}: {error.sentence}")
         if tile != tile.full and tile.level != DATA_LEVEL:
             # A partial tile that is gone is a prefix of the full one (PROTOCOL case 90).
             with contextlib.suppress(Absent, Unproven, ContentError):
-                full = await self._sources.fetch(tile.full.path, _as_long_as(tile.full), skip=attempt)
+                full = await self._carriers.fetch(tile.full.path, _as_long_as(tile.full), skip=attempt)
                 return full[: tile.length]
         raise missing
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import Eviction, Pass, PassReason
 from goproxy_vm.cache.health import reason as phrase
-from goproxy_vm.cache.removal import BATCH
-from goproxy_vm.cache.report import removal
+from goproxy_vm.cache.reports.report import removal
+from goproxy_vm.cache.upkeep.removal import BATCH
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:

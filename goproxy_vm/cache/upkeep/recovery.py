@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.scrub import Scrub
     from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.upkeep.scrub import Scrub
 
 log = get_logger("cache")
 

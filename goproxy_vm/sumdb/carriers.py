@@ -25,7 +25,7 @@ from goproxy_vm.upstream.health import Condition
 from goproxy_vm.upstream.sink import Memory
 
 if TYPE_CHECKING:
-    from goproxy_vm.proxy.slots import FairSlots
+    from goproxy_vm.traffic.slots import FairSlots
     from goproxy_vm.upstream.chain import Upstreams
     from goproxy_vm.upstream.upstream import Upstream
 
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Source:
+class _Carrier:
     """One carrier: ``prefix`` is what its paths begin with; ``lacking_until`` by the monotonic clock.
 
     ``carries`` once it is known to have the database, which is not looked into before ``unclear_until``;
@@ -74,7 +74,7 @@ class _Source:
         return self.failing and isinstance(self.trouble, UpstreamTimeout)
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]]) -> T:
-        """As :meth:`Sources.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
+        """As :meth:`Carriers.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
         async with AsyncExitStack() as slot:
             await slot.enter_async_context(self.slots.proof())
             sink = Memory()
@@ -109,60 +109,60 @@ class _Source:
         self.upstream.look_again(self.prefix + path, _limit(path))
 
 
-class Sources:
+class Carriers:
     """The upstreams' ``/sumdb/NAME/`` in their order, then the database itself.
 
     Whatever goes wrong with one, the next is asked: the separators of the upstream list do not matter
     here. A fork ends it: that is the database's own doing, and no carrier's.
 
-    A source that fails is asked last, and not at all after a carrier's 404: how it failed is known. Nor does
+    A carrier that fails is asked last, and not at all after a carrier's 404: how it failed is known. Nor does
     anybody wait for a database that is silent when a carrier had its chance. One request at a time, which
-    nobody waits for, finds out whether a source is back.
+    nobody waits for, finds out whether a carrier is back.
     """
 
     def __init__(self, name: str, upstreams: Upstreams | None, database: Upstreams, slots: FairSlots) -> None:
         """``upstreams`` is None where the database has an explicit URL: that is then asked alone. Each
         request takes one of ``slots``."""
-        self._sources = (
-            [_Source(carrier, f"sumdb/{name}/", slots) for carrier in upstreams.carriers]
+        self._carriers = (
+            [_Carrier(carrier, f"sumdb/{name}/", slots) for carrier in upstreams.carriers]
             if upstreams is not None
             else []
         )
         (itself,) = database.carriers
-        self._sources.append(_Source(itself, "", slots, carries=True))
+        self._carriers.append(_Carrier(itself, "", slots, carries=True))
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._carriers)
 
     @property
     def condition(self) -> Condition:
         """How the best of them does, for any will do."""
-        every = [each.upstream.condition for each in self._sources if not each.lacking]
+        every = [each.upstream.condition for each in self._carriers if not each.lacking]
         return min(every, key=lambda each: _BEST.index(each.state), default=Condition("untried"))
 
     async def fetch(self, path: str, check: Callable[[bytes], Awaitable[T]], *, skip: int = 0) -> T:
         """What ``check`` makes of the first good answer for ``path``, as in ``tile/8/0/000``.
 
-        ``skip`` sources are asked last. Absent: every one says 404 or 410. ForkError from ``check``.
-        Otherwise ContentError if a source's answer was bad, Unconfirmed where one that carries the database
+        ``skip`` carriers are asked last. Absent: every one says 404 or 410. ForkError from ``check``.
+        Otherwise ContentError if a carrier's answer was bad, Unconfirmed where one that carries the database
         says absent, else Unproven; they name what went wrong, and where some say absent, that too.
         """
-        absent: list[tuple[_Source, Absent]] = []
-        failed: list[tuple[_Source, UpstreamError | Refused]] = []
+        absent: list[tuple[_Carrier, Absent]] = []
+        failed: list[tuple[_Carrier, UpstreamError | Refused]] = []
         order = self._order(skip)
-        for number, source in enumerate(order):
-            if source.trouble is not None and await self._in_vain(source, absent, failed):
-                failed.append((source, source.trouble))
-                source.look_again(path)
+        for number, carrier in enumerate(order):
+            if carrier.trouble is not None and await self._in_vain(carrier, absent, failed):
+                failed.append((carrier, carrier.trouble))
+                carrier.look_again(path)
                 continue
             try:
-                value = await source.fetch(path, check)
+                value = await carrier.fetch(path, check)
             except ForkError:
                 raise
             except Absent as error:
-                absent.append((source, error))
+                absent.append((carrier, error))
             except (Refused, UpstreamError) as error:
-                failed.append((source, error))
+                failed.append((carrier, error))
             else:
                 for other, _ in absent:
                     other.lacking_until = time.monotonic() + LACKING
@@ -178,29 +178,29 @@ class Sources:
 
     async def _in_vain(
         self,
-        source: _Source,
-        absent: list[tuple[_Source, Absent]],
-        failed: list[tuple[_Source, UpstreamError | Refused]],
+        carrier: _Carrier,
+        absent: list[tuple[_Carrier, Absent]],
+        failed: list[tuple[_Carrier, UpstreamError | Refused]],
     ) -> bool:
-        """Whether a source that fails need not be asked, after what others said."""
-        if not source.failing:
+        """Whether a carrier that fails need not be asked, after what others said."""
+        if not carrier.failing:
             return False
-        slow_database = source.slow and source is self._sources[-1]
+        slow_database = carrier.slow and carrier is self._carriers[-1]
         return await _carried(absent) or (slow_database and await _carried(failed))
 
-    def _order(self, skip: int) -> list[_Source]:
-        turned = self._sources[skip % len(self) :] + self._sources[: skip % len(self)]
-        return sorted(turned, key=lambda source: (source.failing, source.slow, source.lacking))
+    def _order(self, skip: int) -> list[_Carrier]:
+        turned = self._carriers[skip % len(self) :] + self._carriers[: skip % len(self)]
+        return sorted(turned, key=lambda carrier: (carrier.failing, carrier.slow, carrier.lacking))
 
 
 def _limit(path: str) -> int:
     return LONGEST_TILE if path.startswith("tile/") else LONGEST_NOTE
 
 
-async def _carried(said: Sequence[tuple[_Source, GoproxyError]]) -> bool:
+async def _carried(said: Sequence[tuple[_Carrier, GoproxyError]]) -> bool:
     """Whether any of those that said so carries the database."""
-    for source, _ in said:
-        if await source.known_to_carry():
+    for carrier, _ in said:
+        if await carrier.known_to_carry():
             return True
     return False
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from goproxy_vm.errors import Absent, GoproxyError, Unconfirmed, Unproven
-from goproxy_vm.proxy.slots import FairSlots
-from goproxy_vm.proxy.sources import Sources
+from goproxy_vm.sumdb.carriers import Carriers
+from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.chain import Upstreams
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.test_chain import World, fetch, first, second, world
@@ -31,11 +31,11 @@ async def as_it_is(data: bytes) -> bytes:
     return data
 
 
-async def ask(sources: Sources) -> bytes:
+async def ask(sources: Carriers) -> bytes:
     return await sources.fetch(LOOKUP, as_it_is)
 
 
-async def sentence(sources: Sources, family: type[GoproxyError]) -> str:
+async def sentence(sources: Carriers, family: type[GoproxyError]) -> str:
     with pytest.raises(family) as caught:
         await ask(sources)
     assert type(caught.value) is family
@@ -48,7 +48,7 @@ class Both:
     def __init__(self, upstreams: Upstreams, itself: Upstreams) -> None:
         self.upstreams = upstreams
         self.itself = itself
-        self.sources = Sources("db", upstreams, itself, FairSlots(8))
+        self.sources = Carriers("db", upstreams, itself, FairSlots(8))
 
     @classmethod
     async def make(cls, world: World, carrier: FakeUpstream, database: FakeUpstream) -> Both:
@@ -160,7 +160,7 @@ async def test_an_upstream_that_cannot_carry_is_not_backed_off_from(
     database.on("*", Reply(b"", 503))
     first.files["/m"] = b"first"
     upstreams = await world.make(f"{first.url}|{second.url}")
-    sources = Sources("db", upstreams, await world.make(database.url), FairSlots(8))
+    sources = Carriers("db", upstreams, await world.make(database.url), FairSlots(8))
     await sentence(sources, Unproven)
     assert upstreams.carriers[0].failing
     assert [watch()[1] for watch in world.counts.watches[:2]] == [True, True]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
-from goproxy_vm.cache.selection import BEGIN
+from goproxy_vm.cache.reports.selection import BEGIN
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import NoRoom
 from goproxy_vm.observe.logs import get_logger
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Pass
-    from goproxy_vm.cache.quarantine import Quarantine
     from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.upkeep.quarantine import Quarantine
     from goproxy_vm.protocol.selector import Selector
 
 log = get_logger("cache")

@@ -10,12 +10,12 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
+from goproxy_vm.admin import bodies
+from goproxy_vm.admin.auth import CHALLENGE, Guard
+from goproxy_vm.admin.call import BODY_MOST, ROOT, Call, Route
 from goproxy_vm.errors import NoRoom, Overloaded
 from goproxy_vm.hostos import peer_user
 from goproxy_vm.observe import logs
-from goproxy_vm.web import bodies
-from goproxy_vm.web.auth import CHALLENGE, Guard
-from goproxy_vm.web.call import BODY_MOST, ROOT, Call, Route
 from goproxy_vm.web.details import Problem, busy
 
 if TYPE_CHECKING:

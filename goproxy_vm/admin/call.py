@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from goproxy_vm.admin import bodies
 from goproxy_vm.cache.threads import slices
-from goproxy_vm.web import bodies
 from goproxy_vm.web.details import HEADERS, Problem
 
 ROOT = "/api"

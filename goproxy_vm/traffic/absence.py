@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import Absent
-from goproxy_vm.proxy.negative import Negatives
+from goproxy_vm.traffic.negative import Negatives
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.answers import Answers
-    from goproxy_vm.proxy.backlog import Named
+    from goproxy_vm.traffic.backlog import Named
 
 MOST = 20_000
 """Absences kept on disk, the newest: VMs choose what they ask for."""
