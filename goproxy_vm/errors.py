@@ -20,7 +20,8 @@
     │       ├── InconsistentTile  tiles do not hash to the signed tree (PROTOCOL §4)
     │       └── ForkError         the database signed two logs: security error (case 96)
     ├── UnderWay           202    it is being fetched; for clients that would rather ask again
-    ├── NoRoom             503    this host's disk or budget has no room; carries Retry-After
+    ├── Unavailable        503    this host cannot open, read or start what it needs; carries Retry-After
+    │   └── NoRoom         503    its disk or budget has no room
     ├── Overloaded         503    no miss slot came free in time; carries Retry-After
     └── OperatorError             what a command cannot do, one line on stderr
         ├── ConfigError  exit 2   a bad key, value, flag or argument
@@ -182,11 +183,15 @@ class UnderWay(GoproxyError):
     retry_after = 0
 
 
-class NoRoom(GoproxyError):
-    """This host has no room for the file, by budget or by disk."""
+class Unavailable(GoproxyError):
+    """This host cannot open, read or start what it needs now."""
 
     status = 503
     retry_after = 30
+
+
+class NoRoom(Unavailable):
+    """This host has no room for the file, by budget or by disk."""
 
 
 class Overloaded(GoproxyError):

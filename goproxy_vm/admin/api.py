@@ -13,7 +13,7 @@ from aiohttp import web
 from goproxy_vm.admin import bodies
 from goproxy_vm.admin.auth import CHALLENGE, Guard
 from goproxy_vm.admin.call import BODY_MOST, ROOT, Call, Route
-from goproxy_vm.errors import NoRoom, Overloaded
+from goproxy_vm.errors import Overloaded, Unavailable
 from goproxy_vm.hostos import peer_user
 from goproxy_vm.observe import logs
 from goproxy_vm.web.details import Problem, busy
@@ -64,7 +64,7 @@ class Api:
             return problem.response()
         except web.HTTPRequestEntityTooLarge:
             return Problem(413, f"the body is larger than {BODY_MOST} bytes").response()
-        except (NoRoom, Overloaded) as error:
+        except (Unavailable, Overloaded) as error:
             return busy(error.sentence, error.retry_after).response()
         except Exception:
             number = secrets.token_hex(6)

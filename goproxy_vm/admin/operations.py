@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.admin.status import Activity, InForce, Status
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
@@ -38,13 +38,13 @@ def _index(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         try:
             return await method(*args, **kwargs)
         except sqlite3.Error as error:
-            raise NoRoom(f"this host cannot use its index now: {error}") from error
+            raise Unavailable(f"this host cannot use its index now: {error}") from error
 
     return told
 
 
 class Operations:
-    """The admin API's side of the server. NoRoom: the index cannot be read or written now."""
+    """The admin API's side of the server. Unavailable: the index cannot be read or written now."""
 
     def __init__(
         self,

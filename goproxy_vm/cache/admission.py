@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import NoRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from goproxy_vm.cache.usage import Usage
 
@@ -214,6 +215,31 @@ class Admission:
         """Nothing more can be removed before a reader is done: small files do not wait for that."""
         self._blocked += 1
         self._changed.set()
+
+    def set_aside(self, size: int) -> None:
+        """Count bytes on the disk that are no file of the store and not a download's: they take room, too."""
+        self.reserved += size
+
+    def clear(self, size: int) -> None:
+        """Bytes that were set aside are gone."""
+        self.reserved -= size
+        self.changed()
+
+    def count(self, *, known: bool) -> None:
+        """Whether it is ``known`` what is on the disk; nobody gets room until it is."""
+        if known:
+            self.counted.set()
+        else:
+            self.counted.clear()
+
+    @contextmanager
+    def write(self, size: int) -> Iterator[None]:
+        """So many bytes are being written while the block lasts."""
+        self.writing += size
+        try:
+            yield
+        finally:
+            self.writing -= size
 
     def _need(self, length: int | None) -> int:
         return min(UNKNOWN_LENGTH, self.capacity) if length is None else self.limits.allocated(length)

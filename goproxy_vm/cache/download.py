@@ -13,7 +13,7 @@ import aiofiles
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import is_full, reason
 from goproxy_vm.cache.layout import private_opener
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import NoRoom, Unavailable
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Download:
             self._reservation = await self._admission.reserve(length)
             await self._writer()
         except OSError as error:
-            raise self._no_room(error) from error
+            raise self._unwritten(error) from error
 
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes; may wait for an eviction. NoRoom: the disk is full, or the budget for an
@@ -171,15 +171,13 @@ class Download:
         if self._reservation is None:
             raise RuntimeError("flush before begin")
         await self._reservation.hold(self.length)
-        self._admission.writing += len(batch)
-        try:
-            await self._leave_free(0)
-            await self._write(batch)
-            await self._threads.run(self._hash.update, batch)
-        except OSError as error:
-            raise self._no_room(error) from error
-        finally:
-            self._admission.writing -= len(batch)
+        with self._admission.write(len(batch)):
+            try:
+                await self._leave_free(0)
+                await self._write(batch)
+                await self._threads.run(self._hash.update, batch)
+            except OSError as error:
+                raise self._unwritten(error) from error
         self._health.succeeded("files")
 
     async def _leave_free(self, more: int) -> None:
@@ -207,10 +205,11 @@ class Download:
             self._reservation.release()
             self._reservation = None
 
-    def _no_room(self, error: OSError) -> NoRoom:
+    def _unwritten(self, error: OSError) -> Unavailable:
         self._health.failed(error)
         log.warning("temporary file not written", path=self.path, reason=reason(error))
-        return NoRoom(f"this host cannot store the file: {reason(error)}")
+        kind = NoRoom if is_full(error) else Unavailable
+        return kind(f"this host cannot store the file: {reason(error)}")
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:

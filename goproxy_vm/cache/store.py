@@ -21,7 +21,7 @@ from goproxy_vm.cache.reports.figures import Figures
 from goproxy_vm.cache.rows import BLOCK, Known, Victim, stray
 from goproxy_vm.cache.upkeep.strays import Strays
 from goproxy_vm.config import Settings
-from goproxy_vm.errors import ContentError, NoRoom
+from goproxy_vm.errors import ContentError, NoRoom, Unavailable
 from goproxy_vm.hostos import boot_id
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import HASHED
@@ -178,8 +178,8 @@ class Store:
         """The stored file with that escaped path, to be closed by the caller; None where there is none.
 
         A proven file that awaits its commit is there already. A file that is not on record is not
-        served, one that is not what it was goes. ``asked``: whether that counts as a use of it. NoRoom: the
-        host cannot open it now.
+        served, one that is not what it was goes. ``asked``: whether that counts as a use of it.
+        Unavailable: the host cannot open it now.
         """
         try:
             try:
@@ -188,7 +188,7 @@ class Store:
                 stored = await self._get_or_drop(path)
         except (OSError, sqlite3.Error) as error:
             log.warning("stored file not opened", path=path, reason=reason(error))
-            raise NoRoom(f"this host cannot open the stored file: {reason(error)}") from error
+            raise Unavailable(f"this host cannot open the stored file: {reason(error)}") from error
         if stored is not None and asked:
             self._memory.touch(path)
         return stored
@@ -220,7 +220,8 @@ class Store:
 
         The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by the
         keeper's fences; after a purge it is not stored, nor up to ``AT_ONCE`` bytes where there is no room.
-        ContentError: another h1 is on record. NoRoom: the index cannot be read; no room for more bytes.
+        ContentError: another h1 is on record. Unavailable: the index cannot be read; there is no
+        room for more bytes.
         """
         if len(data) > AT_ONCE:  # in memory it would be there for as long as anybody takes to read it
             return await self._put_large(artifact, data, h1, since)
@@ -256,8 +257,8 @@ class Store:
     ) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.
 
-        ``since`` as for :meth:`put`. ContentError: another h1 is on record. NoRoom: the disk or the index
-        failed. In both cases the download is still the caller's.
+        ``since`` as for :meth:`put`. ContentError: another h1 is on record. Unavailable: the disk or the
+        index failed. In both cases the download is still the caller's.
         """
         await self._hold_to_first_seen(artifact, h1)
         await self._queue.room()
@@ -271,7 +272,7 @@ class Store:
                 reservation = await download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
-            raise NoRoom(f"this host cannot read what it just wrote: {reason(error)}") from error
+            raise Unavailable(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
         if not self.keeper.bars(since, artifact, content.length):
             self._enqueue(artifact, h1, content, download.path, reservation)
@@ -301,17 +302,17 @@ class Store:
     async def known(self, module: str, version: str) -> Known:
         """The h1 hashes that version had when first seen; they outlive its files.
 
-        NoRoom: the index cannot be read, and without it nothing can be held to what was seen first.
+        Unavailable: the index cannot be read, and without it nothing can be held to what was seen first.
         """
         recorded = await self._stock.attempt(None, self._stock.index.known, module, version)
         if recorded is None:
-            raise NoRoom("this host cannot read its index")
+            raise Unavailable("this host cannot read its index")
         return recorded
 
     async def remember(self, artifact: Artifact, h1: str) -> str:
         """Keep the h1 of a version first seen now; the one on record, which is never overwritten.
 
-        NoRoom as :meth:`known`; an index that can be read but not written only forgets.
+        Unavailable as :meth:`known`; an index that can be read but not written only forgets.
         """
         h1_on_record = (await self.known(artifact.module, artifact.version)).h1(artifact.kind)
         if h1_on_record is not None:

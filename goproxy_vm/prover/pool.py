@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from goproxy_vm.errors import ContentError, NoRoom
+from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.modzip import Expensive, Work, ZipReport, check_zip
 from goproxy_vm.prover.turns import Turns
@@ -55,7 +55,7 @@ class ZipProver:
     async def start(self) -> None:
         """Start the worker process now, if it can be: the first large zip then need not wait for it."""
         async with self._turn.take(""):
-            with contextlib.suppress(NoRoom):
+            with contextlib.suppress(Unavailable):
                 await self._running()
 
     async def close(self) -> None:
@@ -72,8 +72,8 @@ class ZipProver:
         """Check the zip at ``path``, on behalf of a client (its address): they take turns.
 
         ContentError: it is bad, costs more time or memory than any good one, or killed the worker twice.
-        NoRoom: this host cannot read it back, or has no worker that works. A caller that is cancelled stops
-        nothing but its own wait, and what has not begun.
+        Unavailable: this host cannot read it back, or has no worker that works. A caller that is cancelled
+        stops nothing but its own wait, and what has not begun.
         """
         loop = asyncio.get_running_loop()
         with contextlib.suppress(Expensive):
@@ -114,7 +114,7 @@ class ZipProver:
                 if answer is not None:
                     return _report(answer)
         if hung:
-            raise NoRoom("the process that checks zips hangs on this host")
+            raise Unavailable("the process that checks zips hangs on this host")
         raise ContentError("zip: the process that checks it died twice; it may be a zip bomb")
 
     async def _ask(self, job: dict[str, str]) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ class ZipProver:
                 )
             except OSError as error:
                 log.warning("worker cannot be started", reason=error.strerror)
-                raise NoRoom(
+                raise Unavailable(
                     f"this host cannot start the process that checks zips: {error.strerror}"
                 ) from error
         return self._worker
@@ -206,5 +206,5 @@ def _report(answer: dict[str, Any]) -> ZipReport:
     return ZipReport(answer["h1"], answer["files"], answer["uncompressed"])
 
 
-def _unreadable(reason: str | None) -> NoRoom:
-    return NoRoom(f"this host cannot read the zip back: {reason}")
+def _unreadable(reason: str | None) -> Unavailable:
+    return Unavailable(f"this host cannot read the zip back: {reason}")

@@ -86,7 +86,7 @@ class Proxy:
         return len(self._files) + len(self._documents)
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
-        """Answer one request; raises RequestError, UpstreamError, NoRoom, Overloaded and UnderWay."""
+        """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
         self._gate.check(resource.module)
         if resource.artifact is not None:
             return await self._file(resource.artifact, asker)
@@ -96,7 +96,7 @@ class Proxy:
 
     async def stored(self, artifact: Artifact) -> Answer | None:
         """The answer to a request for a file of a version if it is a hit, else None; the request may have
-        others fetched. NoRoom as the store."""
+        others fetched. Unavailable as the store."""
         if not self._gate.passes(artifact.module):
             return None
         stored = await self._store.get(artifact.path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import UNCACHEABLE
 from goproxy_vm.web import fileio
@@ -72,8 +72,8 @@ async def send(
     """Send ``answer`` to the client that made ``request`` and close it; returns the response, which has been
     written whole, and the bytes of its body.
 
-    ``headers`` are added to the answer's own. ``reader`` does the blocking reads. NoRoom: the stored file
-    cannot be read, and nothing has been sent. What goes wrong later aborts the connection, so that the
+    ``headers`` are added to the answer's own. ``reader`` does the blocking reads. Unavailable: the stored
+    file cannot be read, and nothing has been sent. What goes wrong later aborts the connection, so that the
     client never takes a part for the whole.
     """
     try:
@@ -182,11 +182,11 @@ async def _stream(
 
 
 async def _read(file: StoredFile, offset: int, n: int, reader: Executor) -> bytes:
-    """Exactly ``n`` bytes of a stored file; NoRoom where it has no such bytes, or the disk fails."""
+    """Exactly ``n`` bytes of a stored file; Unavailable where it has no such bytes, or the disk fails."""
     try:
         data = await asyncio.get_running_loop().run_in_executor(reader, file.pread, offset, n)
     except OSError as error:
-        raise NoRoom(f"this host cannot read the stored file: {error.strerror}") from error
+        raise Unavailable(f"this host cannot read the stored file: {error.strerror}") from error
     if len(data) < n:
-        raise NoRoom("the stored file is shorter than on record; ask again")
+        raise Unavailable("the stored file is shorter than on record; ask again")
     return data

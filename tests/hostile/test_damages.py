@@ -14,7 +14,7 @@ import pytest
 
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config.values import Amount
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
@@ -87,12 +87,12 @@ def damage(index: Path, chance: random.Random) -> str:
 
 async def used(store: Store) -> None:
     """What a server does with a store, as far as it goes: errors are those that are told to clients."""
-    with contextlib.suppress(NoRoom):
+    with contextlib.suppress(Unavailable):
         for i in range(MODULES):
             await content(store, i)
             await store.known(module(i), V)
     for number in (50, 51, 52, 53, 54, 55):
-        with contextlib.suppress(NoRoom):
+        with contextlib.suppress(Unavailable):
             (await adopt(store, number, bytes([number]) * SIZE)).close()
     for work in (
         lambda: store.keeper.versions("", "name", 100, None),
@@ -114,7 +114,7 @@ async def used(store: Store) -> None:
 async def recovered(store: Store) -> None:
     async def prove(name: str) -> bool | None:
         h1 = f"h1:{'m' if name.endswith('mod') else ''}{name.partition('/@')[0][len('example.com/m') :]}"
-        with contextlib.suppress(NoRoom):
+        with contextlib.suppress(Unavailable):
             claimed = await store.strays.claim(name, h1=h1, module=name.partition("/@")[0], version=V)
             if claimed is not None:
                 claimed.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.errors import ContentError, NoRoom
+from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.prover import ZipProver, pool, worker
 from tests.fakes.modules import build_zip, raw_zip
 
@@ -262,7 +262,7 @@ async def test_worker_that_cannot_be_started_is_this_hosts_trouble(
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     prover = ZipProver(inline_limit=2000)
     await prover.start()  # small zips can be served all the same
-    with pytest.raises(NoRoom, match="cannot start"):
+    with pytest.raises(Unavailable, match="cannot start"):
         await prover.prove(large(tmp_path), M, V)
     assert (await prover.prove(small(tmp_path), M, V)).files == 1
     monkeypatch.undo()
@@ -402,7 +402,7 @@ async def test_a_worker_that_hangs_twice_is_this_hosts_trouble(
         hanging = await under_way(worker_only, slow)
         hanging.send_signal(signal.SIGSTOP)
         await hanging.wait()
-    with pytest.raises(NoRoom, match="hangs"):
+    with pytest.raises(Unavailable, match="hangs"):
         await job
     assert (await other).files == 1  # others are served
 
@@ -522,7 +522,7 @@ async def test_file_that_cannot_be_read_back(tmp_path: Path, limit: int) -> None
     prover = ZipProver(inline_limit=limit)
     try:
         for path in (tmp_path, tmp_path / "absent"):
-            with pytest.raises(NoRoom, match="read the zip back"):
+            with pytest.raises(Unavailable, match="read the zip back"):
                 await prover.prove(path, M, V)
     finally:
         await prover.close()

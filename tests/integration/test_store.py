@@ -24,7 +24,7 @@ from goproxy_vm.cache.reports.figures import Statistics
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
-from goproxy_vm.errors import ContentError, MalformedPath, NoRoom, StartError
+from goproxy_vm.errors import ContentError, MalformedPath, StartError, Unavailable
 from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
@@ -359,11 +359,11 @@ async def test_out_of_descriptors_is_no_absence(root: Path, monkeypatch: pytest.
         await drained(s)
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "open", exhausted)
-            with pytest.raises(NoRoom):
+            with pytest.raises(Unavailable):
                 await s.get(MOD)
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "dup", exhausted)
-            with pytest.raises(NoRoom):
+            with pytest.raises(Unavailable):
                 await adopt_zip(s)
         assert await content(s, MOD) == data
         assert s.admission.reserved == 0
@@ -402,9 +402,9 @@ async def test_an_index_that_breaks_while_running(root: Path) -> None:
         assert not s.writable
         assert (await s.figures.statistics()).versions == 0
         sql(root, "DROP TABLE known")
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await s.known(M, V)
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await adopt_zip(s)
         assert s.admission.reserved == 0
     assert not list((root / "tmp").iterdir())

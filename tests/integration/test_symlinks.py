@@ -13,7 +13,7 @@ import pytest
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.upkeep.scrub import Hasher
-from goproxy_vm.errors import NoRoom, StartError
+from goproxy_vm.errors import StartError, Unavailable
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
@@ -167,7 +167,7 @@ async def test_tmp_becomes_a_link_while_the_server_runs(root: Path, elsewhere: P
     async with opened(root) as store:
         (root / "tmp").rmdir()
         (root / "tmp").symlink_to(elsewhere)
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await adopt(store, 1, b"x")
         (await store.put(artifact(path(1, "mod")), b"x", h1="h1:x")).close()
         await store._queue.flushed()

@@ -18,7 +18,7 @@ from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
 from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.config.sumdb import parse_sumdb
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from tests.fakes.disk import under
 from tests.fakes.stores import artifact
 from tests.integration.stores import V, adopt, content, module, opened, path
@@ -160,7 +160,7 @@ async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
         (root / "tmp").touch()
         await asyncio.wait_for(s._stock.health.degraded.wait(), 30)
         assert "Not a directory" in s.trouble
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await adopt(s, 1, b"x")
         await s.answers.set("k", b"x", tag="t", keep=None)
         assert not s.writable, "an answer that was stored says nothing of tmp/"

@@ -17,7 +17,7 @@ from goproxy_vm.cache.reports import selection
 from goproxy_vm.cache.reports.keeper import MOST_ORDERED
 from goproxy_vm.cache.upkeep import scrub
 from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, opened
 
@@ -281,7 +281,7 @@ async def test_a_host_that_cannot_look_condemns_nothing(
             assert (await shop.keeper.passes(1))[0].scrubbed == (0, 0, 0)
             await shop.sql("UPDATE files SET unsure = 1")
             shop.stock.remover._hide(shop.path("a"))
-            with pytest.raises(NoRoom):
+            with pytest.raises(Unavailable):
                 await shop.store.get(shop.path("a"))
         await shop.touch("a")
     assert "stored file not checked" in logged(caplog)
@@ -463,7 +463,7 @@ async def test_a_pass_that_cannot_be_written_down_does_not_begin(
 
     async with opened(tmp_path) as shop:
         monkeypatch.setattr(shop.stock.ledger, "_insert", full)
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await shop.keeper.scrub(None, None)
 
 

@@ -16,7 +16,7 @@ from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.cache.upkeep.janitor import Janitor
 from goproxy_vm.cache.upkeep.scrub import Scrub
 from goproxy_vm.cache.upkeep.trial import Trial
-from goproxy_vm.errors import NoRoom, StartError
+from goproxy_vm.errors import StartError, Unavailable
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, artifact, opened
 
@@ -64,7 +64,7 @@ async def test_what_is_large_is_read_from_its_file(tmp_path: Path) -> None:
 async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Path) -> None:
     data = b"x" * (AT_ONCE + 1)
     async with opened(tmp_path, max_size=2) as shop:
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert shop.files() == []
         assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
@@ -91,7 +91,7 @@ async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
         await shop.sql("INSERT INTO strays VALUES ('a/@v/v1.0.0.zip', 'zip', 8)")
         assert await shop.store.strays.find(shop.path("a")) == file
         await shop.sql("CREATE TRIGGER full BEFORE INSERT ON files BEGIN SELECT raise(ABORT, 'full'); END")
-        with pytest.raises(NoRoom, match="cannot write its index"):
+        with pytest.raises(Unavailable, match="cannot write its index"):
             await shop.store.strays.claim(artifact(shop.path("a")), h1="h1:x")
         assert not shop.store.writable
         await shop.sql("DROP TRIGGER full")

@@ -9,7 +9,7 @@ import pytest
 
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from tests.fakes.stores import opened
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ async def test_an_index_that_fails(tmp_path: Path) -> None:
         await shop.put("a")
         operations = Operations(shop.store, Forgetful(), "1", lambda: 0)  # type: ignore[arg-type]  # see there
         await shop.sql("ALTER TABLE files RENAME TO lost")
-        with pytest.raises(NoRoom, match="cannot use its index now: no such table"):
+        with pytest.raises(Unavailable, match="cannot use its index now: no such table"):
             await operations.versions("", "name", 9, None)
-        with pytest.raises(NoRoom):
+        with pytest.raises(Unavailable):
             await operations.purge(Selection(), forget_hash=False, dry_run=True)
         await shop.sql("ALTER TABLE lost RENAME TO files")
         with pytest.raises(ValueError, match="cursor"):

@@ -316,7 +316,7 @@ class Keeper:
 
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
-        ended. ValueError: a malformed glob. NoRoom: as Scrub.order."""
+        ended. ValueError: a malformed glob. Unavailable: as Scrub.order."""
         selector = None if match is None else await self.selector(match)
         async with self._ordering:
             if len(self._ordered) >= MOST_ORDERED:

@@ -25,15 +25,14 @@ class Leftovers:
         """A file below ``top`` of ``size`` bytes, which nobody else counts now, could not be removed."""
         self.replaced(file)
         self._files[file] = top, size
-        self._admission.reserved += size
+        self._admission.set_aside(size)
         self._health.failed(error)
 
     def replaced(self, file: Path) -> None:
         """In its place lies something else now, or nothing."""
         _, size = self._files.pop(file, (None, 0))
         if size:
-            self._admission.reserved -= size
-            self._admission.changed()
+            self._admission.clear(size)
 
     def files(self) -> list[tuple[Path, Path]]:
         """What is left, each with its top."""

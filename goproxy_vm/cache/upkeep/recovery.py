@@ -55,10 +55,10 @@ class Recoverer:
         admission = stock.admission
         # What an earlier run left in tmp/ takes room until it is gone.
         self._leftover = sum(map(tree.allocated, temporary))
-        admission.reserved += self._leftover
+        admission.set_aside(self._leftover)
         if rebuilt:
             # Nothing is on record, and the disk may be full of files.
-            admission.counted.clear()
+            admission.count(known=False)
 
     async def run(self, prove: Prove) -> None:
         """Put everything right, as far as the disk lets it."""
@@ -98,12 +98,11 @@ class Recoverer:
         left = await self._stock.disk.run(self._delete_temporary)
         for entry, (size, error) in left.items():
             self._stock.leftovers.keep(entry, entry.parent, size, error)
-        self._stock.admission.reserved -= self._leftover
-        self._stock.admission.changed()
+        self._stock.admission.clear(self._leftover)
 
     async def _counted(self) -> None:
         self.looked.set()
-        self._stock.admission.counted.set()
+        self._stock.admission.count(known=True)
 
     def _delete_temporary(self) -> dict[Path, tuple[int, OSError]]:
         """Those that are still there, with their size."""

@@ -14,7 +14,7 @@ from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.reports.selection import BEGIN
 from goproxy_vm.cache.threads import to_the_end
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import Unavailable
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ class Scrub:
     async def order(self, match: Selector | None, rate: int | None) -> tuple[Pass, asyncio.Task[None]]:
         """Begin a pass over all files, or those of some versions; its record, and the task that does it.
 
-        It waits for others that are under way. NoRoom: its record cannot be written, so that nobody could
-        see what becomes of it.
+        It waits for others that are under way. Unavailable: its record cannot be written, so that nobody
+        could see what becomes of it.
         """
         stock = self._stock
         record = await stock.begin("scrub", None)
         if not record.id:
-            raise NoRoom("this host cannot write down that a scrub has begun")
+            raise Unavailable("this host cannot write down that a scrub has begun")
         record.scrubbed, record.waiting = (0, 0, 0), True
         await stock.ask(stock.ledger.save, record)
 

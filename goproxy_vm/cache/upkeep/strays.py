@@ -10,7 +10,7 @@ from goproxy_vm.cache import tree
 from goproxy_vm.cache.rows import Row, Victim
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.cache.upkeep.scrub import Hasher
-from goproxy_vm.errors import ContentError, NoRoom
+from goproxy_vm.errors import ContentError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +74,7 @@ class Strays:
 
         ``first_seen``: nobody could say whether that is the right one; a start that can ask the checksum
         database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
-        it cannot be read. NoRoom: the index failed.
+        it cannot be read. Unavailable: the index failed.
         """
         await self._hold(artifact, h1)
         path = artifact.path
@@ -93,12 +93,12 @@ class Strays:
             return await self._open(path, length, sha256)
 
     async def refuse(self, path: str) -> None:
-        """A stray is not what it should be: it goes, its bytes to quarantine. NoRoom: the index failed."""
+        """A stray is not what it should be: it goes, its bytes to quarantine. Unavailable: the index is."""
         try:
             await self._recoverer.refuse(path)
         except sqlite3.Error as error:
             self._stock.unavailable(error)
-            raise NoRoom("this host cannot write its index") from error
+            raise Unavailable("this host cannot write its index") from error
 
     async def _record(self, row: Row, *, first_seen: bool) -> None:
         clock, index = self._stock.clock, self._stock.index
@@ -108,7 +108,7 @@ class Strays:
             replaced = await self._stock.ask(index.add, [row], clock.wall(), clock.now())
         except sqlite3.Error as error:
             self._stock.unavailable(error)
-            raise NoRoom("this host cannot write its index") from error
+            raise Unavailable("this host cannot write its index") from error
         for victim in replaced:
             self._stock.usage.remove(victim)
         self._stock.usage.add(row)
