@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Sort,
         VersionFacts,
     )
+    from goproxy_vm.cache.reports.purges import Purge
     from goproxy_vm.cache.store import Store
     from goproxy_vm.proxy.proxy import Proxy
 
@@ -113,38 +114,36 @@ class Operations:
 
         ValueError: a malformed glob.
         """
-        fences = self._store.keeper.fences
-        before = fences.now
-        return await self._store.keeper.purge(
-            selection,
-            forget_hash=forget_hash,
-            dry_run=dry_run,
-            forget=lambda: self._proxy.forget(lambda m, v: fences.bars(before, m, v)),
-        )
+        purge = await self._store.purges.choose(selection, dry_run=dry_run)
+        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
 
     @_index
     async def purge_version(
         self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False
     ) -> Removal:
         """As :meth:`purge`, one version."""
-        return await self._store.keeper.purge_versions(
-            module,
-            version,
-            forget_hash=forget_hash,
-            dry_run=dry_run,
-            forget=lambda: self._proxy.forget(lambda m, v: (m, v) == (module, version)),
-        )
+        purge = await self._store.purges.choose_versions(module, version, dry_run=dry_run)
+        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
 
     @_index
     async def purge_module(self, module: str, *, forget_hash: bool = False, dry_run: bool = False) -> Removal:
         """As :meth:`purge`, all versions of a module."""
-        return await self._store.keeper.purge_versions(
-            module,
-            None,
-            forget_hash=forget_hash,
-            dry_run=dry_run,
-            forget=lambda: self._proxy.forget(lambda m, _: m == module),
-        )
+        purge = await self._store.purges.choose_versions(module, None, dry_run=dry_run)
+        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
+
+    async def _purge(self, purge: Purge, *, forget_hash: bool, dry_run: bool) -> Removal:
+        if dry_run:
+            return await self._store.purges.foretell(purge)
+
+        def concerned(module: str, version: str) -> bool:
+            return self._store.fences.bars(purge.since, module, version)
+
+        # Only now, when no older fetch can be stored any more; and once more, for a fetch begun meanwhile may
+        # have found what was on its way out, or an answer have been prepared.
+        self._proxy.forget(concerned)
+        removal = await self._store.purges.remove(purge, forget_hash=forget_hash)
+        self._proxy.forget(concerned)
+        return removal
 
     @_index
     async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
@@ -154,7 +153,7 @@ class Operations:
     @_index
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
-        self._store.keeper.fences.add(lambda _m, _v: False)
+        self._store.fences.add(lambda _m, _v: False)
         absences = await self._proxy.absences(module)
         dropped = await self._store.keeper.refresh(module)
         self._proxy.forget(lambda _m, _v: False)

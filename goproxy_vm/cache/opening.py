@@ -13,6 +13,7 @@ from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Watched
+from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
@@ -23,6 +24,7 @@ from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records
 from goproxy_vm.cache.reports.keeper import Keeper
+from goproxy_vm.cache.reports.purges import Purges
 from goproxy_vm.cache.reports.selection import Shelf
 from goproxy_vm.cache.reports.snapshots import Snapshots
 from goproxy_vm.cache.stock import Stock
@@ -90,6 +92,7 @@ class Parts:
     janitor: Janitor
     scrub: Scrub
     keeper: Keeper
+    purges: Purges
     recoverer: Recoverer
     trial: Trial
     hits: Threads
@@ -180,6 +183,7 @@ async def open_parts(
         index=index,
         shelf=Shelf(database.connection, clock, database.notice),
         ledger=Ledger(database, clock),
+        fences=Fences(),
         usage=usage,
         admission=admission,
         holders=holders,
@@ -208,8 +212,19 @@ async def open_parts(
     )
     reader = Shelf(snapshots.connection, clock, partial(database.notice, here=False))
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
+    purges = Purges(stock, reader, reading, answers, recoverer)
     keeper = Keeper(
-        stock, reader, reading, threads["reports"], snapshots, answers, janitor, scrub, recoverer, begun.pins
+        stock,
+        reader,
+        reading,
+        threads["reports"],
+        snapshots,
+        answers,
+        purges,
+        janitor,
+        scrub,
+        recoverer,
+        begun.pins,
     )
     stack.push_async_callback(keeper.close)
     heads = Heads(layout, threads["downloads"], health)
@@ -226,7 +241,7 @@ async def open_parts(
             usage.reset(await asking.run(index.sums))
             # What was believed until now may be unsure, a stray or not pinned from here on.
             memory.forget_all()
-            keeper.pins_settled(pins, await keeper.selector(pins))
+            keeper.pins_settled(pins, await purges.selector(pins))
         settled = True
 
     attempts = {
@@ -249,6 +264,7 @@ async def open_parts(
         janitor=janitor,
         scrub=scrub,
         keeper=keeper,
+        purges=purges,
         recoverer=recoverer,
         trial=trial,
         hits=threads["hits"],

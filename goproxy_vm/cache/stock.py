@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.commit import CommitQueue
     from goproxy_vm.cache.facts import Pass, PassReason
+    from goproxy_vm.cache.fences import Fences
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
@@ -41,6 +42,7 @@ class Stock:
     index: Index
     shelf: Shelf
     ledger: Ledger
+    fences: Fences
     usage: Usage
     admission: Admission
     holders: Holders

@@ -76,6 +76,10 @@ class Store:
         """How much is stored."""
         self.keeper = parts.keeper
         """What an operator may ask."""
+        self.purges = parts.purges
+        """What an operator may have removed."""
+        self.fences = parts.stock.fences
+        """What purges have put an end to."""
         self._parts = parts
         self._stock = parts.stock
         self._memory = parts.memory
@@ -193,6 +197,10 @@ class Store:
             self._memory.touch(path)
         return stored
 
+    def fence(self) -> int:
+        """What a fetch that begins now remembers, as ``since``: a purge that comes later bars it."""
+        return self._stock.fences.now
+
     def touch(self, path: str) -> None:
         """A hit that was answered without :meth:`get`."""
         self._memory.touch(path)
@@ -218,8 +226,8 @@ class Store:
     ) -> StoredFile:
         """Store proven bytes: visible when this returns, durable soon after; the same file.
 
-        The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by the
-        keeper's fences; after a purge it is not stored, nor up to ``AT_ONCE`` bytes where there is no room.
+        The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by
+        :meth:`fence`; after a purge it is not stored, nor up to ``AT_ONCE`` bytes where there is no room.
         ContentError: another h1 is on record. Unavailable: the index cannot be read; there is no
         room for more bytes.
         """
@@ -235,7 +243,7 @@ class Store:
             return content
         try:
             await reservation.hold(len(data))
-            if not self.keeper.bars(since, artifact, len(data)):
+            if not self._stock.fences.keep_out(since, artifact, len(data)):
                 temporary = self._stock.layout.temporary()
                 self._enqueue(artifact, h1, content, temporary, reservation)
                 return content.share()
@@ -274,7 +282,7 @@ class Store:
         except (OSError, Mismatch) as error:
             raise Unavailable(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
-        if not self.keeper.bars(since, artifact, content.length):
+        if not self._stock.fences.keep_out(since, artifact, content.length):
             self._enqueue(artifact, h1, content, download.path, reservation)
             return answer
         content.close()

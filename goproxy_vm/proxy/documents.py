@@ -82,10 +82,10 @@ class Documents:
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request, for something of a module that may be given."""
-        since = self._store.keeper.fences.now
+        since = self._store.fence()
         get = self._get if self._gate.may_fetch(asker) else self._stored
         answer = await get(resource, asker)
-        if self._store.keeper.fences.now != since:
+        if self._store.fence() != since:
             answer.until = None  # a purge came between: nobody after it may be given this
         return answer
 
@@ -167,7 +167,7 @@ class Documents:
             return await self._fetch_into(sink, resource, claim.client)
 
     async def _fetch_into(self, sink: Memory, resource: ModuleResource, client: str) -> bytes:
-        since = self._store.keeper.fences.now
+        since = self._store.fence()
         is_list = resource.endpoint is Endpoint.LIST
 
         async def check() -> bytes:
@@ -190,7 +190,7 @@ class Documents:
             raise
         if sink.substitute:
             return data
-        if self._store.keeper.fences.now == since:
+        if self._store.fence() == since:
             fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
             keep = max(self._settings.stale, fresh + behind)
             await self._store.answers.set(resource.path, data, tag=resource.module, keep=keep)

@@ -13,7 +13,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import Answer
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.reports.keeper import Fences
+    from goproxy_vm.cache.fences import Fences
     from goproxy_vm.config import Settings
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.traffic.absence import Absences

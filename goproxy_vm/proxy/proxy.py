@@ -59,7 +59,7 @@ class Proxy:
         memory = MemoryBudget()
         self.intake = Intake(store, prover, proofs, memory, settings.max_zip_size)
         """How files come into the store."""
-        self._fetching = Fetching(settings, slots, upstreams, self._absences, store.keeper.fences, memory)
+        self._fetching = Fetching(settings, slots, upstreams, self._absences, store.fences, memory)
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from goproxy_vm.cache.facts import Removal, Selection
 from goproxy_vm.cache.rows import Victim
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings
@@ -22,6 +23,24 @@ def artifact(path: str) -> Artifact:
     module, _, name = path.partition("/@v/")
     version, _, kind = name.rpartition(".")
     return Artifact(module, version, Kind(kind), path)
+
+
+async def purge(store: Store, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal:
+    """As the admin API does it, where nothing above the store has to forget anything."""
+    chosen = await store.purges.choose(selection, dry_run=dry_run)
+    if dry_run:
+        return await store.purges.foretell(chosen)
+    return await store.purges.remove(chosen, forget_hash=forget_hash)
+
+
+async def purge_versions(
+    store: Store, module: str, version: str | None, *, forget_hash: bool, dry_run: bool
+) -> Removal:
+    """As :func:`purge`, one version, or all of a module."""
+    chosen = await store.purges.choose_versions(module, version, dry_run=dry_run)
+    if dry_run:
+        return await store.purges.foretell(chosen)
+    return await store.purges.remove(chosen, forget_hash=forget_hash)
 
 
 class Told:

@@ -17,7 +17,7 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import Unavailable
 from tests.fakes.disk import allocated
 from tests.fakes.lines import logged
-from tests.fakes.stores import artifact
+from tests.fakes.stores import artifact, purge_versions
 from tests.hostile.conftest import LARGE
 from tests.integration.stores import V, adopt, content, module, opened, path
 
@@ -96,9 +96,7 @@ async def used(store: Store) -> None:
             (await adopt(store, number, bytes([number]) * SIZE)).close()
     for work in (
         lambda: store.keeper.versions("", "name", 100, None),
-        lambda: store.keeper.purge_versions(
-            module(1), None, forget_hash=True, dry_run=False, forget=lambda: None
-        ),
+        lambda: purge_versions(store, module(1), None, forget_hash=True, dry_run=False),
         lambda: store.keeper.evict(None, dry_run=False),
         store.keeper.pins,
         lambda: store.keeper.pin("example.com/new*"),

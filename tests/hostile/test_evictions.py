@@ -12,6 +12,7 @@ import pytest
 from goproxy_vm.config.values import Amount
 from goproxy_vm.web import connection
 from tests.fakes.disk import in_use
+from tests.fakes.stores import purge_versions
 from tests.fakes.wire import Wire, until
 from tests.integration.stores import drained
 from tests.integration.test_budget import MIB, V, large_zip
@@ -135,9 +136,7 @@ async def test_purged_files_count_until_their_readers_are_done(
             wire.ask(path(number))
             assert (await wire.head()).status == 200
         for number in range(4):
-            await store.keeper.purge_versions(
-                f"example.com/m{number}", V, forget_hash=False, dry_run=False, forget=lambda: None
-            )
+            await purge_versions(store, f"example.com/m{number}", V, forget_hash=False, dry_run=False)
         assert store.usage.sizes["zip"] == 0
         assert store.usage.used >= 4 * SIZE
         miss = asyncio.create_task(host.get(path(5)))

@@ -12,7 +12,7 @@ from goproxy_vm.cache import recency
 from goproxy_vm.cache.store import Store
 from goproxy_vm.cache.upkeep import scrub
 from tests.fakes.disk import allocated, copy_of
-from tests.fakes.stores import artifact
+from tests.fakes.stores import artifact, purge_versions
 from tests.integration.stores import V, adopt, content, drained, module, opened, path
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ async def test_lost_last_transactions(root: Path, tmp_path: Path) -> None:
         earlier = {
             file.name: file.read_bytes() for file in root.iterdir() if file.name.startswith("index.db")
         }
-        await store.keeper.purge_versions(module(0), V, forget_hash=False, dry_run=False, forget=lambda: None)
+        await purge_versions(store, module(0), V, forget_hash=False, dry_run=False)
         (await adopt(store, 2, DATA[2])).close()
         (await adopt(store, 3, DATA[3])).close()
         await unclean(store, root, after)

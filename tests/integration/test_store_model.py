@@ -22,7 +22,7 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import ContentError, NoRoom
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes.disk import allocated, under
-from tests.fakes.stores import artifact
+from tests.fakes.stores import artifact, purge, purge_versions
 from tests.integration.stores import adopt, content, drained, module, open_store, opened, path
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
                 await sink.begin(None)
                 for start in range(0, size, 10_000):
                     await sink.write(data[start : start + 10_000])
-                given = {"h1": h1, "module": module(i), "version": "v1.0.0"}
-                with await self.store.adopt(path(i), sink, **given) as answer:
+                with await self.store.adopt(artifact(path(i)), sink, h1=h1) as answer:
                     assert answer.pread(0, size + 1) == data
             finally:
                 await sink.discard()
@@ -266,23 +265,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(i=MODULES, forget=st.booleans())
     def purges_a_module(self, i: int, forget: bool) -> None:
-        done = self.do(
-            self.store.keeper.purge_versions(
-                module(i), None, forget_hash=forget, dry_run=False, forget=lambda: None
-            )
-        )
+        done = self.do(purge_versions(self.store, module(i), None, forget_hash=forget, dry_run=False))
         assert done.files == (i in self.zips) + (i in self.mods)
         self.purged([i], forget=forget)
 
     @rule(i=MODULES)
     def purges_a_version(self, i: int) -> None:
-        keeper = self.store.keeper
         for version, count in (("v1.0.1", 0), ("v1.0.0", (i in self.zips) + (i in self.mods))):
-            done = self.do(
-                keeper.purge_versions(
-                    module(i), version, forget_hash=False, dry_run=False, forget=lambda: None
-                )
-            )
+            done = self.do(purge_versions(self.store, module(i), version, forget_hash=False, dry_run=False))
             assert done.files == count
         self.purged([i], forget=False)
 
@@ -294,8 +284,7 @@ class StoreMachine(RuleBasedStateMachine):
             chosen = [i for i in chosen if self.version_size(i) > larger]
         selection = Selection(match=(pattern,), larger_than=larger)
         removals = [
-            self.do(self.store.keeper.purge(selection, forget_hash=forget, dry_run=dry, forget=lambda: None))
-            for dry in (True, False)
+            self.do(purge(self.store, selection, forget_hash=forget, dry_run=dry)) for dry in (True, False)
         ]
         assert removals[0].items == removals[1].items
         assert removals[1].files == sum((i in self.zips) + (i in self.mods) for i in chosen)

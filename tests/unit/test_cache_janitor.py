@@ -18,7 +18,7 @@ from goproxy_vm.cache.upkeep import janitor
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, opened, purge_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,7 +274,7 @@ async def test_a_target_missed_for_one_reason_is_not_reached_for_another(
 
 
 async def purged(shop: Shop, module: str) -> None:
-    await shop.keeper.purge_versions(module, None, forget_hash=False, dry_run=False, forget=lambda: None)
+    await purge_versions(shop.store, module, None, forget_hash=False, dry_run=False)
 
 
 async def test_a_record_that_cannot_be_written_stops_nothing(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.reports import keeper, selection
-from goproxy_vm.cache.reports.keeper import Fences
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
+from tests.fakes import stores
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, Shop, artifact, opened
 
@@ -26,23 +27,17 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.rows import Victim
 
 
-def nothing() -> None:
-    return None
-
-
 async def purge(
     shop: Shop, *, dry_run: bool = False, forget_hash: bool = False, **conditions: object
 ) -> Removal:
     selection = Selection(**conditions)  # type: ignore[arg-type]  # by name
-    return await shop.keeper.purge(selection, forget_hash=forget_hash, dry_run=dry_run, forget=nothing)
+    return await stores.purge(shop.store, selection, forget_hash=forget_hash, dry_run=dry_run)
 
 
 async def purge_versions(
     shop: Shop, module: str, version: str | None, *, dry_run: bool = False, forget_hash: bool = False
 ) -> Removal:
-    return await shop.keeper.purge_versions(
-        module, version, forget_hash=forget_hash, dry_run=dry_run, forget=nothing
-    )
+    return await stores.purge_versions(shop.store, module, version, forget_hash=forget_hash, dry_run=dry_run)
 
 
 async def stocked(shop: Shop) -> None:
@@ -72,7 +67,7 @@ def test_a_fence_bars_older_fetches_of_what_it_matches() -> None:
 
 
 def test_forgotten_fences_bar_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MOST_FENCES", 3)
+    monkeypatch.setattr("goproxy_vm.cache.fences.MOST_FENCES", 3)
     fences = Fences()
     for _ in range(5):
         fences.add(Selector(["a"]))
@@ -112,7 +107,7 @@ async def test_what_a_purge_keeps_out(
             await shop.put("x.org/a", kind=kind, blocks=2)
         shop.later(100)
         await shop.put("x.org/b", kind="mod")
-        since = shop.keeper.fences.now
+        since = shop.stock.fences.now
         await purge(shop, **conditions)
         barred = [
             name for name in ("x.org/a", "x.org/b", "small.org/m") if not await fetched(shop, name, since)
@@ -121,7 +116,7 @@ async def test_what_a_purge_keeps_out(
         assert barred == kept_out
         assert logged(caplog).count("kept out by a purge") == len(kept_out)
         for name in kept_out:
-            assert await fetched(shop, name, shop.keeper.fences.now), "a later one is stored"
+            assert await fetched(shop, name, shop.stock.fences.now), "a later one is stored"
 
 
 async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_path: Path) -> None:
@@ -170,10 +165,10 @@ async def test_a_dry_run_says_what_follows(tmp_path: Path, conditions: dict[str,
         shop.later(100)
         await shop.touch("x.org/a")
         before = shop.files()
-        serial = shop.keeper.fences.now
+        serial = shop.stock.fences.now
         dry = await purge(shop, dry_run=True, **conditions)
         assert shop.files() == before
-        assert shop.keeper.fences.now == serial
+        assert shop.stock.fences.now == serial
         wet = await purge(shop, **conditions)
         assert dry.dry_run
         assert not wet.dry_run
@@ -231,7 +226,7 @@ async def test_a_hash_of_what_was_evicted_is_forgotten_too(tmp_path: Path) -> No
 
 async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
-        since = shop.keeper.fences.now
+        since = shop.stock.fences.now
         path = shop.path("x.org/a")
         async with shop.stock.queue.disk:
             await shop.store.put(artifact(path), b"x", h1="h1:x")
@@ -255,7 +250,7 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
         assert shop.store.admission.reserved == 0
         assert list((tmp_path / "tmp").iterdir()) == []
 
-        await shop.store.put(artifact(path), b"x", h1="h1:x", since=shop.keeper.fences.now)
+        await shop.store.put(artifact(path), b"x", h1="h1:x", since=shop.stock.fences.now)
         await shop.settled()
         assert shop.zips() == "x.org/a"
 
@@ -263,35 +258,12 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
 async def test_what_comes_while_a_purge_removes_is_spared(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("x.org/a")
-        stored = asyncio.Event()
-
-        def forget() -> None:
-            stored.set()
-
-        async def fetch() -> None:
-            await stored.wait()
-            await shop.put("x.org/a", blocks=2)
-
-        fetching = asyncio.create_task(fetch())
-        async with shop.stock.queue.disk:
-            pass
-        await shop.keeper.purge_versions("x.org/a", None, forget_hash=False, dry_run=False, forget=forget)
-        await fetching
+        chosen = await shop.store.purges.choose_versions("x.org/a", None, dry_run=False)
+        await shop.put("x.org/a", blocks=2)
+        await shop.store.purges.remove(chosen, forget_hash=False)
         assert shop.zips() == "x.org/a"
         assert shop.stock.usage.used == 2 * BLOCK
         shop.consistent()
-
-
-async def test_forget_is_called_before_and_after(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
-        await shop.put("x.org/a")
-        seen: list[list[str]] = []
-        for dry_run in (True, False):
-            await shop.keeper.purge(
-                Selection(), forget_hash=False, dry_run=dry_run, forget=lambda: seen.append(shop.files())
-            )
-        assert seen[0] == ["x.org/a@v1.0.0.zip"]
-        assert seen[-1] == []
 
 
 async def test_refresh(tmp_path: Path) -> None:

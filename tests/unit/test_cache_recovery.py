@@ -14,7 +14,7 @@ import pytest
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.upkeep import recovery
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, opened, purge_versions
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.upkeep.recovery import Prove
@@ -413,9 +413,7 @@ async def test_a_purge_waits_for_what_was_not_looked_at(tmp_path: Path) -> None:
             shop.store.recover(unsaid)
             await asyncio.sleep(0)
             purging = asyncio.create_task(
-                shop.keeper.purge_versions(
-                    "x.org/a", None, forget_hash=False, dry_run=False, forget=lambda: None
-                )
+                purge_versions(shop.store, "x.org/a", None, forget_hash=False, dry_run=False)
             )
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -430,9 +428,9 @@ async def test_a_stray_that_is_purged_while_it_is_looked_at(
     async with opened(tmp_path) as shop:
         path = "x.org/a/@v/v1.0.0.zip"
         plant(tmp_path, path)
-        since = shop.keeper.fences.now
+        since = shop.stock.fences.now
         assert await shop.store.strays.find(path) is not None
-        shop.keeper.fences.add(lambda module, _: module == "x.org/a")
+        shop.stock.fences.add(lambda module, _: module == "x.org/a")
         claimed = await shop.store.strays.claim(artifact(path), h1="h1:x", since=since)
         assert claimed is None
         assert await shop.store.get(path) is None

@@ -69,10 +69,24 @@ async def test_what_is_forgotten(tmp_path: Path) -> None:
         before = len(proxy.forgotten)
         await operations.purge(Selection(), forget_hash=False, dry_run=True)
         assert len(proxy.forgotten) == before
-        serial = shop.keeper.fences.now
+        serial = shop.stock.fences.now
         await operations.refresh("a")
         assert last() == [False] * 3, "files stay; documents are forgotten by the proxy in any case"
-        assert shop.keeper.fences.now == serial + 1
+        assert shop.stock.fences.now == serial + 1
+
+
+async def test_memory_is_forgotten_before_and_after_a_purge(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        await shop.put("a")
+        seen: list[list[str]] = []
+
+        class Watching(Forgetful):
+            def forget(self, matches: Callable[[str, str], bool]) -> None:
+                seen.append(shop.files())
+
+        operations = Operations(shop.store, Watching(), "1", lambda: 0)  # type: ignore[arg-type]  # see there
+        await operations.purge(Selection(), forget_hash=False, dry_run=False)
+        assert seen == [["a@v1.0.0.zip"], []]
 
 
 async def test_a_failing_index_is_not_hidden_otherwise(tmp_path: Path) -> None:

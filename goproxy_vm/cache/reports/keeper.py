@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import (
@@ -14,68 +12,33 @@ from goproxy_vm.cache.facts import (
     Pass,
     Pin,
     Pins,
-    Removal,
-    Selection,
     Snapshot,
 )
 from goproxy_vm.cache.reports.report import removal
 from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.selector import Selector, normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.facts import Sort, VersionFacts
+    from goproxy_vm.cache.reports.purges import Purges
     from goproxy_vm.cache.reports.selection import Shelf
     from goproxy_vm.cache.reports.snapshots import Snapshots
-    from goproxy_vm.cache.rows import Victim
     from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.janitor import Janitor
     from goproxy_vm.cache.upkeep.recovery import Recoverer
     from goproxy_vm.cache.upkeep.scrub import Scrub
-    from goproxy_vm.protocol.artifact import Artifact
 
 log = get_logger("cache")
 
-Matches = Callable[[str, str], bool]
-"""Says of a module and a version whether they are meant."""
 MOST_ORDERED = 8
 """Ordered scrubs that have not ended: one checks, the others wait."""
 MARKED = 128
 """Rows whose pin is marked in one transaction."""
-MOST_FENCES = 1000
-"""Purges remembered one by one; a fetch older than those is not stored at all."""
-
-
-class Fences:
-    """Which fetches must not be stored because a purge came after they had begun."""
-
-    def __init__(self) -> None:
-        self._serial = 0
-        self._purges: deque[tuple[int, Matches, int]] = deque(maxlen=MOST_FENCES)
-
-    @property
-    def now(self) -> int:
-        """What a fetch that begins now remembers."""
-        return self._serial
-
-    def add(self, matches: Matches, *, larger_than: int = -1) -> None:
-        """A purge of versions for which ``matches`` is true, of what has more than ``larger_than`` bytes."""
-        self._serial += 1
-        self._purges.append((self._serial, matches, larger_than))
-
-    def bars(self, since: int, module: str, version: str, size: int | None = None) -> bool:
-        """Whether a purge after ``since`` concerns that version, or a file of it of ``size`` bytes."""
-        if self._purges and since < self._purges[0][0] - 1:
-            return True
-        return any(
-            serial > since and (size is None or size > larger_than) and matches(module, version)
-            for serial, matches, larger_than in self._purges
-        )
 
 
 class Keeper:
@@ -89,12 +52,12 @@ class Keeper:
         reports: Threads,
         snapshots: Snapshots,
         answers: Answers,
+        purges: Purges,
         janitor: Janitor,
         scrub: Scrub,
         recoverer: Recoverer,
         pins: dict[str, str],
     ) -> None:
-        self.fences = Fences()
         self._stock = stock
         self._reader = reader
         self._reading = reading
@@ -102,6 +65,7 @@ class Keeper:
         self._reports = reports
         self._snapshots = snapshots
         self._answers = answers
+        self._purges = purges
         self._janitor = janitor
         self._scrub = scrub
         self._recoverer = recoverer
@@ -115,21 +79,10 @@ class Keeper:
         """Whether a version is kept from eviction."""
         return self._pinned(module, version)
 
-    def bars(self, since: int | None, artifact: Artifact, size: int) -> bool:
-        """Whether a purge since a fetch began keeps its file out, which is logged."""
-        barred = since is not None and self.fences.bars(since, artifact.module, artifact.version, size)
-        if barred:
-            log.info("file kept out by a purge", path=artifact.path)
-        return barred
-
     def pins_settled(self, pins: dict[str, str], pinned: Selector) -> None:
         """What is pinned from now on: source by pattern, and what tells by these patterns."""
         self._pins = pins
         self._pinned = pinned
-
-    async def selector(self, globs: Iterable[str]) -> Selector:
-        """What tells which versions are meant, made beside the loop. ValueError: a malformed glob."""
-        return await self._reading.run(lambda: Selector(paused(globs)))
 
     async def close(self) -> None:
         """End the scrubs that were ordered."""
@@ -146,7 +99,7 @@ class Keeper:
         match: tuple[str, ...] | None = None,
     ) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a malformed glob, or a cursor that is none."""
-        selector = None if match is None else await self.selector(match)
+        selector = None if match is None else await self._purges.selector(match)
         await self._settled()
         return await self._reading.run(self._reader.page, prefix, sort, limit, cursor, selector)
 
@@ -163,94 +116,6 @@ class Keeper:
     async def count(self) -> int:
         """Versions of which a file is stored."""
         return await self._reading.run(self._reader.versions)
-
-    async def purge(
-        self, selection: Selection, *, forget_hash: bool, dry_run: bool, forget: Callable[[], None]
-    ) -> Removal:
-        """Remove what is selected, and the cached answers of its modules.
-
-        ``forget`` drops what is in memory; it is called when no older fetch can be stored any more, and at
-        the end.
-        """
-        await self._stock.flush()
-        matches: Matches = _every if selection.match is None else await self.selector(selection.match)
-        # Conditions on what is stored select nothing that is not.
-        stored_only = (selection.idle_for, selection.older_than, selection.larger_than) != (None,) * 3
-        if not dry_run:
-            self._fence_under_way(selection, matches)
-        await self._stock.queue.flushed()
-        victims = await self._reading.run(self._reader.selected, selection)
-        if stored_only and victims and not dry_run:
-            victims = await self._fence_selected(selection, victims)
-        modules = {victim.module for victim in victims}
-        if stored_only:
-            versions = {(victim.module, victim.version) for victim in victims}
-        else:
-            victims += await self._strays(matches, selection.kinds)
-            modules |= await self._answers.modules(matches)
-            versions = set(await self._reading.run(self._reader.known, matches))
-        if dry_run:
-            return await removal(victims, await self._answers.count(modules), dry_run=True)
-        return await self._purge(victims, modules, versions if forget_hash else set(), forget)
-
-    def _fence_under_way(self, selection: Selection, matches: Matches) -> None:
-        """Bar what is being fetched now as far as it would be selected: it was asked for and fetched just
-        now, so that it is neither idle nor old, and is as large as it turns out to be."""
-        if (selection.idle_for or 0) > 0 or (selection.older_than or 0) > 0:
-            return
-        self.fences.add(matches, larger_than=-1 if selection.larger_than is None else selection.larger_than)
-
-    async def _fence_selected(self, selection: Selection, victims: list[Victim]) -> list[Victim]:
-        """Bar what is being fetched of versions that were selected for what is stored of them; their files,
-        those included that came while they were being selected."""
-        versions = frozenset((victim.module, victim.version) for victim in victims)
-        self.fences.add(lambda module, version: (module, version) in versions)
-        await self._stock.queue.flushed()
-        return await self._reading.run(self._reader.files, sorted(versions), selection.kinds)
-
-    async def purge_versions(
-        self,
-        module: str,
-        version: str | None,
-        *,
-        forget_hash: bool,
-        dry_run: bool,
-        forget: Callable[[], None],
-    ) -> Removal:
-        """Remove one version, or all of a module, and the module's cached answers."""
-
-        def matches(m: str, v: str) -> bool:
-            return m == module and version in (None, v)
-
-        if not dry_run:
-            self.fences.add(matches)
-        await self._stock.queue.flushed()
-        victims = await self._reading.run(self._reader.of_version, module, version)
-        victims += await self._strays(matches, KINDS)
-        if dry_run:
-            return await removal(victims, await self._answers.count({module}), dry_run=True)
-        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
-        return await self._purge(victims, {module}, versions, forget)
-
-    async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:
-        """Files that wait to be looked at: they would be adopted after the purge too."""
-        await self._recoverer.looked.wait()
-        return await self._reading.run(self._reader.strays, matches, kinds)
-
-    async def _purge(
-        self,
-        victims: list[Victim],
-        modules: set[str],
-        forgotten: set[tuple[str, str]],
-        forget: Callable[[], None],
-    ) -> Removal:
-        forget()
-        gone = await self._stock.remover.remove(victims, "purge")
-        await self._stock.ask(self._stock.index.forget, sorted(forgotten))
-        answers = sum([await self._answers.drop(module) for module in sorted(modules)])
-        # Once more: a fetch begun meanwhile may have found what was on its way out, an answer been prepared.
-        forget()
-        return await removal(gone, answers, dry_run=False)
 
     async def refresh(self, module: str) -> int:
         """Forget a module's cached answers; how many."""
@@ -301,7 +166,7 @@ class Keeper:
         stock = self._stock
         async with self._settling:
             pins = await stock.ask(stock.ledger.pins)
-            self.pins_settled(pins, await self.selector(pins))
+            self.pins_settled(pins, await self._purges.selector(pins))
             await stock.queue.flushed()  # what comes from here on comes with its mark
             pin, unpin = await self._reading.run(self._reader.pinned, self._pins, paused)
             for ids, pinned in ((pin, True), (unpin, False)):
@@ -317,7 +182,7 @@ class Keeper:
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
         ended. ValueError: a malformed glob. Unavailable: as Scrub.order."""
-        selector = None if match is None else await self.selector(match)
+        selector = None if match is None else await self._purges.selector(match)
         async with self._ordering:
             if len(self._ordered) >= MOST_ORDERED:
                 return None
@@ -359,7 +224,3 @@ class Keeper:
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between two snapshots, or one and ``now``; None: there is no such snapshot."""
         return await self._reports.run(self._snapshots.difference, a, b)
-
-
-def _every(_module: str, _version: str) -> bool:
-    return True

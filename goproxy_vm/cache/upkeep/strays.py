@@ -85,7 +85,7 @@ class Strays:
             standing = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
             if [each.id for each in standing] != [None]:
                 return None
-            if self._keeper.bars(since, artifact, length):
+            if self._stock.fences.keep_out(since, artifact, length):
                 return None
             pinned = self._keeper.pinned(artifact.module, artifact.version)
             row = Row(artifact, length, blocks, sha256, h1, pinned)
