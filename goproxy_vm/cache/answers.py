@@ -19,10 +19,14 @@ import diskcache
 from goproxy_vm.cache.database import damaged
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.plain import ReadOnly, UnsafeRow, open_cache
+from goproxy_vm.cache.threads import slices
+from goproxy_vm.cache.walk import SLICE, Oldest, Walk, every
+from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import unescape_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.health import Health
@@ -34,10 +38,6 @@ T = TypeVar("T")
 
 NORMAL, FULL = 1, 2
 """SQLite's ``synchronous``: whether a commit is on disk when it is done only matters in a move."""
-SLICE = 100
-"""Rows that go or move at once: who else asks the database thread waits for that many."""
-SLICE_BYTES = 256 << 10
-"""Bytes of the rows that go at once, a single one excepted."""
 SPARE_SHARE = 4
 """A quarter of the bound is left to the log of what goes: until it is
 folded in, the database keeps its size."""
@@ -45,9 +45,19 @@ MOST_SPARE = 64 << 20
 """Bytes left so at most."""
 STORED = struct.Struct(">d")
 """Each value begins with the time it was stored, epoch seconds."""
+ABSENT = "absent/"
+"""What the keys of absences begin with; no module path does, for want of a dot."""
 UNBOUNDED = sys.maxsize
 OVERHEAD = 64 << 10
 """Bytes that a write may take beside its values: pages of indexes, and what the file has to begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """The threads of diskcache's databases, one each: who reads waits for no write."""
+
+    reader: Threads
+    writer: Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,56 +68,93 @@ class CachedAnswer:
     stored: float
 
 
+Found = tuple[dict[str, CachedAnswer], list[str]]
+"""Answers by their keys, and the keys of rows that must not be looked at."""
+
+
+def module_of(key: str) -> str:
+    """The module that an answer is about, by its key, which is the path that was asked for, after ``absent/``
+    perhaps; empty where it is about none."""
+    escaped, at, _ = key.removeprefix(ABSENT).partition("/@")
+    try:
+        return unescape_path(escaped) if at else ""
+    except MalformedPath:
+        return ""
+
+
 class Answers:
     """The answers on disk. No method raises for the disk's sake: what cannot be read is missing,
-    what cannot be written is not kept; both are logged."""
+    what cannot be written is not kept; both are logged.
+
+    diskcache is asked by its public methods alone. It keeps rows in the order in which they were inserted, so
+    that what is stored again is inserted anew; and what tag a row has follows from its key.
+    """
 
     def __init__(
         self,
         directory: Path,
         cache: diskcache.Cache | ReadOnly,
-        rows: sqlite3.Connection,
-        thread: Threads,
+        anchor: sqlite3.Connection,
+        desks: Desks,
         health: Health,
         *,
+        tag_of: Callable[[str], str],
         precious: bool,
         most_bytes: int,
     ) -> None:
         self._directory = directory
+        self._tag_of = tag_of
         self._precious = precious
         self._most_bytes = most_bytes - min(most_bytes // SPARE_SHARE, MOST_SPARE)
         self._writing = asyncio.Lock()
         """Held from making room to the write that takes it."""
         self._cache = cache
-        self._rows = rows
-        """For what diskcache has no question: how many have a tag, which are the oldest."""
-        self._thread = thread
+        self._anchor = anchor
+        """The connection by which all others of this process share memory; and it folds the log in."""
+        self._walk = Walk(cache, tag_of)
+        self._desks = desks
         self._health = health
 
     @classmethod
     async def open(
         cls,
         directory: Path,
-        thread: Threads,
+        desks: Desks,
         health: Health,
         *,
+        tag_of: Callable[[str], str] = module_of,
         precious: bool = False,
         most_bytes: int = UNBOUNDED,
     ) -> Answers:
-        """Open the answers with the database thread; what is there is deleted if it is damaged. Where they
-        can be read only, or not at all, that is what they do until :meth:`retry` succeeds.
+        """Open the answers; what is there is deleted if it is damaged. Where they can be read only, or not at
+        all, that is what they do until :meth:`retry` succeeds.
 
-        ``precious``: other processes, such as a backup, may read them, if that cannot kill this one on a full
-        disk; and what is damaged is put aside, beside the directory, and not deleted.
+        ``tag_of`` a key is what :meth:`drop` takes. ``precious``: other processes, such as a backup, may read
+        them, if that cannot kill this one on a full disk; and what is damaged is put aside, beside the
+        directory, and not deleted.
         """
-        cache, rows = await thread.run(open_cache, directory, precious=precious)
+        cache, anchor = await desks.writer.run(open_cache, directory, precious=precious)
         if isinstance(cache, ReadOnly):
             health.failed(cache.error, directory.name)
-        return cls(directory, cache, rows, thread, health, precious=precious, most_bytes=most_bytes)
+        return cls(
+            directory,
+            cache,
+            anchor,
+            desks,
+            health,
+            tag_of=tag_of,
+            precious=precious,
+            most_bytes=most_bytes,
+        )
 
     async def retry(self) -> None:
         """Try to write. sqlite3.Error, OSError: it fails."""
-        await self._thread.run(self._retry)
+        before = self._cache
+        try:
+            await self._desks.writer.run(self._retry)
+        finally:
+            if self._cache is not before:
+                await self._desks.reader.run(before.close)  # diskcache has a connection for each thread
 
     def _retry(self) -> None:
         there = (self._directory / diskcache.core.DBNAME).exists()
@@ -115,83 +162,97 @@ class Answers:
             self._cache.reset("cull_limit", 0)  # which it is
             return
         self._close()
-        self._cache, self._rows = open_cache(self._directory, precious=self._precious)
+        self._cache, self._anchor = open_cache(self._directory, precious=self._precious)
+        self._walk = Walk(self._cache, self._tag_of)
         if isinstance(self._cache, ReadOnly):
             raise self._cache.error.with_traceback(None)
 
     async def close(self) -> None:
-        """Close the database, in the thread that opened it."""
-        await self._thread.run(self._close)
+        """Close the database, in the threads that have opened it."""
+        await self._desks.reader.run(self._cache.close)
+        await self._desks.writer.run(self._close)
 
     def _close(self) -> None:
-        self._rows.close()
+        self._anchor.close()
         self._cache.close()
 
     async def get(self, key: str) -> CachedAnswer | None:
         """The answer stored under that key, however old, unless it was past its ``keep``."""
-        return await self._attempt(None, self._get, key)
+        return (await self.get_all([key])).get(key)
 
-    async def set(self, key: str, data: bytes, *, tag: str, keep: float | None) -> None:
-        """Store an answer for ``keep`` seconds (None: for ever), with ``tag`` for :meth:`drop`; not one for
-        which the bound has no room."""
-        value = STORED.pack(time.time()) + data
+    async def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
+        """The answers that are stored under those keys, as :meth:`get`."""
+        nothing: Found = {}, []
+        found, refused = await self._attempt(nothing, self._get_all, keys, of=self._desks.reader)
+        await self.delete_all(refused)
+        return found
+
+    async def set(self, key: str, data: bytes, *, keep: float | None) -> None:
+        """Store an answer for ``keep`` seconds (None: for ever); not one for which the bound has no room."""
         need = needed([data])
         if need > self._most_bytes:
             log.warning("answer not kept", key=key, bytes=len(data), most=self._most_bytes)
             return
+        most = self._most_bytes - need
         async with self._writing:
-            while not (stored := await self._attempt(None, self._set, key, value, need, tag, keep)):
-                # None: the disk failed.
-                if stored is None or not await self.delete_all(await self.oldest()):
+            while await self.set_all({key: data}, most_bytes=most, keep=keep) is False:
+                if not await self.delete_all(await self.oldest()):
                     return
-        self._health.succeeded(self._directory.name)
 
-    def _set(self, key: str, value: bytes, need: int, tag: str, keep: float | None) -> bool:
-        """Whether there was room for it."""
-        fits = self._within(self._most_bytes - need)
-        if fits:
-            self._cache.set(key, value, expire=keep, tag=tag)
-        return fits
-
-    async def set_all(self, answers: Mapping[str, bytes], *, tag: str) -> bool:
-        """Store answers for ever, all or none of them; whether they are."""
-        stored = await self._attempt(False, self._set_all, answers, tag)
+    async def set_all(
+        self, answers: Mapping[str, bytes], *, most_bytes: int = UNBOUNDED, keep: float | None = None
+    ) -> bool | None:
+        """Store answers, for ``keep`` seconds or for ever, all or none of them; whether their database takes
+        no more than ``most_bytes`` before that. None: the disk failed."""
+        stored = await self._attempt(None, self._set_all, answers, most_bytes, keep)
         if stored:
             self._health.succeeded(self._directory.name)
         return stored
 
-    def _set_all(self, answers: Mapping[str, bytes], tag: str) -> bool:
+    def _set_all(self, answers: Mapping[str, bytes], most_bytes: int, keep: float | None) -> bool:
+        if not self._within(most_bytes):
+            return False
         with self._cache.transact():
             for key, data in answers.items():
-                self._cache.set(key, STORED.pack(time.time()) + data, tag=tag)
+                self._put(key, STORED.pack(time.time()) + data, keep)
         return True
+
+    def _put(self, key: str, value: bytes, keep: float | None) -> None:
+        self._cache.delete(key)  # a row that is updated keeps its place in the order
+        self._cache.set(key, value, expire=keep, tag=self._tag_of(key))
 
     async def delete(self, key: str) -> None:
         """Forget one answer."""
         await self._attempt(False, self._cache.delete, key)
 
     async def drop(self, tag: str) -> int:
-        """Forget all answers stored with that tag, a slice at a time; their number."""
-        dropped = 0
-        while done := await self.delete_all(await self.oldest(tag)):
-            dropped += done
-        return dropped
+        """Forget all answers with that tag; their number."""
+        return await self._attempt(0, self._cache.evict, tag)
 
     async def count(self, tags: Iterable[str]) -> int:
         """How many answers :meth:`drop` would forget for those tags."""
-        return await self._attempt(0, self._count, sorted(tags))
+        wanted = frozenset(tags)
+        return sum([tag in wanted async for tag in self._tags()])
 
     async def modules(self, matches: Callable[[str, str], bool]) -> frozenset[str]:
         """The tags that a selection of versions means: modules of which any version may be selected."""
-        return await self._attempt(frozenset[str](), self._modules, matches)
+        # Without a dot it is no module: records that an earlier version kept here.
+        tags = {tag async for tag in self._tags() if "." in tag}
+        return frozenset({tag async for some in slices(list(tags)) for tag in some if matches(tag, "")})
+
+    async def _tags(self) -> AsyncIterator[str]:
+        """The tag of each answer."""
+        walk = Walk(self._cache, self._tag_of)
+        none: list[str] = []
+        while tags := await self._attempt(none, walk.tags):
+            for tag in tags:
+                yield tag
 
     async def trim(self, most_bytes: int | None = None) -> int:
         """Forget what is too old to be of use, then the oldest until the rest fits into ``most_bytes`` (None:
-        into the bound); how many. A slice at a time, for who else asks the database thread."""
+        into the bound); how many. A slice at a time, for who else writes."""
         most = self._most_bytes if most_bytes is None else most_bytes
-        removed = 0
-        while done := await self.delete_all(await self._attempt([], self._expired)):
-            removed += done
+        removed = await self._attempt(0, self._cache.expire)
         while not await self.within(most) and (done := await self.delete_all(await self.oldest())):
             removed += done
         return removed
@@ -202,32 +263,44 @@ class Answers:
 
     async def oldest(self, tag: str | None = None) -> list[str]:
         """Keys of some answers that were stored first, of all or of those with a tag."""
-        return await self._attempt([], self._oldest, tag)
+        # Those with a tag from where it was, lest it pass the same ones each time; then from the beginning.
+        walks = [Walk(self._cache, self._tag_of)] if tag is None else [self._walk] * 2
+        for walk in walks:
+            while not (found := await self._attempt(Oldest(ended=True), walk.oldest, tag)).ended:
+                if found.keys:
+                    return found.keys
+        return []
 
     async def delete_all(self, keys: Sequence[str]) -> int:
-        """Forget answers, all or none of them; how many."""
-        return await self._attempt(0, self._delete_all, keys)
+        """Forget answers, all or none of them; how many went."""
+        return await self._attempt(0, self._delete_all, keys) if keys else 0
 
-    async def move(self, tag: str, other: Answers, place: Callable[[str], tuple[str, str]]) -> int:
-        """Move the answers with that tag to another store of the same thread; how many. ``place`` says under
-        which key and tag.
+    async def move(self, prefix: str, other: Answers, place: Callable[[str], str]) -> int:
+        """Move the answers whose keys begin with ``prefix`` to another store of the same threads; how many.
+        ``place`` says under which key.
 
         A few at a time, each on disk there before it goes here: whenever it ends, nothing is lost.
         """
+        keys = await self.keys(prefix)
         moved = 0
-        while done := await self._attempt(0, self._move, tag, other, place):
+        for start in range(0, len(keys), SLICE):
+            done = await self._attempt(None, self._move, keys[start : start + SLICE], other, place)
+            if done is None:
+                break
             moved += done
         return moved
 
     async def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with ``prefix``."""
-        return await self._attempt([], self._keys, prefix)
+        """The keys that begin with ``prefix``, in the order of their storing."""
+        return await self._attempt([], self._keys, prefix, of=self._desks.reader)
 
     async def bound(self, prefix: str, most: int) -> int:
         """Forget the oldest answers whose keys begin with ``prefix`` until ``most`` are left; how many."""
+        keys = await self.keys(prefix)
+        beyond = keys[: max(0, len(keys) - most)]
         removed = 0
-        while done := await self.delete_all(await self._attempt([], self._beyond, prefix, most)):
-            removed += done
+        for start in range(0, len(beyond), SLICE):
+            removed += await self.delete_all(beyond[start : start + SLICE])
         return removed
 
     async def size(self) -> tuple[int, int]:
@@ -235,9 +308,8 @@ class Answers:
         return await self._attempt((0, 0), lambda: (len(self._cache), self._volume()))
 
     def _volume(self) -> int:
-        (pages,) = self._rows.execute("PRAGMA page_count").fetchone()
-        (size,) = self._rows.execute("PRAGMA page_size").fetchone()
-        return int(pages * size) + self._log_size()
+        # Of the database; what diskcache adds are files of values, of which there are none.
+        return int(self._cache.volume()) + self._log_size()
 
     def _log_size(self) -> int:
         try:
@@ -246,121 +318,83 @@ class Answers:
             return 0
 
     def _within(self, most_bytes: int) -> bool:
-        if self._volume() <= most_bytes:
+        if most_bytes >= UNBOUNDED or self._volume() <= most_bytes:
             return True
         if not self._log_size():
             return False
         # What was deleted, or written, a moment ago is in the log, and may be in the database as well.
-        self._rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._anchor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self._volume() <= most_bytes
 
-    def _count(self, tags: Iterable[str]) -> int:
-        query = "SELECT count(*) FROM Cache WHERE tag = ?"
-        return sum(self._rows.execute(query, (tag,)).fetchone()[0] for tag in tags)
-
-    def _modules(self, matches: Callable[[str, str], bool]) -> frozenset[str]:
-        tags = self._rows.execute("SELECT DISTINCT tag FROM Cache").fetchall()
-        # Without a dot it is no module: records that an earlier version kept here.
-        return frozenset(tag for (tag,) in tags if type(tag) is str and "." in tag and matches(tag, ""))
-
-    def _oldest(self, tag: str | None) -> list[str]:
-        # An index has the order of the first storing within a tag.
-        query, values = (
-            ("SELECT key, length(value) FROM Cache ORDER BY store_time LIMIT ?", (SLICE,))
-            if tag is None
-            else ("SELECT key, length(value) FROM Cache WHERE tag = ? ORDER BY rowid LIMIT ?", (tag, SLICE))
-        )
-        return _slice(self._rows.execute(query, values))
-
-    def _expired(self) -> list[str]:
-        return _slice(
-            self._rows.execute(
-                "SELECT key, length(value) FROM Cache WHERE expire_time < ? ORDER BY expire_time LIMIT ?",
-                (time.time(), SLICE),
-            )
-        )
-
-    def _beyond(self, prefix: str, most: int) -> list[str]:
-        return _slice(
-            self._rows.execute(
-                "SELECT key, length(value) FROM Cache WHERE key >= ? AND key < ?"
-                " ORDER BY store_time DESC LIMIT ? OFFSET ?",
-                (prefix, prefix + "\U0010ffff", SLICE, most),
-            )
-        )
+    def _keys(self, prefix: str) -> list[str]:
+        return [key for key in every(self._cache) if key.startswith(prefix)]
 
     def _delete_all(self, keys: Sequence[str]) -> int:
-        return int(self._cache.delete_rows(keys)) if keys else 0
+        if not keys:
+            return 0
+        with self._cache.transact():
+            gone = sum(map(bool, map(self._cache.delete, keys)))
+        if gone < len(keys):  # diskcache deletes nothing that is past its keep
+            gone += self._cache.expire()
+        return gone
 
-    def _move(self, tag: str, other: Answers, place: Callable[[str], tuple[str, str]]) -> int:
-        keys = self._oldest(tag)
+    def _move(self, keys: Sequence[str], other: Answers, place: Callable[[str], str]) -> int:
         other._cache.reset("sqlite_synchronous", FULL, update=False)
         try:
             with other._cache.transact():
-                for key in keys:
-                    found = self._get(key)
-                    if found is not None:
-                        other._take(found, *place(key))
+                found, _ = self._get_all(keys)
+                for key, answer in found.items():
+                    other._take(answer, place(key))
         finally:
             other._cache.reset("sqlite_synchronous", NORMAL, update=False)
-        return self._delete_all(keys)
+        self._delete_all(keys)
+        return len(found)
 
-    def _take(self, found: CachedAnswer, key: str, tag: str) -> None:
+    def _take(self, found: CachedAnswer, key: str) -> None:
         """Store what another store had, unless there is more of it here."""
-        here = self._get(key)
+        here = self._get_all([key])[0].get(key)
         if here is None or len(here.data) < len(found.data):
-            self._cache.set(key, STORED.pack(found.stored) + found.data, tag=tag)
+            self._put(key, STORED.pack(found.stored) + found.data, None)
 
-    def _keys(self, prefix: str) -> list[str]:
-        rows = self._rows.execute(
-            "SELECT key FROM Cache WHERE key >= ? AND key < ?", (prefix, prefix + "\U0010ffff")
-        )
-        return [key for (key,) in rows]
+    def _get_all(self, keys: Sequence[str]) -> Found:
+        found: dict[str, CachedAnswer] = {}
+        refused = []
+        for key in keys:
+            try:
+                value = self._cache.get(key)
+                if value is None:
+                    continue
+                if type(value) is not bytes:
+                    raise UnsafeRow("its value is not bytes")
+                found[key] = CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
+            except (UnsafeRow, struct.error, sqlite3.DatabaseError) as error:
+                if (
+                    isinstance(error, sqlite3.DatabaseError)
+                    and hasattr(error, "sqlite_errorcode")  # text that is none has no code: the row's fault
+                    and not damaged(error)
+                ):
+                    raise
+                log.warning("cached answer refused and deleted", key=key, reason=reason(error))
+                refused.append(key)
+        return found, refused
 
-    def _get(self, key: str) -> CachedAnswer | None:
+    async def _attempt(
+        self, otherwise: T, function: Callable[..., T], *args: object, of: Threads | None = None
+    ) -> T:
+        """What a function says, in the thread that writes unless another is named."""
         try:
-            value = self._cache.get(key)
-            if value is None:
-                return None
-            if type(value) is not bytes:
-                raise UnsafeRow("its value is not bytes")
-            return CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
-        except (UnsafeRow, struct.error, sqlite3.DatabaseError) as error:
-            if (
-                isinstance(error, sqlite3.DatabaseError)
-                and hasattr(
-                    error, "sqlite_errorcode"
-                )  # text that is none has no code, and is the row's fault
-                and not damaged(error)
-            ):
-                raise
-            log.warning("cached answer refused and deleted", key=key, reason=reason(error))
-            self._cache.delete(key)
-            return None
-
-    async def _attempt(self, otherwise: T, function: Callable[..., T], *args: object) -> T:
-        try:
-            return await self._thread.run(function, *args)
+            return await (of or self._desks.writer).run(function, *args)
         except (sqlite3.Error, OSError, diskcache.Timeout) as error:
-            # diskcache's Timeout says nothing.
-            log.warning("cached answers unavailable", reason=str(error) or "the database is locked")
-            if not isinstance(error, diskcache.Timeout):
+            locked = isinstance(error, diskcache.Timeout)
+            log.warning(
+                "cached answers unavailable", reason="the database is locked" if locked else str(error)
+            )
+            if not locked:
                 self._health.failed(error, self._directory.name)
+            self._walk = Walk(self._cache, self._tag_of)  # what it has passed may still be there
             return otherwise
 
 
 def needed(values: Iterable[bytes]) -> int:
     """Bytes that storing values may take on the disk: in the log, and then in the database."""
     return 2 * sum(map(len, values)) + OVERHEAD
-
-
-def _slice(rows: Iterable[tuple[str, int | None]]) -> list[str]:
-    """Keys of the first rows, of which each has a length, that may go at once."""
-    keys: list[str] = []
-    size = 0
-    for key, length in rows:
-        size += length or 0
-        if keys and size > SLICE_BYTES:
-            break
-        keys.append(key)
-    return keys

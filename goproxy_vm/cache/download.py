@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import io
 import os
 from typing import TYPE_CHECKING, Protocol
-
-import aiofiles
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import is_full, reason
@@ -18,8 +17,6 @@ from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
     from goproxy_vm.cache.admission import Admission, Reservation
     from goproxy_vm.cache.health import Health
@@ -68,7 +65,7 @@ class Download:
         self._room = room
         self._leftovers = leftovers
         self._reservation: Reservation | None = None
-        self._opening: asyncio.Future[AsyncBufferedIOBase] | None = None
+        self._opening: asyncio.Future[io.FileIO] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._batch: list[bytes] = []
         self._batched = 0
@@ -89,14 +86,12 @@ class Download:
         self._hash = hashlib.sha256()
         try:
             if self._opening is not None:
-                file = await self._writer()
-                await file.seek(0)
-                await file.truncate()
+                await self._threads.run((await self._file()).truncate, 0)
             # Whoever waits for room holds none.
             self._release()
             await self._leave_free(length or 0)
             self._reservation = await self._admission.reserve(length)
-            await self._writer()
+            await self._file()
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -121,7 +116,7 @@ class Download:
     async def hand_over(self) -> Reservation:
         """Finish, close the file and give away both it and its room; the download is spent."""
         await self.finish()
-        await (await self._writer()).close()
+        await self._threads.run((await self._file()).close)
         reservation = self._reservation
         if reservation is None:
             raise RuntimeError("hand-over before begin")
@@ -142,7 +137,7 @@ class Download:
                     # A cancelled caller left it in its thread: it must not meet the number of this
                     # descriptor when that is another file's.
                     await asyncio.gather(self._writing, return_exceptions=True)
-                await file.close()
+                await self._threads.run(file.close)
         except OSError as error:
             log.warning("temporary file not closed", path=self.path, reason=reason(error))
         finally:
@@ -153,14 +148,15 @@ class Download:
         size = 0 if self._reservation is None else self._reservation.size
         self._leftovers.keep(self.path, self.path.parent, size, error)
 
-    async def _writer(self) -> AsyncBufferedIOBase:
+    async def _file(self) -> io.FileIO:
         if self._opening is None:
-            self._opening = asyncio.ensure_future(self._open())
+            self._opening = asyncio.ensure_future(self._threads.run(self._open))
         # Shielded: a caller cancelled meanwhile would leave a file that nobody closes.
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> AsyncBufferedIOBase:
-        return await aiofiles.open(self.path, "xb", opener=private_opener, executor=self._threads.executor)
+    def _open(self) -> io.FileIO:
+        # Without a buffer, and never where it is: each batch has its place.
+        return open(self.path, "xb", buffering=0, opener=private_opener)
 
     async def _flush(self) -> None:
         batch = b"".join(self._batch)
@@ -186,15 +182,15 @@ class Download:
             raise NoRoom("this host's disk would have less than min_free left")
 
     async def _write(self, batch: bytes) -> None:
-        writer = await self._writer()
+        file = await self._file()
         at = self.length - len(batch)
         try:
-            await self._write_at(writer.fileno(), batch, at)
+            await self._write_at(file.fileno(), batch, at)
         except OSError as error:
             # A full disk below the budget: as if the budget were full, once.
             if not is_full(error) or not await self._room.full(len(batch)):
                 raise
-            await self._write_at(writer.fileno(), batch, at)
+            await self._write_at(file.fileno(), batch, at)
 
     async def _write_at(self, fd: int, batch: bytes, at: int) -> None:
         self._writing = asyncio.ensure_future(self._threads.run(_write_at, fd, batch, at))

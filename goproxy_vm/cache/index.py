@@ -1,51 +1,52 @@
 """The index: what is stored, how big, how recently used; and the hash each version had when first seen.
 
 The file system is the truth for presence, the index for everything else. All functions block and
-belong to the one database thread; sqlite3.Error: index.db cannot be read or written.
+belong to the one database thread, which alone writes; sqlite3.Error: index.db cannot be read or written.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.database import Impossible
-from goproxy_vm.cache.files import Entry
-from goproxy_vm.cache.rows import BLOCK, VICTIM, Known, possible, stray, total, victim
+from goproxy_vm.cache.reader import Doubts, Reader
+from goproxy_vm.cache.rows import BLOCK, VICTIM, Held, possible, stray, total, victim
 from goproxy_vm.cache.threads import paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from goproxy_vm.cache.database import Database
-    from goproxy_vm.cache.rows import Row, Sum, Touch, Victim
+    from goproxy_vm.cache.rows import Proven, Row, Sum, Touch, Victim
     from goproxy_vm.protocol.artifact import Artifact, Kind
 
 
-class Index:
-    """The rows of files, and of the hashes known."""
+class Index(Reader):
+    """The rows of files, and of the hashes known, on the connection that writes them."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__(database.connection, Doubts(), database.notice)
         self._database = database
-        self._connection = database.connection
-        self.suspected: int | None = None
+
+    @property
+    def suspected(self) -> int | None:
         """The last row of before a power loss that is known to be on disk, where :meth:`suspect` could not be
         written: those after it are unsure."""
-        self.withheld: frozenset[int] = frozenset()
-        """Rows that :meth:`unproven` has to make strays of, where that could not be written."""
+        return self.doubts.suspected
 
-    def entry(self, path: str) -> Entry | None:
-        """The stored file with that path."""
-        row = self._connection.execute(
-            "SELECT length, sha256, h1, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
-        ).fetchone()
-        if row is None or row[4] in self.withheld:
-            return None
-        if not isinstance(row[1], bytes) or not isinstance(row[0], int):
-            self._database.notice(Impossible(f"files {row[4]!r}"))
-            return None
-        suspect = self.suspected is not None and row[4] > self.suspected
-        return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
+    @suspected.setter
+    def suspected(self, row: int | None) -> None:
+        self.doubts.suspected = row
+
+    @property
+    def withheld(self) -> frozenset[int]:
+        """Rows that :meth:`unproven` has to make strays of, where that could not be written."""
+        return self.doubts.withheld
+
+    @withheld.setter
+    def withheld(self, rows: frozenset[int]) -> None:
+        self.doubts.withheld = rows
 
     def add(self, rows: Sequence[Row], now: float, used: float) -> list[Victim]:
         """Put published files on record, all or none; the older rows of the same paths, which are gone.
@@ -70,17 +71,6 @@ class Index:
                     ),
                 )
         return replaced
-
-    def of_path(self, path: str) -> list[Victim]:
-        """What stands under a path, row or stray, as something that may go: none or one."""
-        rows = self._connection.execute(f"SELECT {VICTIM} FROM files WHERE path = ?", (path,)).fetchall()  # noqa: S608
-        found = list(possible(victim, rows, self._database.notice))
-        return found or self.strays("WHERE path = ?", path)
-
-    def strays(self, condition: str = "", *values: object) -> list[Victim]:
-        """Files without a row, as something that may go; ``condition`` is SQL of ours."""
-        rows = self._connection.execute(f"SELECT path, kind, blocks FROM strays {condition}", values)  # noqa: S608
-        return list(possible(lambda row: stray(*row), rows, self._database.notice))
 
     def add_strays(self, strays: Iterable[tuple[str, Kind, int]]) -> list[Victim]:
         """Note files without a row: path, kind, blocks; those that are new here."""
@@ -234,18 +224,6 @@ class Index:
                 "UPDATE files SET checked = ?, unsure = 0 WHERE path = ?", ((now, path) for path in paths)
             )
 
-    def known(self, module: str, version: str) -> Known:
-        """The hashes first seen for that version."""
-        rows = self._connection.execute(
-            "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
-        ).fetchall()
-        if not all(isinstance(value, str) for row in rows for value in row):
-            raise Impossible(f"known {module}@{version}")
-        found = {kind: (h1, database) for kind, h1, database in rows}
-        mod, mod_database = found.get("mod", (None, ""))
-        zip_, zip_database = found.get("zip", (None, ""))
-        return Known(mod, zip_, mod_database, zip_database)
-
     def remember(self, artifact: Artifact, h1: str, now: float) -> str:
         """Keep a hash unless there is one on record already; the one on record now."""
         key = (artifact.module, artifact.version, artifact.kind.value)
@@ -256,6 +234,30 @@ class Index:
                 "INSERT INTO known (module, version, kind, h1, seen) VALUES (?, ?, ?, ?, ?)", (*key, h1, now)
             )
         return h1 if row is None else str(row[0])
+
+    def hold(self, artifact: Artifact, h1: str, proven: Proven | None, now: float) -> Held:
+        """Keep the hash of a file that was fetched, and what a checksum database has ``proven`` of its
+        version; what is on record of it then.
+
+        Where the disk takes nothing that is not kept, and told in the result; sqlite3.Error: it cannot be
+        read either.
+        """
+        doubted: list[Victim] = []
+        failure = None
+        try:
+            if proven is not None:
+                doubted = self.prove(artifact.module, artifact.version, proven.hashes, proven.database, now)
+        except sqlite3.Error as error:
+            failure = error
+        recorded = self.known(artifact.module, artifact.version).h1(artifact.kind)
+        try:
+            if recorded is None:
+                recorded = self.remember(artifact, h1, now)
+        except sqlite3.Error as error:
+            failure = error
+        if failure is not None:
+            self._notice(failure)
+        return Held(h1 if recorded is None else recorded, doubted, failure)
 
     def prove(
         self,
@@ -274,7 +276,7 @@ class Index:
         looks versions up would fill the disk.
         """
         doubted: list[Victim] = []
-        if not (fetched or self._on_record(module, version)):
+        if not (fetched or self.on_record(module, version)):
             return doubted
         with self._database.transaction():
             for kind, h1 in hashes.items():
@@ -288,14 +290,6 @@ class Index:
                     "module = ? AND version = ? AND kind = ? AND h1 <> ?", module, version, kind, h1
                 )
         return doubted
-
-    def _on_record(self, module: str, version: str) -> bool:
-        (found,) = self._connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM known WHERE module = ? AND version = ?)"
-            " OR EXISTS (SELECT 1 FROM files WHERE module = ? AND version = ?)",
-            (module, version, module, version),
-        ).fetchone()
-        return bool(found)
 
     def _doubt(self, condition: str, *values: object) -> list[Victim]:
         """Make strays of the files for which ``condition`` (SQL of ours) is true; the rows they had."""
@@ -315,10 +309,3 @@ class Index:
         """Drop the hashes known of versions: the next ones seen count as the first."""
         with self._database.transaction():
             self._connection.executemany("DELETE FROM known WHERE module = ? AND version = ?", versions)
-
-    def kinds(self, module: str) -> list[tuple[str, str]]:
-        """Version and kind of every stored file of a module."""
-        rows = self._connection.execute(
-            "SELECT id, version, kind FROM files WHERE module = ? AND state = 0", (module,)
-        )
-        return [(version, kind) for id_, version, kind in rows if id_ not in self.withheld]

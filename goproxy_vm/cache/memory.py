@@ -1,20 +1,45 @@
-"""What a hit needs without asking the index, and what it leaves behind without writing."""
+"""What a request needs without asking the index, and what it leaves behind without writing.
+
+The index is read beside its writer: an answer of it may be older than what the loop has been told since.
+So whoever is to remember an answer says before it asks that it will (:meth:`Memory.look`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from goproxy_vm.cache.rows import Touch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.files import Entry
+    from goproxy_vm.cache.rows import Known, Standing
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 ENTRIES = 20_000
 """Entries kept, the most recently used."""
+MISSING = 1_000
+"""Paths remembered of which the index has nothing, and versions with what it knows of them: a miss asks once
+and not at each of its steps. VMs choose what they ask for."""
+
+
+@dataclass(eq=False, slots=True)
+class Look:
+    """A question to the index that is under way."""
+
+    path: str
+    version: tuple[str, str]
+    stale: bool = False
+    """Whether what was asked about has changed since: the answer may be either."""
+    known_stale: bool = False
+    """The same of what is known of the version."""
 
 
 class Memory:
@@ -23,6 +48,9 @@ class Memory:
     def __init__(self, clock: LogicalClock) -> None:
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._missing: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Known] = OrderedDict()
+        self._looks: set[Look] = set()
         self._touches: dict[str, Touch] = {}
         self._watchers: list[Callable[[str | None], None]] = []
 
@@ -34,22 +62,61 @@ class Memory:
         """The entry kept for a path."""
         return self._entries.get(path)
 
+    @contextlib.contextmanager
+    def look(self, path: str, version: tuple[str, str]) -> Iterator[Look]:
+        """While the index is asked about a path, and a module and version."""
+        look = Look(path, version)
+        self._looks.add(look)
+        try:
+            yield look
+        finally:
+            self._looks.discard(look)
+
+    def learn(self, look: Look, standing: Standing) -> None:
+        """Remember what the index said."""
+        if standing.entry is None and not standing.other and not look.stale:
+            _keep(self._missing, look.path, None, MISSING)
+        if standing.known is not None and not look.known_stale:
+            _keep(self._known, look.version, standing.known, MISSING)
+
+    def missing(self, path: str) -> bool:
+        """Whether the index has nothing under a path: neither a row nor a stray."""
+        return path in self._missing
+
+    def known(self, module: str, version: str) -> Known | None:
+        """What the index knows of a version; None where it must be asked."""
+        return self._known.get((module, version))
+
+    def forget_known(self, *versions: tuple[str, str]) -> None:
+        """What is known of versions has changed."""
+        for version in versions:
+            self._known.pop(version, None)
+        for look in self._looks:
+            if look.version in versions:
+                look.known_stale = True
+
     def keep(self, entry: Entry) -> None:
         """Keep an entry, as the newest."""
-        self._entries[entry.path] = entry
-        self._entries.move_to_end(entry.path)
-        if len(self._entries) > ENTRIES:
-            self._entries.popitem(last=False)
+        self._missing.pop(entry.path, None)
+        _keep(self._entries, entry.path, entry, ENTRIES)
 
     def forget(self, path: str) -> None:
-        """The file is gone, or about to be looked at more closely."""
+        """The file has come, is gone, or about to be looked at more closely."""
         self._entries.pop(path, None)
+        self._missing.pop(path, None)
+        for look in self._looks:
+            if look.path == path:
+                look.stale = True
         for gone in self._watchers:
             gone(path)
 
     def forget_all(self) -> None:
         """Every file may be about to be looked at more closely."""
         self._entries.clear()
+        self._missing.clear()
+        self._known.clear()
+        for look in self._looks:
+            look.stale = look.known_stale = True
         for gone in self._watchers:
             gone(None)
 
@@ -62,3 +129,10 @@ class Memory:
         """The hits since the last call."""
         touches, self._touches = self._touches, {}
         return touches
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from goproxy_vm.cache.admission import Admission, Limits
-from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.answers import Answers, Desks
 from goproxy_vm.cache.commit import CommitQueue
-from goproxy_vm.cache.database import Watched
+from goproxy_vm.cache.database import Database, Watched
 from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
@@ -21,8 +21,9 @@ from goproxy_vm.cache.holders import Holders
 from goproxy_vm.cache.layout import Layout
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
+from goproxy_vm.cache.reader import Lookups, connect
 from goproxy_vm.cache.recency import Recency
-from goproxy_vm.cache.records import Records
+from goproxy_vm.cache.records import Records, tag_of
 from goproxy_vm.cache.reports.keeper import Keeper
 from goproxy_vm.cache.reports.purges import Purges
 from goproxy_vm.cache.reports.selection import Shelf
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from pathlib import Path
 
+    from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.publish import Checkpoint, Item
     from goproxy_vm.cache.rows import Victim
     from goproxy_vm.config import Settings
@@ -58,6 +60,8 @@ PROTECTED = 80
 """Percent of the budget that zips asked for again may fill before they compete with the others (slru)."""
 AGAIN = 5.0
 """Seconds until a task of the background that a bug has ended begins anew."""
+LOOKUPS = 2
+"""Threads, each with a connection, that read the index for those who wait for an answer."""
 PATIENCE = 300.0
 """Seconds that a download waits for room at most."""
 REASONS = frozenset({"size", "idle", "min_free", "evict", "purge", "corrupt"})
@@ -117,7 +121,17 @@ async def open_parts(
     temporary = list(layout.tmp.iterdir()) if layout.tmp.exists() else []
     limits, min_free = _limits(layout, settings)
     protected = limits.total * PROTECTED // 100 if settings.policy == "slru" else 0
-    names = {"database": 1, "hits": 4, "downloads": 4, "reports": 1, "background": 1}
+    names = {
+        "database": 1,
+        "lookups": LOOKUPS,
+        "scans": 1,
+        "reports": 1,
+        "answers": 1,
+        "answer-lookups": 1,
+        "hits": 4,
+        "downloads": 4,
+        "background": 1,
+    }
     threads = {name: _threads(stack, name, count) for name, count in names.items()}
     writer = threads["database"]
 
@@ -127,7 +141,16 @@ async def open_parts(
     stack.push_async_callback(writer.run, database.close)
     # Others use the same threads, whose errors say nothing of the index.
     asking = Watched(writer, database.notice)
-    reading = Watched(threads["reports"], partial(database.notice, here=False))
+    notice = partial(_noticed, database, writer)
+    reading = Watched(threads["reports"], notice)
+    looking, scanning = Watched(threads["lookups"], notice), Watched(threads["scans"], notice)
+    try:
+        lookups = await Lookups.open(looking, layout.index, LOOKUPS, begun.index.doubts, notice)
+        stack.push_async_callback(lookups.close)
+        shelf = await scanning.run(_shelf, layout.index, begun.clock, notice)
+        stack.push_async_callback(scanning.run, shelf.connection.close)
+    except sqlite3.Error as error:
+        raise StartError(f"{layout.index}: {reason(error)}") from error
     answers, records, snapshots = await _others(stack, layout, threads, health, settings)
     await records.take_over(answers)
     index, clock = begun.index, begun.clock
@@ -139,6 +162,7 @@ async def open_parts(
     def stored(item: Item) -> None:
         memory.forget(item.path)
         memory.keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
+        memory.forget_known((item.artifact.module, item.artifact.version))
         usage.add(item.row())
 
     def gone(victim: Victim, why: str) -> None:
@@ -180,8 +204,10 @@ async def open_parts(
     )
     stock = Stock(
         layout=layout,
+        memory=memory,
         index=index,
-        shelf=Shelf(database.connection, clock, database.notice),
+        lookups=lookups,
+        shelf=shelf,
         ledger=Ledger(database, clock),
         fences=Fences(),
         usage=usage,
@@ -193,6 +219,7 @@ async def open_parts(
         queue=queue,
         remover=remover,
         database=asking,
+        scans=scanning,
         disk=threads["background"],
         flush=recency.flush,
     )
@@ -210,7 +237,7 @@ async def open_parts(
     scrub = Scrub(
         stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
-    reader = Shelf(snapshots.connection, clock, partial(database.notice, here=False))
+    reader = Shelf(snapshots.connection, clock, notice)
     recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
     purges = Purges(stock, reader, reading, answers, recoverer)
     keeper = Keeper(
@@ -289,6 +316,18 @@ async def cancel(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
+def _noticed(database: Database, writer: Threads, error: Exception) -> None:
+    """Something failed on the content of the index that another connection read: the writer notes it down."""
+    before = database.broken
+    database.notice(error, here=False)
+    if database.broken and not before:
+        writer.executor.submit(database.begin_run)  # the next start sees for itself where that fails
+
+
+def _shelf(path: Path, clock: LogicalClock, notice: Callable[[Exception], None]) -> Shelf:
+    return Shelf(connect(path), clock, notice)
+
+
 def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:
     threads = Threads(name, count)
     stack.callback(threads.close)
@@ -303,11 +342,12 @@ async def _others(
     settings: Settings,
 ) -> tuple[Answers, Records, Snapshots]:
     path = layout.answers
+    desks = Desks(threads["answer-lookups"], threads["answers"])
     try:
-        answers = await Answers.open(path, threads["database"], health, most_bytes=settings.answers_max_size)
+        answers = await Answers.open(path, desks, health, most_bytes=settings.answers_max_size)
         stack.push_async_callback(answers.close)
         path = layout.records
-        records = await Answers.open(path, threads["database"], health, precious=True)
+        records = await Answers.open(path, desks, health, tag_of=tag_of, precious=True)
         stack.push_async_callback(records.close)
         path = layout.snapshots
         snapshots = await threads["reports"].run(Snapshots.open, path, layout.index)

@@ -1,6 +1,6 @@
 """The database of the cached answers: diskcache's, with nothing in it but plain values in their rows.
 
-Everything blocks and belongs to the database thread.
+Everything blocks. diskcache has a connection of its own for each thread that asks it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +21,7 @@ from goproxy_vm.cache.layout import DIRECTORY
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 log = get_logger("cache")
@@ -35,6 +36,8 @@ SETTINGS: dict[str, Any] = {
     "disk_min_file_size": 1 << 40,
     # An I/O error under a memory map would be a SIGBUS.
     "sqlite_mmap_size": 0,
+    # Pages of each connection; the system has the rest in its own cache.
+    "sqlite_cache_size": 512,
     # After a large write its log does not stay as long as it was.
     "sqlite_journal_size_limit": 4 << 20,
 }
@@ -63,10 +66,8 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no typ
         return stored
 
     def get(self, key: object, raw: bool) -> object:
-        """The key of a row. UnsafeRow unless plain."""
-        if not raw:
-            raise UnsafeRow("its key is not plain")
-        return super().get(key, raw)
+        """The key of a row, None unless plain: among all keys one that is planted must end no walk."""
+        return super().get(key, raw) if raw else None
 
     def store(self, value: object, read: bool, key: object = diskcache.UNKNOWN) -> tuple[object, ...]:
         """The value as it is stored. TypeError unless plain."""
@@ -96,29 +97,28 @@ class PlainCache(diskcache.Cache):  # type: ignore[misc]  # diskcache ships no t
                 self.close()
             raise
 
-    def delete_rows(self, keys: Iterable[str]) -> int:
-        """Forget what is stored under some keys, expired or not, all or none; how many there were."""
-        with self._transact() as (sql, _):
-            return sum(sql("DELETE FROM Cache WHERE key = ? AND raw = 1", (key,)).rowcount for key in keys)
-
 
 class ReadOnly:
     """In the place of a cache that cannot be opened for writing: it answers what is there, and keeps nothing.
 
-    diskcache writes its settings before anything can be read from it.
+    diskcache writes its settings before anything can be read from it, so that here alone its table is read
+    by SQL of ours (docs/decisions/0011-who-waits-for-a-database.md).
     """
 
     def __init__(self, rows: sqlite3.Connection, error: Exception) -> None:
         self.error = error
         self._rows = rows
+        self._lock = threading.Lock()
+        """Two threads read by one connection."""
 
     def get(self, key: str) -> object:
         """As the cache would. UnsafeRow unless plain."""
-        row = self._rows.execute(
-            "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
-            " AND (expire_time IS NULL OR expire_time > ?)",
-            (key, time.time()),
-        ).fetchone()
+        with self._lock:
+            row = self._rows.execute(
+                "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+                " AND (expire_time IS NULL OR expire_time > ?)",
+                (key, time.time()),
+            ).fetchone()
         if row is None:
             return None
         mode, filename, value = row
@@ -126,11 +126,26 @@ class ReadOnly:
             raise UnsafeRow(f"its mode is {mode!r}")
         return value
 
+    def __iter__(self) -> Iterator[object]:
+        with self._lock:
+            rows = self._rows.execute("SELECT key FROM Cache WHERE raw = 1 ORDER BY rowid").fetchall()
+        return iter([key for (key,) in rows])
+
     def __len__(self) -> int:
-        return int(self._rows.execute("SELECT count(*) FROM Cache").fetchone()[0])
+        with self._lock:
+            return int(self._rows.execute("SELECT count(*) FROM Cache").fetchone()[0])
+
+    def volume(self) -> int:
+        """Bytes of the database."""
+        with self._lock:
+            (pages,) = self._rows.execute("PRAGMA page_count").fetchone()
+            (size,) = self._rows.execute("PRAGMA page_size").fetchone()
+        return int(pages * size)
 
     def close(self) -> None:
-        """Nothing: the connection is another's."""
+        """Close the connection; a second call does nothing."""
+        with self._lock:
+            self._rows.close()
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def refused(*_: object, **__: object) -> NoReturn:
@@ -189,8 +204,7 @@ def _open_both(directory: Path, way: str) -> tuple[diskcache.Cache, sqlite3.Conn
         rows.execute("PRAGMA journal_mode = WAL")
         rows.execute("SELECT count(*) FROM sqlite_master")
         cache = PlainCache(directory)
-        # diskcache has this one with other policies only: without it each slice of a trim sorts them all.
-        rows.execute("CREATE INDEX IF NOT EXISTS Cache_store_time ON Cache (store_time)")
+        rows.execute("DROP INDEX IF EXISTS Cache_store_time")  # of an earlier version of this program
     except BaseException:
         rows.close()
         raise
@@ -200,7 +214,7 @@ def _open_both(directory: Path, way: str) -> tuple[diskcache.Cache, sqlite3.Conn
 
 def _rows(directory: Path, mode: str) -> sqlite3.Connection:
     uri = (directory / diskcache.core.DBNAME).as_uri() + mode
-    return sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None)
+    return sqlite3.connect(uri, uri=True, timeout=1.0, isolation_level=None, check_same_thread=False)
 
 
 def _read_only(directory: Path, error: Exception) -> tuple[ReadOnly, sqlite3.Connection]:
@@ -209,7 +223,7 @@ def _read_only(directory: Path, error: Exception) -> tuple[ReadOnly, sqlite3.Con
         rows.execute("PRAGMA query_only = 1")
         rows.execute("SELECT count(*) FROM Cache")
     except sqlite3.Error:
-        rows = sqlite3.connect(":memory:", isolation_level=None)
+        rows = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         rows.execute(NO_ROWS)
     log.warning("cached answers cannot be written", directory=directory, reason=reason(error))
     return ReadOnly(rows, error), rows

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 log = get_logger("cache")
 
 RECORD, TILE = "record", "tile"
-"""The tags by which they are told apart. A record is of use only with the tiles that prove it: tiles are
-stored before records, and go after them."""
-OLD_TAG, OLD_PREFIX = "sumdb", "sumdb/"
-"""How earlier versions kept them among the cached answers."""
+"""The tags by which they are told apart. A record is of use only with the tiles that prove it: it is
+stored with them or after them, and goes before."""
+OLD_PREFIX = "sumdb/"
+"""What their keys began with where earlier versions kept them among the cached answers."""
 
 
 class Records:
@@ -35,7 +35,9 @@ class Records:
         self._most_bytes = most_bytes - min(most_bytes // SPARE_SHARE, MOST_SPARE)
         self._watchers: list[Callable[[Sequence[str]], None]] = []
         self._writing = asyncio.Lock()
-        """Held from making room to the write that takes it."""
+        """Held from making room to the write that takes it, and by whoever else makes room."""
+        self._going: frozenset[str] = frozenset()
+        """Keys that are being dropped: a reader may see them until they are."""
 
     def watch(self, gone: Callable[[Sequence[str]], None]) -> None:
         """Have ``gone`` told of the keys that are dropped for room, before they go."""
@@ -43,21 +45,23 @@ class Records:
 
     async def get(self, key: str) -> bytes | None:
         """What is stored under that key."""
-        found = await self._store.get(key)
-        return None if found is None else found.data
+        return (await self.get_all([key])).get(key)
+
+    async def get_all(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """What is stored under those keys."""
+        some = [key for key in keys if key not in self._going]
+        found = await self._store.get_all(some) if some else {}
+        return {key: answer.data for key, answer in found.items()}
 
     async def keep(self, found: Mapping[str, bytes]) -> bool:
-        """Store what was proven; False where the disk failed, and some of it may be missing."""
-        for tag in (TILE, RECORD):
-            some = {key: data for key, data in found.items() if _tag(key) == tag}
-            if some and not await self._stored(some, tag):
-                return False
-        return True
-
-    async def _stored(self, some: dict[str, bytes], tag: str) -> bool:
+        """Store what was proven, all or none of it; False where the disk failed."""
+        most = self._most_bytes - needed(found.values())
         async with self._writing:
-            await self.trim(self._most_bytes - needed(some.values()))
-            return await self._store.set_all(some, tag=tag)
+            while (stored := await self._store.set_all(found, most_bytes=most)) is False:
+                if not await self._drop():  # nothing is left
+                    stored = await self._store.set_all(found)
+                    break
+        return bool(stored)
 
     async def delete(self, key: str) -> None:
         """Forget what turned out to be bad."""
@@ -67,15 +71,22 @@ class Records:
         """Drop the oldest, records first, until the rest fits (None: into the bound); how many."""
         most = self._most_bytes if most_bytes is None else most_bytes
         dropped = 0
-        while not await self._store.within(most):
-            keys = await self._store.oldest(RECORD) or await self._store.oldest(TILE)
-            for gone in self._watchers:
-                gone(keys)
-            # Nothing waits in between: who looks from here on looks after they are gone.
-            if not (done := await self._store.delete_all(keys)):
-                break
-            dropped += done
+        async with self._writing:
+            while not await self._store.within(most) and (done := await self._drop()):
+                dropped += done
         return dropped
+
+    async def _drop(self) -> int:
+        """Drop some of the oldest."""
+        keys = await self._store.oldest(RECORD) or await self._store.oldest()
+        for gone in self._watchers:
+            gone(keys)
+        # Nothing waits in between: who looks from here on finds that they are gone.
+        self._going = frozenset(keys)
+        try:
+            return await self._store.delete_all(keys)
+        finally:
+            self._going = frozenset()
 
     async def retry(self) -> None:
         """Try to write. sqlite3.Error, OSError: it fails."""
@@ -87,15 +98,11 @@ class Records:
 
     async def take_over(self, answers: Answers) -> None:
         """Move here what an earlier version kept among the cached answers."""
-        moved = await answers.move(OLD_TAG, self._store, _new_place)
+        moved = await answers.move(OLD_PREFIX, self._store, lambda key: key.removeprefix(OLD_PREFIX))
         if moved:
             log.info("checksum database records moved", count=moved)
 
 
-def _tag(key: str) -> str:
+def tag_of(key: str) -> str:
+    """Whether a key is a tile's or a record's."""
     return TILE if "/tile/" in key else RECORD
-
-
-def _new_place(key: str) -> tuple[str, str]:
-    key = key.removeprefix(OLD_PREFIX)
-    return key, _tag(key)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.files import Entry
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol.artifact import KINDS, Artifact, Kind, kind_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 BLOCK = 512
@@ -53,10 +55,30 @@ class Known:
     zip: str | None
     mod_database: str = ""
     zip_database: str = ""
+    on_record: bool = field(default=False, compare=False)
+    """Whether anything is on record of the version: a hash, or a file."""
 
     def h1(self, kind: Kind) -> str | None:
         """The one of that kind."""
         return self.mod if kind is Kind.MOD else self.zip
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a path stands in the index: its entry; where that is None, whether there is something else under it
+    (``other``: a file without a row, or one that is about to go), and what is known of its version."""
+
+    entry: Entry | None
+    other: bool = False
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """The h1 hashes of a version, by kind (mod, zip), that the log of a checksum database holds."""
+
+    hashes: dict[str, str]
+    database: str
 
 
 class Touch(NamedTuple):
@@ -79,6 +101,17 @@ class Victim:
     bytes: int
     pinned: bool
     last_used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What became of a hash that was to be kept: ``h1`` is the one on record now; ``doubted`` are the rows of
+    files that have others than were proven, and are strays now; ``failure`` says why some of it could not be
+    written."""
+
+    h1: str
+    doubted: list[Victim]
+    failure: sqlite3.Error | None
 
 
 VICTIM = "id, path, module, version, kind, length, blocks, pinned, last_used"

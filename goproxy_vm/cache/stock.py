@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.observe.logs import get_logger
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.holders import Holders
     from goproxy_vm.cache.index import Index
     from goproxy_vm.cache.layout import Layout
+    from goproxy_vm.cache.memory import Memory
+    from goproxy_vm.cache.reader import Lookups, Reader
     from goproxy_vm.cache.reports.selection import Shelf
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.ledger import Ledger
@@ -39,7 +41,9 @@ class Stock:
     """The open store's pieces, and the short ways to ask them."""
 
     layout: Layout
+    memory: Memory
     index: Index
+    lookups: Lookups
     shelf: Shelf
     ledger: Ledger
     fences: Fences
@@ -52,20 +56,41 @@ class Stock:
     queue: CommitQueue
     remover: Remover
     database: Threads
-    """The one thread of index.db."""
+    """The one thread that writes to index.db."""
+    scans: Threads
+    """The thread of ``shelf``, which looks through index.db in the background."""
     disk: Threads
     """Threads for reading and looking at files in the background."""
     flush: Callable[[], Awaitable[None]]
     """An async function: write down the recency that is only in memory."""
 
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function of the index in its thread. sqlite3.Error as the function."""
+        """Run a function of the index in the thread that writes to it. sqlite3.Error as the function."""
         return await self.database.run(function, *args, **kwargs)
+
+    async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the shelf: nobody waits behind it but what scans too. sqlite3.Error as the
+        function."""
+        return await self.scans.run(function, *args, **kwargs)
 
     async def attempt(self, otherwise: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self.ask(function, *args, **kwargs)
+        except sqlite3.Error as error:
+            self.unavailable(error)
+            return otherwise
+
+    async def attempt_look(
+        self,
+        otherwise: T,
+        function: Callable[Concatenate[Reader, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As :meth:`attempt`, of a reader, beside whatever is written."""
+        try:
+            return await self.lookups.run(function, *args, **kwargs)
         except sqlite3.Error as error:
             self.unavailable(error)
             return otherwise

@@ -6,25 +6,25 @@ import asyncio
 import contextlib
 import hashlib
 import sqlite3
-import time
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
-from goproxy_vm.cache.files import Entry, StoredFile
+from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.cache.finder import Finder
+from goproxy_vm.cache.hashes import Hashes
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.opening import Parts, cancel, open_parts
 from goproxy_vm.cache.publish import Item
+from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.reports.figures import Figures
-from goproxy_vm.cache.rows import BLOCK, Known, Victim, stray
+from goproxy_vm.cache.rows import Known, Proven, Victim
 from goproxy_vm.cache.upkeep.strays import Strays
 from goproxy_vm.config import Settings
-from goproxy_vm.errors import ContentError, NoRoom, Unavailable
+from goproxy_vm.errors import NoRoom, Unavailable
 from goproxy_vm.hostos import boot_id
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.artifact import HASHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +85,15 @@ class Store:
         self._memory = parts.memory
         self._queue = parts.stock.queue
         self._exits = exits
+        self._hashes = Hashes(parts.stock)
+        self._finder = Finder(parts.stock, parts.scrub, parts.hits)
         self.strays = Strays(
-            parts.stock, parts.keeper, parts.recoverer, parts.downloads, self._hold_to_first_seen, self._open
+            parts.stock,
+            parts.keeper,
+            parts.recoverer,
+            parts.downloads,
+            self._hashes.hold,
+            self._finder.open,
         )
         """Files without a record."""
         self.figures = Figures(parts, settings)
@@ -186,10 +193,7 @@ class Store:
         Unavailable: the host cannot open it now.
         """
         try:
-            try:
-                stored = await self._get(path)
-            except Mismatch:
-                stored = await self._get_or_drop(path)
+            stored = await self._finder.find(path)
         except (OSError, sqlite3.Error) as error:
             log.warning("stored file not opened", path=path, reason=reason(error))
             raise Unavailable(f"this host cannot open the stored file: {reason(error)}") from error
@@ -222,18 +226,24 @@ class Store:
         )
 
     async def put(
-        self, artifact: Artifact, data: bytes, *, h1: str | None, since: int | None = None
+        self,
+        artifact: Artifact,
+        data: bytes,
+        *,
+        h1: str | None,
+        since: int | None = None,
+        proven: Proven | None = None,
     ) -> StoredFile:
         """Store proven bytes: visible when this returns, durable soon after; the same file.
 
-        The h1, if any, is remembered as the one seen first. ``since``: when the fetch began, by
-        :meth:`fence`; after a purge it is not stored, nor up to ``AT_ONCE`` bytes where there is no room.
-        ContentError: another h1 is on record. Unavailable: the index cannot be read; there is no
-        room for more bytes.
+        The h1, if any, is remembered as the one seen first, and what a checksum database has ``proven`` of
+        the version. ``since``: when the fetch began, by :meth:`fence`; after a purge it is not stored, nor up
+        to ``AT_ONCE`` bytes where there is no room. ContentError: another h1 is on record. Unavailable: the
+        index cannot be read; there is no room for more bytes.
         """
         if len(data) > AT_ONCE:  # in memory it would be there for as long as anybody takes to read it
-            return await self._put_large(artifact, data, h1, since)
-        await self._hold_to_first_seen(artifact, h1)
+            return await self._put_large(artifact, data, h1, since, proven)
+        await self._hashes.hold(artifact, h1, proven)
         await self._queue.room()
         content = StoredFile(data, len(data), hashlib.sha256(data).hexdigest())
         try:
@@ -262,13 +272,14 @@ class Store:
         *,
         h1: str | None,
         since: int | None = None,
+        proven: Proven | None = None,
     ) -> StoredFile:
         """Store a proven download: visible when this returns, durable soon after; the same file, open.
 
-        ``since`` as for :meth:`put`. ContentError: another h1 is on record. Unavailable: the disk or the
-        index failed. In both cases the download is still the caller's.
+        ``since`` and ``proven`` as for :meth:`put`. ContentError: another h1 is on record. Unavailable: the
+        disk or the index failed. In both cases the download is still the caller's.
         """
-        await self._hold_to_first_seen(artifact, h1)
+        await self._hashes.hold(artifact, h1, proven)
         await self._queue.room()
         await download.finish()
         file = (download.path, download.path.parent, download.length, download.sha256)
@@ -297,49 +308,23 @@ class Store:
         return answer
 
     async def _put_large(
-        self, artifact: Artifact, data: bytes, h1: str | None, since: int | None
+        self, artifact: Artifact, data: bytes, h1: str | None, since: int | None, proven: Proven | None
     ) -> StoredFile:
         download = self.download()
         try:
             await download.begin(len(data))
             await download.write(data)
-            return await self.adopt(artifact, download, h1=h1, since=since)
+            return await self.adopt(artifact, download, h1=h1, since=since, proven=proven)
         finally:
             await download.discard()
 
     async def known(self, module: str, version: str) -> Known:
-        """The h1 hashes that version had when first seen; they outlive its files.
+        """As :meth:`Hashes.known`."""
+        return await self._hashes.known(module, version)
 
-        Unavailable: the index cannot be read, and without it nothing can be held to what was seen first.
-        """
-        recorded = await self._stock.attempt(None, self._stock.index.known, module, version)
-        if recorded is None:
-            raise Unavailable("this host cannot read its index")
-        return recorded
-
-    async def remember(self, artifact: Artifact, h1: str) -> str:
-        """Keep the h1 of a version first seen now; the one on record, which is never overwritten.
-
-        Unavailable as :meth:`known`; an index that can be read but not written only forgets.
-        """
-        h1_on_record = (await self.known(artifact.module, artifact.version)).h1(artifact.kind)
-        if h1_on_record is not None:
-            return h1_on_record
-        return await self._stock.attempt(h1, self._stock.index.remember, artifact, h1, time.time())
-
-    async def prove(
-        self, module: str, version: str, hashes: dict[str, str], database: str, *, fetched: bool
-    ) -> None:
-        """Keep the h1 hashes, by kind (mod, zip), that a checksum database has proven for a version of which
-        a file is stored, or was ``fetched`` now. Stored files that have others are not served any more before
-        they were looked at."""
-        prove = partial(self._stock.index.prove, fetched=fetched)
-        doubted = await self._stock.attempt(NOTHING, prove, module, version, hashes, database, time.time())
-        for victim in doubted:
-            log.error("stored file doubted", path=victim.path, database=database)
-            self._memory.forget(victim.path)
-            self.usage.remove(victim)
-            self.usage.add(stray(victim.path, victim.kind, victim.bytes // BLOCK))
+    async def prove(self, module: str, version: str, proven: Proven) -> None:
+        """As :meth:`Hashes.prove`."""
+        await self._hashes.prove(module, version, proven)
 
     async def versions_with(self, module: str, *kinds: Kind) -> list[str]:
         """The versions of a module of which files of all these kinds are stored."""
@@ -348,65 +333,9 @@ class Store:
             for item in self._queue.pending.values()
             if item.artifact.module == module
         }
-        stored.update(await self._stock.attempt([], self._stock.index.kinds, module))
+        stored.update(await self._stock.attempt_look([], Reader.kinds, module))
         versions = {version for version, _ in stored}
         return sorted(v for v in versions if all((v, kind.value) in stored for kind in kinds))
-
-    async def _get(self, path: str) -> StoredFile | None:
-        pending = self._queue.pending.get(path)
-        if pending is not None:
-            return pending.content.share()
-        entry = self._memory.entry(path) or await self._stock.attempt(None, self._stock.index.entry, path)
-        if entry is None or (entry.unsure and not await self._sound(entry)):
-            return None
-        self._memory.keep(Entry(path, entry.length, entry.sha256, entry.h1))
-        return await self._open(path, entry.length, entry.sha256)
-
-    async def _open(self, path: str, length: int, sha256: str) -> StoredFile:
-        """A stored file, counted as open from before it is: it may be removed meanwhile."""
-        file = self._stock.layout.file(path)
-        hold = self._stock.holders.of(path)
-        try:
-            top = self._stock.layout.modules
-            return (await self._parts.hits.open(open_stored, file, top, length, sha256)).held(hold)
-        except BaseException:
-            hold.release(resting=False)
-            raise
-
-    async def _sound(self, entry: Entry) -> bool:
-        """Whether a file that a power loss may have damaged is whole; else it is gone now."""
-        victims = await self._stock.attempt(NOTHING, self._stock.index.of_path, entry.path)
-        return bool(victims) and await self._parts.scrub.check(victims[0], entry.sha256)
-
-    async def _get_or_drop(self, path: str) -> StoredFile | None:
-        """Look again, undisturbed by a commit; a file that is not the one on record goes, with the record."""
-        async with self._queue.disk:
-            self._memory.forget(path)
-            victims = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
-        try:
-            return await self._get(path)
-        except Mismatch as error:
-            log.warning("stored file dropped", path=path, reason=reason(error))
-            self._memory.forget(path)
-            for victim in victims:
-                await self._parts.scrub.condemn(victim)
-            return None
-
-    async def _hold_to_first_seen(self, artifact: Artifact, h1: str | None) -> None:
-        self._stock.layout.file(artifact.path)
-        if h1 is None or artifact.kind not in HASHED:
-            return
-        recorded = await self.remember(artifact, h1)
-        if recorded != h1:
-            log.error(
-                "content changed",
-                module=artifact.module,
-                version=artifact.version,
-                kind=artifact.kind.value,
-                known=recorded,
-                got=h1,
-            )
-            raise ContentError(f"its {artifact.kind} has {h1} but was {recorded} when first seen; refused")
 
     def _enqueue(
         self,

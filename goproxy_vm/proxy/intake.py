@@ -22,6 +22,7 @@ from goproxy_vm.upstream.sink import Memory
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from goproxy_vm.cache.rows import Proven
     from goproxy_vm.cache.store import Store
     from goproxy_vm.prover import ZipProver
     from goproxy_vm.sumdb.proof import Proof, Proofs
@@ -88,32 +89,32 @@ class Intake:
         proof = self._proofs.begin(artifact)
         with Memory(self._memory, claim) as sink:
 
-            async def check() -> str:
+            async def check() -> tuple[str, Proven | None]:
                 if not self._proofs.recorded(artifact.module):
                     # Else a login page would be the file first seen.
                     await in_turns(check_mod(sink.data, artifact.module))
                 h1 = await _h1_mod(sink.data)
-                await proof.verdict(h1)
-                return h1
+                return h1, await proof.verdict(h1)
 
             with _cancelling(proof):
-                h1 = await origin.fetch(artifact.path, sink, limit=MAX_SPECIAL, check=check)
-            return await self._store.put(artifact, sink.data, h1=h1, since=since)
+                h1, proven = await origin.fetch(artifact.path, sink, limit=MAX_SPECIAL, check=check)
+            return await self._store.put(artifact, sink.data, h1=h1, since=since, proven=proven)
 
     async def _zip(self, artifact: Artifact, origin: Origin, claim: Claim, since: int) -> StoredFile:
         download = self._store.download()
         proof = self._proofs.begin(artifact)
 
-        async def check() -> str:
+        async def check() -> tuple[str, Proven | None]:
             await download.finish()
             h1 = await self._h1_zip(artifact, download.path, claim.client)
-            await proof.verdict(h1)
-            return h1
+            return h1, await proof.verdict(h1)
 
         try:
             with _cancelling(proof):
-                h1 = await origin.fetch(artifact.path, download, limit=self._max_zip_size, check=check)
-            return await self._store.adopt(artifact, download, h1=h1, since=since)
+                h1, proven = await origin.fetch(
+                    artifact.path, download, limit=self._max_zip_size, check=check
+                )
+            return await self._store.adopt(artifact, download, h1=h1, since=since, proven=proven)
         finally:
             await download.discard()
 
@@ -129,8 +130,8 @@ class Intake:
         if file is None:
             return None
         try:
-            h1, first_seen = await self._examine(artifact, file, client)
-            claimed = await strays.claim(artifact, h1=h1, first_seen=first_seen, since=since)
+            h1, proven, first_seen = await self._examine(artifact, file, client)
+            claimed = await strays.claim(artifact, h1=h1, first_seen=first_seen, since=since, proven=proven)
             # None: somebody else was first.
             return claimed if claimed is not None else await self._store.get(artifact.path)
         except ContentError as error:
@@ -140,12 +141,15 @@ class Intake:
             log.warning("file without a record not read", path=artifact.path, reason=str(error))
         return None
 
-    async def _examine(self, artifact: Artifact, file: Path, client: str) -> tuple[str | None, bool]:
-        """The h1 of a file that may be right, and whether nobody could say that it is. ContentError."""
+    async def _examine(
+        self, artifact: Artifact, file: Path, client: str
+    ) -> tuple[str | None, Proven | None, bool]:
+        """The h1 of a file that may be right, what was proven of its version, and whether nobody could say
+        that it is. ContentError."""
         if artifact.kind is Kind.INFO:
             info = await self._store.strays.read(file, LONGEST_INFO)
             check_info(info, artifact.module, artifact.version)
-            return None, False
+            return None, None, False
         known = await self._store.known(artifact.module, artifact.version)
         proof = self._proofs.begin(artifact)
         with _cancelling(proof):
@@ -157,10 +161,10 @@ class Intake:
             else:
                 h1 = await self._h1_zip(artifact, file, client)
             try:
-                await proof.verdict(h1)
+                proven = await proof.verdict(h1)
             except Unproven:
-                return h1, True
-        return h1, known.h1(artifact.kind) is None and not self._proofs.recorded(artifact.module)
+                return h1, None, True
+        return h1, proven, known.h1(artifact.kind) is None and not self._proofs.recorded(artifact.module)
 
     async def prove_stray(self, path: str) -> bool | None:
         """Look at a stored file without a record, and adopt it if it may be served; None where it stays."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from goproxy_vm.cache.rows import Proven
 from goproxy_vm.errors import (
     Absent,
     ContentError,
@@ -32,7 +33,7 @@ from goproxy_vm.traffic.lru import Lru
 from goproxy_vm.traffic.negative import Negatives
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
@@ -125,14 +126,18 @@ class ChecksumDatabase:
         data = await self._stored_tile(tile)
         return None if data is None else data[: tile.length]
 
-    async def lookup(self, module: str, version: str) -> tuple[Lookup, bool]:
-        """The proven record of a version, and whether another's request for it was joined.
+    async def lookup(self, module: str, version: str, *, hold: bool = True) -> tuple[Lookup, bool]:
+        """The proven record of a version, to which what is on record of it is held, unless nothing is
+        (``hold``); and whether another's request for it was joined.
 
         Absent: every source says so. ForkError, ContentError and its kin, Unproven: it could not be proven.
         """
         path = f"lookup/{escape_path(module)}@{escape_version(version)}"
         self._absent.check(path)
-        return await self._lookups.join(path, lambda: self._lookup(path, module, version))
+        found, joined = await self._lookups.join(path, lambda: self._lookup(path, module, version))
+        if hold:
+            await self._store.prove(module, version, self.proven(found.verdict))
+        return found, joined
 
     async def latest(self) -> tuple[bytes, bool]:
         """The newest signed head, asked for now and found consistent; and whether another's request did."""
@@ -147,35 +152,28 @@ class ChecksumDatabase:
         if kept is not None:
             try:
                 verdict = await self._prove(self._verifier.lookup(module, version, kept), "lookup")
-                return await self._recorded(Lookup(kept, verdict), module, version)
+                return Lookup(kept, verdict)
             except ContentError as error:
                 log.error("stored lookup is bad", path=path, reason=error.sentence)
                 await self._store.records.delete(self._key_of(path))
 
         async def check(data: bytes) -> Lookup:
-            return Lookup(data, await self._prove(self._verifier.lookup(module, version, data), "lookup"))
+            session = self._verifier.lookup(module, version, data)
+            return Lookup(data, await self._prove(session, "lookup", {path: data}))
 
         try:
-            found = await self._carriers.fetch(path, check)
+            return await self._carriers.fetch(path, check)
         except GoproxyError as error:
             if isinstance(error, Absent):
                 # go treats both alike, but a client may want to know which it was.
                 self._absent.add(path, error.sentence, error.as_said().status)
             await self._failed("lookup", error, path)
             raise
-        self._save(path, found.data)
-        return await self._recorded(found, module, version)
 
-    async def _recorded(self, found: Lookup, module: str, version: str) -> Lookup:
-        """Hold what is stored of the version to it."""
-        await self.keep(found.verdict, module, version, fetched=False)
-        return found
-
-    async def keep(self, verdict: LookupVerdict, module: str, version: str, *, fetched: bool = True) -> None:
-        """Keep that this database has proven the hashes, for good: of a version that is stored or fetched."""
+    def proven(self, verdict: LookupVerdict) -> Proven:
+        """What this database has proven by it, for the index."""
         hashes = {"mod": verdict.mod, "zip": verdict.zip}
-        known = {kind: h1 for kind, h1 in hashes.items() if h1 is not None}
-        await self._store.prove(module, version, known, self.name, fetched=fetched)
+        return Proven({kind: h1 for kind, h1 in hashes.items() if h1 is not None}, self.name)
 
     async def _latest(self) -> bytes:
         async def check(data: bytes) -> Verdict:
@@ -203,10 +201,15 @@ class ChecksumDatabase:
 
     # Proof: bring the tiles that a session wants until it can finish, then keep what it has proven.
 
-    async def _prove(self, session: _Provable[_V_co], kind: str) -> _V_co:
+    async def _prove(
+        self, session: _Provable[_V_co], kind: str, found: Mapping[str, bytes] | None = None
+    ) -> _V_co:
+        """``found``: what is to be stored with its tiles once it is proven."""
         attempt = 0
         while True:
             while wanted := session.wanted():
+                if attempt == 0:
+                    await self._look_up(wanted)
                 await asyncio.gather(*(self._bring(session, tile, attempt) for tile in wanted))
             try:
                 verdict = session.finish()  # no await since wanted() was empty
@@ -219,7 +222,7 @@ class ChecksumDatabase:
                     raise
             else:
                 self._metrics.verification(kind, "verified")
-                await self._keep(verdict)
+                await self._keep(verdict, found or {})
                 return verdict
 
     async def _bring(self, session: _Provable[Verdict], tile: Tile, attempt: int) -> None:
@@ -244,12 +247,14 @@ class ChecksumDatabase:
                 return full[: tile.length]
         raise missing
 
-    async def _keep(self, verdict: Verdict) -> None:
+    async def _keep(self, verdict: Verdict, found: Mapping[str, bytes]) -> None:
         """Store what was proven, the head last: it promises that its tiles are there."""
         for tile, data in verdict.tiles.items():
             if len(data) > len(await self._widest(tile.full)):
                 self._tiles.keep(tile.full, data)
                 self._save(tile.full.path, data)
+        for path, data in found.items():
+            self._save(path, data)
         if len(self._unsaved) > TILES:
             await self._saved()
         async with self._persisting:
@@ -266,6 +271,24 @@ class ChecksumDatabase:
                 log.error("tree head cannot be stored", database=self.name, reason=str(error))
             else:
                 self._persisted = head
+
+    async def _look_up(self, tiles: Sequence[Tile]) -> None:
+        """Have those that are stored in memory, asked for together."""
+        places = [
+            tile.full
+            for tile in tiles
+            if tile.level != DATA_LEVEL
+            and tile.full not in self._tiles
+            and tile.full.path not in self._unsaved
+        ]
+        if len(places) < 2:
+            return
+        dropped = self._dropped
+        found = await self._store.records.get_all([self._key_of(place.path) for place in places])
+        if self._dropped == dropped:
+            for place in places:
+                if place not in self._tiles and place.path not in self._unsaved:
+                    self._tiles.keep(place, found.get(self._key_of(place.path), b""))
 
     async def _stored_tile(self, tile: Tile) -> bytes | None:
         data = await self._widest(tile.full)

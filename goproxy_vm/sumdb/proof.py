@@ -18,7 +18,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import TOOLCHAIN, exempt
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.rows import Known
+    from goproxy_vm.cache.rows import Known, Proven
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
@@ -75,8 +75,9 @@ class Proof:
         self._metrics = metrics
         self._evidence = asyncio.create_task(self._gather())
 
-    async def verdict(self, h1: str) -> None:
-        """Return if ``h1`` is right for this file.
+    async def verdict(self, h1: str) -> Proven | None:
+        """Return if ``h1`` is right for this file: what the checksum database's log holds of the version, to
+        be kept with the file; None where it was not asked.
 
         ChecksumMismatch: it is another one than recorded, or than first seen. NoRecord: every source says
         that the database has none. Unproven: that could not be found out.
@@ -110,8 +111,7 @@ class Proof:
             )
             raise
         self._metrics.verification(kind, "known" if record is None else "verified")
-        if record is not None and self._database is not None:
-            await self._database.keep(record, artifact.module, artifact.version)
+        return None if record is None or self._database is None else self._database.proven(record)
 
     def cancel(self) -> None:
         """Give up gathering: the download failed."""
@@ -125,7 +125,8 @@ class Proof:
         if database is None or known.mod_database == known.zip_database == database.name:
             return known, None
         try:
-            found, _ = await database.lookup(artifact.module, artifact.version)
+            # Where nothing of it is on record, the file that is fetched now will be held to it by itself.
+            found, _ = await database.lookup(artifact.module, artifact.version, hold=known.on_record)
         except Absent:
             raise NoRecord(
                 f"{database.name} has no record of {artifact.module}@{artifact.version}; "

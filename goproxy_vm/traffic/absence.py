@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.answers import ABSENT
 from goproxy_vm.errors import Absent
 from goproxy_vm.traffic.negative import Negatives
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 MOST = 20_000
 """Absences kept on disk, the newest: VMs choose what they ask for."""
-PREFIX = "absent/"
-"""What their keys among the answers begin with; no module path does, for want of a dot."""
 TURN = 256
 """Absences by which their number may pass that."""
 
@@ -53,10 +52,10 @@ class Absences:
             return
         paths = await self._kept()
         paths.add(resource.path)
-        key = PREFIX + resource.path
-        await self._answers.set(key, sentence.encode(), tag=resource.module, keep=self._keep)
+        key = ABSENT + resource.path
+        await self._answers.set(key, sentence.encode(), keep=self._keep)
         if len(paths) > MOST + TURN:
-            await self._answers.bound(PREFIX, MOST)
+            await self._answers.bound(ABSENT, MOST)
             self._loaded, self._paths = False, set()
 
     async def remove(self, path: str) -> None:
@@ -64,7 +63,7 @@ class Absences:
         paths = await self._kept()
         if path in paths:
             paths.discard(path)
-            await self._answers.delete(PREFIX + path)
+            await self._answers.delete(ABSENT + path)
 
     async def unkept(self, matches: Callable[[str], bool]) -> int:
         """How many paths that ``matches`` are believed absent, without that being on disk."""
@@ -79,7 +78,7 @@ class Absences:
         """Raise Absent if that was said of a path when upstreams could be asked last."""
         if path not in await self._kept():
             return
-        found = await self._answers.get(PREFIX + path)
+        found = await self._answers.get(ABSENT + path)
         if found is not None and self._wall() - found.stored < self._keep:
             absent = Absent(f"{found.data.decode()} (as of when it could be asked last)")
             absent.remembered = True
@@ -87,6 +86,6 @@ class Absences:
 
     async def _kept(self) -> set[str]:
         if not self._loaded:
-            self._paths.update(key.removeprefix(PREFIX) for key in await self._answers.keys(PREFIX))
+            self._paths.update(key.removeprefix(ABSENT) for key in await self._answers.keys(ABSENT))
             self._loaded = True
         return self._paths

@@ -139,7 +139,7 @@ async def scenario(disk: Path, end: str) -> None:
                 assert (await host.admin("/readyz")).text == "ready\n", left
                 for kind in ("info", "mod", "zip"):
                     assert (await host.get(f"/{M}/@v/{NEW}.{kind}")).status == 200, left
-                await store.answers.set("k", b"x", tag="t", keep=None)
+                await store.answers.set("k", b"x", keep=None)
                 assert await store.answers.get("k") is not None, left
                 await store._queue.flushed()
                 assert await store.keeper.snapshot("s") is not None, left

@@ -265,8 +265,8 @@ async def test_hits_are_flushed_regularly(root: Path) -> None:
 
 async def test_a_later_difference_is_refused(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(root) as s:
-        assert await s.remember(artifact(f"{M}/@v/{V}.zip"), "h1:first") == "h1:first"
-        assert await s.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
+        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:first") == "h1:first"
+        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
         with pytest.raises(ContentError):
             await adopt_zip(s, h1="h1:later")
         assert await s.get(ZIP) is None
@@ -414,7 +414,7 @@ async def test_an_index_that_cannot_be_written_only_forgets(root: Path) -> None:
     async with opened(root) as s:
         trigger = "CREATE TRIGGER full BEFORE INSERT ON known BEGIN SELECT raise(ABORT, 'full'); END"
         sql(root, trigger)
-        assert await s.remember(artifact(f"{M}/@v/{V}.mod"), "h1:x") == "h1:x"
+        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.mod"), "h1:x") == "h1:x"
         assert await s.known(M, V) == Known(None, None)
         assert not s.writable
 
@@ -503,7 +503,7 @@ async def test_a_planted_pickle_is_not_run(root: Path, tmp_path: Path) -> None:
             return Path.touch, (proof,)
 
     async with opened(root) as s:
-        await s.answers.set("k", b"x", tag="t", keep=None)
+        await s.answers.set("k", b"x", keep=None)
     with closing(sqlite3.connect(root / "answers" / "cache.db")) as database, database:
         database.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Payload()),))
     async with opened(root) as s:
@@ -517,6 +517,7 @@ KILLED = """
     import asyncio, os, signal, sys
     from pathlib import Path
     from goproxy_vm.cache.store import Store
+    from goproxy_vm.protocol.artifact import Artifact, Kind
 
     root, kill_at, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     M, V = "example.com/m", "v1.0.0"
@@ -529,7 +530,7 @@ KILLED = """
         store = await Store.open(root, checkpoint=checkpoint)
         data = kind.encode() * (20_000 if kind == "mod" else 500_000)
         if kind == "mod":
-            await store.put(artifact(f"{M}/@v/{V}.mod"), data, h1="h1:mod")
+            await store.put(Artifact.of(M, V, Kind.MOD), data, h1="h1:mod")
         else:
             download = store.download()
             await download.begin(len(data))
@@ -537,7 +538,7 @@ KILLED = """
                 await download.write(data[i : i + 65536])
             if kill_at == "download":
                 os.kill(os.getpid(), signal.SIGKILL)
-            (await store.adopt(artifact(f"{M}/@v/{V}.zip"), download, h1="h1:zip")).close()
+            (await store.adopt(Artifact.of(M, V, Kind.ZIP), download, h1="h1:zip")).close()
         await store.close()
 
     asyncio.run(main())
@@ -588,7 +589,7 @@ LIMITED = """
     import asyncio, os, resource, sys
     from pathlib import Path
     from goproxy_vm.cache.store import Store
-    from goproxy_vm.errors import NoRoom
+    from goproxy_vm.errors import Unavailable
 
     async def main():
         store = await Store.open(Path(sys.argv[1]))
@@ -598,7 +599,7 @@ LIMITED = """
         try:
             for _ in range(8):
                 await download.write(b"x" * (1 << 20))
-        except NoRoom as error:
+        except Unavailable as error:
             print(error.sentence, store.writable)
         finally:
             await download.discard()

@@ -32,8 +32,8 @@ def root(tmp_path: Path) -> Path:
 async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk's trouble is no reason to begin them anew."""
     async with opened(root) as s:
-        await s.answers.set("k", b"kept", tag="t", keep=None)
-        await s.answers.set("old", b"x", tag="t", keep=-1.0)
+        await s.answers.set("k", b"kept", keep=None)
+        await s.answers.set("old", b"x", keep=-1.0)
 
     def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
@@ -48,14 +48,14 @@ async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: 
             assert await s.answers.get("old") is None
             assert await s.answers.get("none") is None
             assert (await s.answers.size())[0] == 2
-            await s.answers.set("k", b"new", tag="t", keep=None)
+            await s.answers.set("k", b"new", keep=None)
             assert await s.answers.drop("t") == 0
             await s._parts.trial.once()
             assert not s.writable
             patch.undo()
             await s._parts.trial.once()
             assert s.writable
-            await s.answers.set("k", b"new", tag="t", keep=None)
+            await s.answers.set("k", b"new", keep=None)
             answer = await s.answers.get("k")
             assert answer is not None
             assert answer.data == b"new"
@@ -74,11 +74,11 @@ async def test_no_answers_and_no_room_for_new_ones(root: Path, monkeypatch: pyte
         async with opened(root) as s:
             assert s.trouble == FULL
             assert await s.answers.get("k") is None
-            await s.answers.set("k", b"x", tag="t", keep=None)
+            await s.answers.set("k", b"x", keep=None)
             assert (await s.answers.size())[0] == 0
             patch.undo()
             await s._parts.trial.once()
-            await s.answers.set("k", b"x", tag="t", keep=None)
+            await s.answers.set("k", b"x", keep=None)
             assert (await s.answers.size())[0] == 1
 
 
@@ -146,10 +146,10 @@ async def test_a_directory_that_was_removed_is_made_again(root: Path, name: str)
         (root / "modules" / path(2)).write_bytes(b"z")
         assert await content(s, 2) is None
         assert len(list((root / "quarantine").iterdir())) >= 1
-        await s.answers.set("k", b"x", tag="t", keep=None)
+        await s.answers.set("k", b"x", keep=None)
         assert s.writable
         await s._parts.trial.once()
-        await s.answers.set("k", b"x", tag="t", keep=None)
+        await s.answers.set("k", b"x", keep=None)
     async with opened(root) as s:
         assert await s.answers.get("k") is not None
 
@@ -162,7 +162,7 @@ async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
         assert "Not a directory" in s.trouble
         with pytest.raises(Unavailable):
             await adopt(s, 1, b"x")
-        await s.answers.set("k", b"x", tag="t", keep=None)
+        await s.answers.set("k", b"x", keep=None)
         assert not s.writable, "an answer that was stored says nothing of tmp/"
         (root / "tmp").unlink()
         await s._parts.trial.once()

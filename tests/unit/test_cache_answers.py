@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import pickle
 import sqlite3
+import threading
 import time
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -14,29 +15,32 @@ from typing import TYPE_CHECKING
 import diskcache
 import pytest
 
-from goproxy_vm.cache.answers import SLICE, SLICE_BYTES, UNBOUNDED, Answers
+from goproxy_vm.cache import walk
+from goproxy_vm.cache.answers import UNBOUNDED, Answers, Desks, module_of
 from goproxy_vm.cache.health import Health
-from goproxy_vm.cache.plain import PlainDisk, UnsafeRow
+from goproxy_vm.cache.plain import PlainDisk
 from goproxy_vm.cache.threads import Threads
+from goproxy_vm.cache.walk import SLICE, SLICE_BYTES, every
 from tests.fakes.lines import logged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @asynccontextmanager
 async def opened(
     directory: Path, health: Health | None = None, *, most_bytes: int = UNBOUNDED
 ) -> AsyncIterator[Answers]:
-    thread = Threads("test", 1)
+    desks = Desks(Threads("reader", 1), Threads("writer", 1))
     try:
-        answers = await Answers.open(directory, thread, health or Health(), most_bytes=most_bytes)
+        answers = await Answers.open(directory, desks, health or Health(), most_bytes=most_bytes)
         try:
             yield answers
         finally:
             await answers.close()
     finally:
-        thread.close()
+        desks.reader.close()
+        desks.writer.close()
 
 
 @pytest.fixture
@@ -54,12 +58,12 @@ async def test_round_trip(directory: Path) -> None:
     before = time.time()
     async with opened(directory) as answers:
         assert await answers.get("k") is None
-        await answers.set("k", b"v1.0.0\n", tag="a.b", keep=60)
+        await answers.set("k", b"v1.0.0\n", keep=60)
         answer = await answers.get("k")
         assert answer is not None
         assert answer.data == b"v1.0.0\n"
         assert before <= answer.stored <= time.time()
-        await answers.set("k", b"", tag="a.b", keep=None)
+        await answers.set("k", b"", keep=None)
         answer = await answers.get("k")
         assert answer is not None
         assert answer.data == b""
@@ -72,18 +76,21 @@ async def test_round_trip(directory: Path) -> None:
 
 async def test_several_at_once(directory: Path) -> None:
     async with opened(directory) as answers:
-        await answers.set("a", b"old", tag="t", keep=60)
-        await answers.set_all({"a": b"1", "b": b"2"}, tag="u")
-        found = [await answers.get(key) for key in "ab"]
-        assert [answer and answer.data for answer in found] == [b"1", b"2"]
-        assert await answers.count(["u"]) == 2
+        await answers.set("a.b/@v/list", b"old", keep=60)
+        assert await answers.set_all({"a.b/@v/list": b"1", "absent/a.b/@latest": b"2"})
+        found = await answers.get_all(["absent/a.b/@latest", "a.b/@v/list", "a.b/@v/master.info"])
+        assert {key: answer.data for key, answer in found.items()} == {
+            "a.b/@v/list": b"1",
+            "absent/a.b/@latest": b"2",
+        }
+        assert await answers.count(["a.b", "c.d"]) == 2
     assert execute(directory, "SELECT expire_time FROM Cache") == [(None,), (None,)]
 
 
 async def test_a_large_answer_stays_in_its_row(directory: Path) -> None:
     data = b"v1.0.0\n" * 100_000
     async with opened(directory) as answers:
-        await answers.set("k", data, tag="t", keep=60)
+        await answers.set("k", data, keep=60)
         answer = await answers.get("k")
         assert answer is not None
         assert answer.data == data
@@ -92,19 +99,34 @@ async def test_a_large_answer_stays_in_its_row(directory: Path) -> None:
 
 async def test_an_answer_past_its_keep_is_missing(directory: Path) -> None:
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=60)
+        await answers.set("k", b"x", keep=60)
         execute(directory, "UPDATE Cache SET expire_time = ?", time.time() - 1)
         assert await answers.get("k") is None
 
 
 async def test_drop_by_tag(directory: Path) -> None:
     async with opened(directory) as answers:
-        for key, tag in (("a", "m1"), ("b", "m1"), ("c", "m2")):
-            await answers.set(key, b"x", tag=tag, keep=60)
-        assert await answers.drop("m1") == 2
-        assert await answers.drop("m1") == 0
-        assert await answers.get("a") is None
-        assert await answers.get("c") is not None
+        for key in ("m.x/!a/@v/list", "absent/m.x/!a/@latest", "m.x/a/@v/list", "sumdb/m.x"):
+            await answers.set(key, b"x", keep=60)
+        assert await answers.modules(lambda module, _: module.startswith("m.x")) == {"m.x/A", "m.x/a"}
+        assert await answers.drop("m.x/A") == 2
+        assert await answers.drop("m.x/A") == 0
+        assert await answers.get("m.x/!a/@v/list") is None
+        assert await answers.get("m.x/a/@v/list") is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "module"),
+    [
+        ("a.b/!c/@v/list", "a.b/C"),
+        ("a.b/@latest", "a.b"),
+        ("absent/a.b/@v/v1.0.0.mod", "a.b"),
+        ("sumdb/a.b/lookup/x@v1", ""),
+        ("a.b/!!/@v/list", ""),
+    ],
+)
+def test_what_an_answer_is_about_follows_from_its_key(key: str, module: str) -> None:
+    assert module_of(key) == module
 
 
 async def test_settings_of_an_older_cache_are_replaced(directory: Path) -> None:
@@ -137,7 +159,7 @@ async def test_a_planted_pickle_is_not_run(
     assert proof.exists(), "the payload works where it is let"
     proof.unlink()
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         if where == "row":
             execute(directory, "UPDATE Cache SET mode = 4, value = ?", payload)
         else:
@@ -167,7 +189,7 @@ async def test_planted_rows_are_deleted_and_open_no_file(directory: Path, change
     secret = directory.parent / "secret"
     secret.write_bytes(b"12345678 not for clients")
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         execute(directory, f"UPDATE Cache SET {change}")
         assert await answers.get("k") is None
         assert execute(directory, "SELECT count(*) FROM Cache") == [(0,)]
@@ -177,9 +199,9 @@ async def test_planted_rows_are_deleted_and_open_no_file(directory: Path, change
 async def test_overwriting_a_planted_row_removes_no_file(directory: Path) -> None:
     (directory.parent / "secret").touch()
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         execute(directory, "UPDATE Cache SET filename = '../secret'")
-        await answers.set("k", b"y", tag="t", keep=None)
+        await answers.set("k", b"y", keep=None)
         assert await answers.get("k") is not None
     assert (directory.parent / "secret").exists()
 
@@ -201,8 +223,19 @@ def test_no_file_objects(directory: Path) -> None:
 def test_a_planted_key_is_not_unpickled(directory: Path) -> None:
     disk = PlainDisk(str(directory))
     assert disk.get("key", raw=True) == "key"
-    with pytest.raises(UnsafeRow):
-        disk.get(pickle.dumps("key"), raw=False)
+    assert disk.get(pickle.dumps("key"), raw=False) is None
+
+
+async def test_a_planted_key_ends_no_walk(directory: Path) -> None:
+    async with opened(directory, most_bytes=MOST) as answers:
+        await answers.set("a.b/@v/list", b"x", keep=None)
+        execute(directory, "INSERT INTO Cache (key, raw, value) VALUES (?, 0, '')", pickle.dumps("key"))
+        execute(directory, "INSERT INTO Cache (key, raw, value) VALUES (?, 1, '')", b"bytes")
+        await answers.set("a.b/@latest", b"x", keep=None)
+        assert await answers.keys("a.b") == ["a.b/@v/list", "a.b/@latest"]
+        assert await answers.oldest() == ["a.b/@v/list", "a.b/@latest"]
+        assert await answers.oldest("a.b") == ["a.b/@v/list", "a.b/@latest"]
+        assert await answers.count(["a.b"]) == 2
 
 
 @pytest.mark.parametrize("content", [b"no database\n" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -211,7 +244,7 @@ async def test_a_broken_database_is_begun_anew(
 ) -> None:
     (directory / "cache.db").write_bytes(content)
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         assert await answers.get("k") is not None
     assert "begun anew" in logged(caplog)
 
@@ -222,7 +255,7 @@ async def test_planted_settings_do_not_stop_the_server(directory: Path, key: str
         pass
     execute(directory, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", key, value)
     async with opened(directory) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         assert await answers.get("k") is not None
 
 
@@ -240,10 +273,10 @@ async def test_a_locked_or_broken_database_keeps_nothing(
 ) -> None:
     health = Health()
     async with opened(directory, health) as answers:
-        await answers.set("k", b"x", tag="t", keep=None)
+        await answers.set("k", b"x", keep=None)
         with closing(sqlite3.connect(directory / "cache.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await answers.set("k", b"y", tag="t", keep=None)
+            await answers.set("k", b"y", keep=None)
             other.execute("ROLLBACK")
         assert "the database is locked" in logged(caplog)
         answer = await answers.get("k")
@@ -270,7 +303,7 @@ async def test_the_bound_holds_at_each_write(directory: Path, size: int) -> None
     async with opened(directory, most_bytes=MOST) as answers:
         number = 3 * MOST // 2 // size + 5
         for each in range(number):
-            await answers.set(f"k{each}", b"v" * size, tag="a.b", keep=None)
+            await answers.set(f"k{each}", b"v" * size, keep=None)
             assert on_disk(directory) <= MOST
         assert await answers.get(f"k{number - 1}") is not None
         assert await answers.get("k0") is None
@@ -282,7 +315,7 @@ async def test_many_writers_share_the_bound(directory: Path) -> None:
 
         async def write(each: int) -> None:
             nonlocal most
-            await answers.set(f"k{each}", b"v" * 500_000, tag="a.b", keep=None)
+            await answers.set(f"k{each}", b"v" * 500_000, keep=None)
             most = max(most, on_disk(directory))
 
         await asyncio.gather(*map(write, range(20)))
@@ -293,49 +326,95 @@ async def test_what_is_larger_than_the_bound_pushes_nothing_out(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(directory, most_bytes=MOST) as answers:
-        await answers.set("small", b"v", tag="a.b", keep=None)
-        await answers.set("large", b"v" * MOST, tag="a.b", keep=None)
+        await answers.set("small", b"v", keep=None)
+        await answers.set("large", b"v" * MOST, keep=None)
         assert await answers.get("small") is not None
         assert await answers.get("large") is None
     assert "answer not kept {'key': 'large'" in logged(caplog)
 
 
-async def test_a_trim_lets_others_ask_in_between(directory: Path) -> None:
-    """Whoever asks waits for one slice at most, and what went leaves the disk."""
+async def test_a_trim_lets_others_write_in_between(directory: Path) -> None:
+    """Whoever writes waits for one slice at most, and what went leaves the disk."""
     async with opened(directory) as answers:
-        for tag in ("old", "new"):
-            await answers.set_all({f"{tag}{each}": b"v" * 1_000 for each in range(1_000)}, tag="a.b")
-        await answers.set_all({f"large{each}": b"v" * SLICE_BYTES for each in range(3)}, tag="c.d")
+        await answers.set_all({f"old{each}": b"v" for each in range(1_000)}, keep=60)
+        await answers.set_all({f"new{each}": b"v" * 1_000 for each in range(1_000)})
+        await answers.set_all({f"large{each}": b"v" * SLICE_BYTES for each in range(3)})
         execute(directory, "UPDATE Cache SET expire_time = 1 WHERE key LIKE 'old%'")
-        left = [2_003]
+        left = [1_003]
 
         async def count() -> None:
             while left[-1]:
                 left.append((await answers.size())[0])
 
+        trimming = asyncio.create_task(answers.trim(0))
         counting = asyncio.create_task(count())
-        assert await answers.trim(0) == 2_003
+        assert await trimming == 2_003
         await counting
-        steps = [before - after for before, after in itertools.pairwise(left)]
+        steps = [before - after for before, after in itertools.pairwise(left) if before != after]
         assert max(steps) <= SLICE
-        assert [step for step in steps if step][-3:] == [1, 1, 1], "a slice each"
+        assert steps[-3:] == [1, 1, 1], "a slice each"
         assert on_disk(directory) < 200_000
 
 
-async def test_a_drop_lets_others_ask_in_between(directory: Path) -> None:
+async def test_who_reads_waits_for_no_write(directory: Path) -> None:
     async with opened(directory) as answers:
-        await answers.set_all({f"k{each}": b"v" for each in range(1_000)}, tag="a.b")
-        execute(directory, "UPDATE Cache SET expire_time = 1 WHERE key LIKE 'k1%'")
-        dropping = asyncio.create_task(answers.drop("a.b"))
-        seen = set()
-        while not dropping.done():
-            seen.add((await answers.size())[0])
-        assert await dropping == 1_000, "those too that are past their keep"
-        assert len(seen) > 1
+        await answers.set("a.b/@latest", b"x", keep=None)
+        began, goes_on = threading.Event(), threading.Event()
+
+        def busy() -> None:
+            with answers._cache.transact():
+                answers._cache.set("a.b/@latest", b"12345678y")
+                began.set()
+                goes_on.wait(30)
+
+        writing = asyncio.ensure_future(answers._desks.writer.run(busy))
+        await asyncio.to_thread(began.wait, 30)
+        before = await answers.get("a.b/@latest")
+        goes_on.set()
+        await writing
+        after = await answers.get("a.b/@latest")
+        assert [each and each.data for each in (before, after)] == [b"x", b"y"]
 
 
-async def test_the_oldest_are_found_without_sorting(directory: Path) -> None:
+async def test_the_oldest_are_those_stored_first(directory: Path) -> None:
+    """Not those that were there first: a list that is asked for each day is stored anew each time."""
     async with opened(directory) as answers:
-        await answers.set("k", b"v", tag="a.b", keep=None)
-        plan = execute(directory, "EXPLAIN QUERY PLAN SELECT key FROM Cache ORDER BY store_time LIMIT 100")
-    assert "USING INDEX Cache_store_time" in str(plan)
+        for key in ("a", "b", "c", "a"):
+            await answers.set(key, b"v", keep=None)
+        assert await answers.oldest() == ["b", "c", "a"]
+        assert await answers.bound("", 2) == 1
+        assert await answers.keys("") == ["c", "a"]
+
+
+async def test_what_is_past_its_keep_goes_with_the_oldest(directory: Path) -> None:
+    async with opened(directory) as answers:
+        await answers.set_all({f"k{each}": b"v" for each in range(SLICE)}, keep=60)
+        await answers.set("new", b"v", keep=None)
+        execute(directory, "UPDATE Cache SET expire_time = 1 WHERE key LIKE 'k%'")
+        assert await answers.delete_all(await answers.oldest()) == SLICE
+        assert await answers.keys("") == ["new"]
+
+
+async def test_the_oldest_of_a_tag_are_found_in_one_walk(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many others lie before them: they are passed over once, and not with each slice."""
+    async with opened(directory) as answers:
+        await answers.set_all({f"m.x/@v/{each}.info": b"v" for each in range(3 * SLICE)})
+        await answers.set_all({f"n.x/@v/{each}.info": b"v" for each in range(2 * SLICE + 1)})
+        walks = 0
+
+        def counted(cache: object) -> Iterator[str]:
+            nonlocal walks
+            walks += 1
+            return every(cache)
+
+        monkeypatch.setattr(walk, "every", counted)
+        gone = []
+        while keys := await answers.oldest("n.x"):
+            gone += keys
+            assert await answers.delete_all(keys) == len(keys)
+        assert gone == [f"n.x/@v/{each}.info" for each in range(2 * SLICE + 1)]
+        assert walks == 2, "and once more to see that there are none left"
+        await answers.set("n.x/@latest", b"v", keep=None)
+        assert await answers.oldest("n.x") == ["n.x/@latest"]

@@ -22,7 +22,7 @@ from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.upkeep.leftovers import Leftovers
 from goproxy_vm.cache.usage import Usage
-from goproxy_vm.errors import NoRoom
+from goproxy_vm.errors import NoRoom, Unavailable
 from tests.fakes.lines import logged
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ async def test_no_file_can_be_made(
     tmp = tmp_path / "tmp"
     tmp.touch()
     download = Download(tmp / "d", admission, threads, health, Room(), Leftovers(admission, health))
-    with pytest.raises(NoRoom):
+    with pytest.raises(Unavailable):
         await download.begin(1)
     await download.discard()
     assert "Not a directory" in logged(caplog)
@@ -197,10 +197,8 @@ async def test_a_full_disk(
     class Full(Download):
         """Writes to a device that is always full."""
 
-        async def _open(self):  # type: ignore[no-untyped-def]  # as in the parent
-            import aiofiles
-
-            return await aiofiles.open("/dev/full", "wb", executor=threads.executor)
+        def _open(self) -> io.FileIO:
+            return Path("/dev/full").open("wb", buffering=0)
 
     full = Full(tmp_path / "d", admission, threads, health, Room(), Leftovers(admission, health))
     await full.begin(None)

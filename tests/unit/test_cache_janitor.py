@@ -533,7 +533,7 @@ async def test_pressure_does_not_keep_it_from_its_regular_work(
 
 async def test_regular_work_trims_the_answers(tmp_path: Path) -> None:
     async with opened(tmp_path, answers_max_size=1) as shop:
-        await shop.store.answers.set("k", b"x" * 100_000, tag="t", keep=None)
+        await shop.store.answers.set("k", b"x" * 100_000, keep=None)
         await shop.janitor._regularly()
         assert (await shop.store.answers.size())[0] == 0
 

@@ -45,8 +45,8 @@ async def stocked(shop: Shop) -> None:
         for kind in ("info", "mod", "zip"):
             await shop.put(name, kind=kind)
     for module in ("x.org/a", "x.org/b", "x.org/only-answers"):
-        for key in ("list", "latest"):
-            await shop.store.answers.set(f"{module}/{key}", b"x", tag=module, keep=None)
+        for key in ("v/list", "latest"):
+            await shop.store.answers.set(f"{module}/@{key}", b"x", keep=None)
 
 
 # Fences

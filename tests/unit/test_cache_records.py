@@ -80,8 +80,8 @@ async def test_what_lay_among_the_answers_is_taken_over(
     caplog.set_level("INFO")
     async with opened(tmp_path) as shop:
         for number in range(150):
-            await shop.store.answers.set_all(old(number), tag="sumdb")
-        await shop.store.answers.set("x.org/a/@v/list", b"v1.0.0\n", tag="x.org/a", keep=None)
+            await shop.store.answers.set_all(old(number))
+        await shop.store.answers.set("x.org/a/@v/list", b"v1.0.0\n", keep=None)
         await shop.store.records.keep({key("tile", 7): b"t" * 100, key("lookup", 8): b"the newer one"})
     with closing(sqlite3.connect(tmp_path / "answers" / "cache.db")) as database, database:
         database.execute("UPDATE Cache SET mode = 4 WHERE key = ?", (f"sumdb/{key('lookup', 9)}",))
@@ -95,7 +95,9 @@ async def test_what_lay_among_the_answers_is_taken_over(
         size = (await records.size())[1]
         while not await records.trim(size):
             size -= 4096
-        assert (await records.size())[0] == 199, "a record is a record"
+        assert (await records.size())[0] < 299
+        for number in range(150):
+            assert await records.get(key("tile", number)) is not None, "a record is a record"
     assert "checksum database records moved {'count': 2" in logged(caplog)
 
 
@@ -109,7 +111,7 @@ async def test_a_kill_while_they_are_taken_over_loses_none(
     monkeypatch.setattr(answers_module, "SLICE", 10)
     async with opened(tmp_path) as shop:
         for number in range(50):
-            await shop.store.answers.set_all(old(number), tag="sumdb")
+            await shop.store.answers.set_all(old(number))
     left = random.Random(seed).randrange(1, 110)
 
     def dying(work: Callable[..., object]) -> Callable[..., object]:
@@ -139,7 +141,7 @@ async def test_a_full_disk_leaves_them_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path) as shop:
-        await shop.store.answers.set_all(old(1), tag="sumdb")
+        await shop.store.answers.set_all(old(1))
 
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")

@@ -104,6 +104,7 @@ class Purges:
         gone = await self._stock.remover.remove(purge.victims, "purge")
         if forget_hash:
             await self._stock.ask(self._stock.index.forget, sorted(purge.versions))
+            self._stock.memory.forget_known(*purge.versions)
         answers = sum([await self._answers.drop(module) for module in sorted(purge.modules)])
         return await removal(gone, answers, dry_run=False)
 

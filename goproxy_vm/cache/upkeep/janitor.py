@@ -244,7 +244,7 @@ class Janitor:
 
     async def _choose(self, need: int, spared: Container[str] = ()) -> list[Victim]:
         stock = self._stock
-        return await stock.ask(stock.shelf.to_evict, need, stock.pinned_excess, BATCH, spared)
+        return await stock.scan(stock.shelf.to_evict, need, stock.pinned_excess, BATCH, spared)
 
     async def _clear_idle(self) -> None:
         longest = self._policy.max_idle
@@ -265,7 +265,7 @@ class Janitor:
         async with self._lock:
             await self._flush()
             record, reached = None, True
-            while reached and (victims := await self._stock.ask(choose)):
+            while reached and (victims := await self._stock.scan(choose)):
                 record = record or await self._stock.begin(reason, None)
                 async with self._ended_if_failed(record):
                     reached = bool(await self._remove(record, victims))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.facts import Recovery
 from goproxy_vm.cache.health import reason as phrase
+from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
@@ -118,12 +119,12 @@ class Recoverer:
         return left
 
     async def _finish_dying(self) -> None:
-        dying = await self._stock.ask(self._stock.shelf.dying)
+        dying = await self._stock.scan(self._stock.shelf.dying)
         self.facts.dying = len(await self._stock.remover.remove(dying, "size"))
 
     async def _look_at_rows(self) -> None:
         last = 0
-        while rows := await self._stock.ask(self._stock.shelf.after, last, BATCH):
+        while rows := await self._stock.scan(self._stock.shelf.after, last, BATCH):
             last = rows[-1].id or 0
             for victim, missing in await self._stock.disk.run(self._wrong, rows):
                 if missing:
@@ -159,6 +160,7 @@ class Recoverer:
 
     async def _count(self, strays: list[tuple[str, Kind, int]]) -> None:
         for stray in await self._stock.ask(self._stock.index.add_strays, strays):
+            self._stock.memory.forget(stray.path)
             self._stock.usage.add(stray)
 
     def _missing(self, strays: list[Victim]) -> list[Victim]:
@@ -229,13 +231,14 @@ class Recoverer:
 
     async def stray(self, path: str) -> Victim | None:
         """The file of that path that is there without a row, also where this has not come to it yet."""
-        found = await self._stock.ask(self._stock.index.of_path, path)
+        missing = self._stock.memory.missing(path)
+        found = [] if missing else await self._stock.lookups.run(Reader.of_path, path)
         if not found and not self.facts.done and await self._stock.disk.run(self._lies_there, path):
             # What is being published right now is on record before the disk is free again.
             async with self._stock.queue.disk:
                 strays = await self._stock.queue.threads.run(self._sort, [path])
                 await to_the_end(self._count(strays))
-            found = await self._stock.ask(self._stock.index.of_path, path)
+            found = await self._stock.lookups.run(Reader.of_path, path)
         return found[0] if found and found[0].id is None else None
 
     def _lies_there(self, path: str) -> bool:

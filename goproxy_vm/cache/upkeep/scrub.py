@@ -118,7 +118,7 @@ class Scrub:
 
     async def _regular(self) -> None:
         before = self._stock.clock.now() - self._interval
-        due, _ = await self._stock.ask(self._stock.shelf.to_check, before, None, BEGIN)
+        due, _ = await self._stock.scan(self._stock.shelf.to_check, before, None, BEGIN)
         if not due:
             return
         async with self._lock:
@@ -231,7 +231,7 @@ class Scrub:
         after: tuple[float, int] | None = BEGIN
         saved = stock.clock.now()
         while after is not None:
-            batch, after = await stock.ask(stock.shelf.to_check, before, match, after)
+            batch, after = await stock.scan(stock.shelf.to_check, before, match, after)
             passed = []
             for victim, sha256 in batch:
                 try:

@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.rows import Row, Victim
+from goproxy_vm.cache.rows import Proven, Row, Victim
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.cache.upkeep.scrub import Hasher
 from goproxy_vm.errors import ContentError, Unavailable
@@ -36,7 +36,7 @@ class Strays:
         keeper: Keeper,
         recoverer: Recoverer,
         threads: Threads,
-        hold: Callable[[Artifact, str | None], Awaitable[None]],
+        hold: Callable[[Artifact, str | None, Proven | None], Awaitable[None]],
         open_file: Callable[[str, int, str], Awaitable[StoredFile]],
     ) -> None:
         self._stock = stock
@@ -69,14 +69,15 @@ class Strays:
         h1: str | None,
         first_seen: bool = False,
         since: int | None = None,
+        proven: Proven | None = None,
     ) -> StoredFile | None:
         """Put a stray on record that was found to have that h1; None where it is gone meanwhile.
 
         ``first_seen``: nobody could say whether that is the right one; a start that can ask the checksum
-        database has it proven. ``since`` as for :meth:`put`. ContentError: another h1 is on record. OSError:
-        it cannot be read. Unavailable: the index failed.
+        database has it proven. ``since`` and ``proven`` as for Store.put. ContentError: another h1 is on
+        record. OSError: it cannot be read. Unavailable: the index failed.
         """
-        await self._hold(artifact, h1)
+        await self._hold(artifact, h1, proven)
         path = artifact.path
         file = self._stock.layout.file(path)
         length, blocks, sha256 = await self._threads.run(_facts, file, self._stock.layout.modules)
@@ -109,6 +110,8 @@ class Strays:
         except sqlite3.Error as error:
             self._stock.unavailable(error)
             raise Unavailable("this host cannot write its index") from error
+        self._stock.memory.forget(row.artifact.path)
+        self._stock.memory.forget_known((row.artifact.module, row.artifact.version))
         for victim in replaced:
             self._stock.usage.remove(victim)
         self._stock.usage.add(row)

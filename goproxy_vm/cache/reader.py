@@ -1,0 +1,177 @@
+"""Reading the index on a connection of its own: what a request waits for waits for no writer and no scan.
+
+Everything blocks; sqlite3.Error: index.db cannot be read. Each read sees what was committed before it began.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from queue import LifoQueue
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.files import Entry
+from goproxy_vm.cache.rows import VICTIM, Known, Standing, possible, stray, victim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from goproxy_vm.cache.rows import Victim
+    from goproxy_vm.cache.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CACHE = -256
+"""SQLite's ``cache_size`` of a connection that only reads: KiB, negative."""
+
+
+@dataclass(slots=True)
+class Doubts:
+    """What a start that could not write has to hold back, by row; for all connections of a store."""
+
+    suspected: int | None = None
+    withheld: frozenset[int] = frozenset()
+
+
+class Reader:
+    """Reads of the rows of files, and of the hashes known. ``notice`` is told of rows that cannot be."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, doubts: Doubts, notice: Callable[[Exception], None]
+    ) -> None:
+        self._connection = connection
+        self.doubts = doubts
+        self._notice = notice
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def entry(self, path: str) -> Entry | None:
+        """The stored file with that path."""
+        # Before the row: what is not held back any more is written down by then.
+        suspected, withheld = self.doubts.suspected, self.doubts.withheld
+        row = self._connection.execute(
+            "SELECT length, sha256, h1, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
+        ).fetchone()
+        if row is None or row[4] in withheld:
+            return None
+        if not isinstance(row[1], bytes) or not isinstance(row[0], int):
+            self._notice(Impossible(f"files {row[4]!r}"))
+            return None
+        suspect = suspected is not None and row[4] > suspected
+        return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
+
+    def look(self, path: str, module: str, version: str) -> Standing:
+        """All that a request for a file of a version needs to know: the entry; where there is none, whether
+        something stands under its path all the same, and what is known of the version."""
+        entry = self.entry(path)
+        if entry is not None:
+            return Standing(entry)
+        return Standing(None, bool(self.of_path(path)), self.known(module, version))
+
+    def of_path(self, path: str) -> list[Victim]:
+        """What stands under a path, row or stray, as something that may go: none or one."""
+        rows = self._connection.execute(f"SELECT {VICTIM} FROM files WHERE path = ?", (path,)).fetchall()  # noqa: S608
+        found = list(possible(victim, rows, self._notice))
+        return found or self.strays("WHERE path = ?", path)
+
+    def strays(self, condition: str = "", *values: object) -> list[Victim]:
+        """Files without a row, as something that may go; ``condition`` is SQL of ours."""
+        rows = self._connection.execute(f"SELECT path, kind, blocks FROM strays {condition}", values)  # noqa: S608
+        return list(possible(lambda row: stray(*row), rows, self._notice))
+
+    def known(self, module: str, version: str) -> Known:
+        """The hashes first seen for that version."""
+        rows = self._connection.execute(
+            "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
+        ).fetchall()
+        if not all(isinstance(value, str) for row in rows for value in row):
+            raise Impossible(f"known {module}@{version}")
+        found = {kind: (h1, database) for kind, h1, database in rows}
+        mod, mod_database = found.get("mod", (None, ""))
+        zip_, zip_database = found.get("zip", (None, ""))
+        on_record = bool(found) or self._stored(module, version)
+        return Known(mod, zip_, mod_database, zip_database, on_record=on_record)
+
+    def on_record(self, module: str, version: str) -> bool:
+        """Whether anything is known or stored of a version."""
+        return self.known(module, version).on_record
+
+    def _stored(self, module: str, version: str) -> bool:
+        (found,) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM files WHERE module = ? AND version = ?)", (module, version)
+        ).fetchone()
+        return bool(found)
+
+    def kinds(self, module: str) -> list[tuple[str, str]]:
+        """Version and kind of every stored file of a module."""
+        withheld = self.doubts.withheld
+        rows = self._connection.execute(
+            "SELECT id, version, kind FROM files WHERE module = ? AND state = 0", (module,)
+        )
+        return [(version, kind) for id_, version, kind in rows if id_ not in withheld]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, beside the one that writes, which is open; for one thread at a time.
+    sqlite3.Error: there can be none."""
+    # Where that one is ALONE, this one shares its memory: SQLite keeps that by file, in one process.
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute(f"PRAGMA cache_size = {CACHE}")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Lookups:
+    """Readers of the index for those who wait for an answer, one for each of ``threads``."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._free: LifoQueue[Reader] = LifoQueue()  # the one used last has its pages in memory
+        self._count = 0
+
+    @classmethod
+    async def open(
+        cls, threads: Threads, path: Path, count: int, doubts: Doubts, notice: Callable[[Exception], None]
+    ) -> Lookups:
+        """Open ``count`` connections to the index. sqlite3.Error: it cannot be read."""
+        lookups = cls(threads)
+        try:
+            for _ in range(count):
+                connection = await threads.run(connect, path)
+                lookups._free.put(Reader(connection, doubts, notice))
+                lookups._count += 1
+        except BaseException:
+            await lookups.close()
+            raise
+        return lookups
+
+    async def close(self) -> None:
+        """Close the connections, as soon as nobody uses them."""
+        for _ in range(self._count):
+            await self._threads.run(lambda: self._free.get().close())
+
+    async def run(
+        self, function: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The function's result, of a reader that nobody else uses meanwhile. sqlite3.Error as it has it."""
+
+        def asked() -> T:
+            reader = self._free.get()
+            try:
+                return function(reader, *args, **kwargs)
+            finally:
+                self._free.put(reader)
+
+        return await self._threads.run(asked)

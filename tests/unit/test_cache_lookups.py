@@ -1,0 +1,127 @@
+"""cache/reader.py, memory.py: answers that come beside a writer are believed no longer than they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from goproxy_vm.cache.reader import Reader
+from tests.fakes.stores import Shop, artifact, opened, purge_versions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Held:
+    """The answer of the next look-up is ready, and comes when it is let."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.asked = asyncio.Event()
+        self._goes_on = threading.Event()
+        loop = asyncio.get_running_loop()
+        look = Reader.look
+        self.looks = 0
+
+        def slow(reader: Reader, *args: Any) -> Any:
+            found = look(reader, *args)
+            self.looks += 1
+            if self.looks == 1:
+                loop.call_soon_threadsafe(self.asked.set)
+                assert self._goes_on.wait(30)
+            return found
+
+        patch.setattr(Reader, "look", slow)
+
+    def let(self) -> None:
+        self._goes_on.set()
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
+    async with opened(tmp_path) as made:
+        yield made
+
+
+async def test_what_is_purged_while_it_is_looked_up_is_not_remembered(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.put("x.org/a")
+    shop.stock.memory.forget_all()
+    held = Held(monkeypatch)
+    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    await held.asked.wait()
+    await purge_versions(shop.store, "x.org/a", None, forget_hash=True, dry_run=False)
+    held.let()
+    assert await looking is None
+    assert held.looks == 2, "what came too late was asked for again"
+    assert shop.stock.memory.entry(shop.path("x.org/a")) is None
+    assert (await shop.store.known("x.org/a", "v1.0.0")).zip is None
+
+
+async def test_what_is_replaced_while_it_is_looked_up_has_the_new_entry(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one has the same length: only its hash would be another."""
+    await shop.put("x.org/a")
+    shop.stock.memory.forget_all()
+    held = Held(monkeypatch)
+    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    await held.asked.wait()
+    await shop.put("x.org/a")
+    held.let()
+    found = await looking
+    assert found is not None
+    with found:
+        entry = shop.stock.memory.entry(shop.path("x.org/a"))
+        assert entry is not None
+        row = await shop.stock.ask(shop.stock.index.entry, shop.path("x.org/a"))
+        assert row is not None
+        assert found.sha256 == entry.sha256 == row.sha256
+
+
+async def test_what_comes_while_it_is_looked_up_is_not_remembered_as_missing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    await held.asked.wait()
+    await shop.put("x.org/a")
+    held.let()
+    found = await looking
+    assert found is not None
+    found.close()
+    assert not shop.stock.memory.missing(shop.path("x.org/a"))
+    assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:x"
+
+
+async def test_a_stray_that_turns_up_is_not_missing_any_more(shop: Shop) -> None:
+    path = shop.path("x.org/a")
+    assert await shop.store.get(path) is None
+    assert shop.stock.memory.missing(path)
+    file = shop.file("x.org/a")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    assert await shop.store.strays.find(path) == file, "before the recovery has been here"
+    assert not shop.stock.memory.missing(path)
+
+
+async def test_hashes_are_asked_for_again_when_they_change(shop: Shop) -> None:
+    assert await shop.store.get(shop.path("x.org/a")) is None
+    assert (await shop.store.known("x.org/a", "v1.0.0")).zip is None
+    assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:first") == "h1:first"
+    assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:first"
+    assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:second") == "h1:first"
+
+
+async def test_readers_write_nothing(shop: Shop) -> None:
+    def write(reader: Reader) -> None:
+        reader._connection.execute("DELETE FROM files")
+
+    with pytest.raises(Exception, match="readonly"):
+        await shop.stock.lookups.run(write)
+    with pytest.raises(Exception, match="readonly"):
+        await shop.stock.scan(shop.stock.shelf.connection.execute, "DELETE FROM files")
