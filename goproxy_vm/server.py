@@ -45,7 +45,7 @@ from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
-from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.details import not_http
 from goproxy_vm.web.forwarded import Forwarded

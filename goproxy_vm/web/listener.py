@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from goproxy_vm.config import Address
-    from goproxy_vm.web.connection import Connections
+    from goproxy_vm.web.connections import Connections
 
 BACKLOG = 1024
 """Connections that the kernel keeps for us until we accept them."""

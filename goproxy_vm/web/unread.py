@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from goproxy_vm.observe.logs import get_logger
-
-if TYPE_CHECKING:
-    from goproxy_vm.web.connection import Connection
 
 MOST = 32 << 20
 """Bytes of documents that are being sent. Of real ones, even the longest, a hundred are less."""
 
 log = get_logger("connection")
+
+
+class Reader(Protocol):
+    """A connection, as far as what it sends matters here."""
+
+    client: str
+    """Who reads: by address, or ``unix``."""
+
+    def abort(self) -> None:
+        """Cut it off, whatever waits to be sent."""
+        ...
 
 
 class Unread:
@@ -26,12 +34,12 @@ class Unread:
     def __init__(self) -> None:
         self.bytes = 0
         """Of all of them together."""
-        self._bodies: OrderedDict[Connection, bytes] = OrderedDict()
+        self._bodies: OrderedDict[Reader, bytes] = OrderedDict()
         """By connection; the one that has waited longest comes first."""
         self._senders: Counter[int] = Counter()
         """By body, which is known by its identity."""
 
-    def add(self, connection: Connection, body: bytes) -> None:
+    def add(self, connection: Reader, body: bytes) -> None:
         """A connection, which sends one at a time, begins to send a body."""
         self._bodies[connection] = body
         self._senders[id(body)] += 1
@@ -40,12 +48,12 @@ class Unread:
         while self.bytes > MOST:
             self._cut()
 
-    def taken(self, connection: Connection) -> None:
+    def taken(self, connection: Reader) -> None:
         """Its client has taken what was written so far."""
         if connection in self._bodies:
             self._bodies.move_to_end(connection)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Reader) -> None:
         """It has sent its body, or never will; nothing where it has none."""
         body = self._bodies.pop(connection, None)
         if body is None:

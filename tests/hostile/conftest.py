@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import pytest
 
 from goproxy_vm import server as server_module
-from goproxy_vm.web import connection
-from goproxy_vm.web.connection import Connection, Connections
+from goproxy_vm.web import connections
+from goproxy_vm.web.connection import Connection
+from goproxy_vm.web.connections import Connections
 from tests.hostile.victim import Amounts, Victim
 from tests.integration.conftest import serve, upstream  # noqa: F401 (fixtures)
 
@@ -97,8 +98,8 @@ def attack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Attack]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timers are looked at often."""
-    monkeypatch.setattr(connection, "SWEEP", 0.02)
-    monkeypatch.setattr(connection, "DRAIN_POLL", 0.01)
+    monkeypatch.setattr(connections, "SWEEP", 0.02)
+    monkeypatch.setattr(connections, "DRAIN_POLL", 0.01)
 
 
 class Inside:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.web import connection, listener
-from goproxy_vm.web.connection import Connections
+from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.listener import Acceptor
 from tests.fakes.lines import logged
@@ -149,9 +149,9 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.observe import logs
 from goproxy_vm.server import Server
-from goproxy_vm.web import connection
+from goproxy_vm.web import connections
 
-connection.SWEEP = 0.02
+connections.SWEEP = 0.02
 
 async def ask(url, head, *, body=b"", close=True):
     reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))

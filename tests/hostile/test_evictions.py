@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.config.values import Amount
-from goproxy_vm.web import connection
+from goproxy_vm.web import connections
 from tests.fakes.disk import in_use
 from tests.fakes.stores import purge_versions
 from tests.fakes.wire import Wire, until
@@ -97,8 +97,8 @@ async def test_who_sips_at_many_files_does_not_have_the_budget(
     serve: Serve, inside: Inside, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each reader takes more than the usual least rate, as long as it likes; then somebody waits for room."""
-    monkeypatch.setattr(connection, "SWEEP", 0.05)
-    monkeypatch.setattr(connection, "LEAST_RATE", 1)
+    monkeypatch.setattr(connections, "SWEEP", 0.05)
+    monkeypatch.setattr(connections, "LEAST_RATE", 1)
     host = await filled(serve, upstream, send_timeout=1.0)
     over = asyncio.Event()
 

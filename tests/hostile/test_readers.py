@@ -13,7 +13,7 @@ import pytest
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config.address import Address
 from goproxy_vm.proxy import documents
-from goproxy_vm.web import connection
+from goproxy_vm.web import connection, connections
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
 from tests.fakes.upstream import FakeUpstream, Reply
@@ -129,7 +129,7 @@ async def test_sipping_is_no_progress(
     local: bool,
 ) -> None:
     """Some bytes now and then, a fifth of the least rate, and a new request each time."""
-    monkeypatch.setattr(connection, "LEAST_RATE", 4 << 20)
+    monkeypatch.setattr(connections, "LEAST_RATE", 4 << 20)
     more = {"listen": (Address("", 0, str(tmp_path / "socket")),)} if local else {}
     host = await serve("http://127.0.0.1:9", offline=True, send_timeout=0.3, **more)
     async with Wire(host.server.url, receive_buffer=None if local else 4096) as wire:

@@ -9,7 +9,7 @@ import pytest
 
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.asker import Asker
-from goproxy_vm.web import connection
+from goproxy_vm.web import connection, connections
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import until
 from tests.integration.conftest import Host, Serve
@@ -108,7 +108,7 @@ async def test_who_hangs_up_leaves_nothing(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "PARTING", 0.0)
-    monkeypatch.setattr(connection, "SWEEP", 0.01)
+    monkeypatch.setattr(connections, "SWEEP", 0.01)
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0, max_misses=8)
     gate = upstream.hold("*")
     asking = [

@@ -23,7 +23,8 @@ from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.errors import StartError
 from goproxy_vm.server import Server
 from goproxy_vm.web import connection, listener
-from goproxy_vm.web.connection import Connections
+from goproxy_vm.web import connections as connections_module
+from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.listener import bind
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
@@ -39,8 +40,8 @@ SIZE = 8 << 20
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timers are looked at often."""
-    monkeypatch.setattr(connection, "SWEEP", 0.02)
-    monkeypatch.setattr(connection, "DRAIN_POLL", 0.01)
+    monkeypatch.setattr(connections_module, "SWEEP", 0.02)
+    monkeypatch.setattr(connections_module, "DRAIN_POLL", 0.01)
 
 
 async def store_big(tmp_path: Path, size: int = SIZE) -> bytes:

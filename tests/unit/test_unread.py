@@ -26,7 +26,7 @@ def most(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sending(kept: Unread, client: str, body: bytes) -> Fake:
     connection = Fake(client)
-    kept.add(connection, body)  # type: ignore[arg-type]  # all that it needs
+    kept.add(connection, body)
     return connection
 
 
@@ -34,11 +34,11 @@ def test_whoever_keeps_most_is_cut_off_where_it_waited_longest() -> None:
     kept = Unread()
     other = sending(kept, "b", bytes(30))
     greedy = [sending(kept, "a", bytes(20)) for _ in range(3)]
-    kept.taken(greedy[0])  # type: ignore[arg-type]
+    kept.taken(greedy[0])
     newest = sending(kept, "c", bytes(30))
     assert [each.cut for each in (other, *greedy, newest)] == [False, False, True, False, False]
     assert kept.bytes == 100
-    kept.remove(greedy[1])  # type: ignore[arg-type]  # as it does when it sees that it is cut
+    kept.remove(greedy[1])
     assert kept.bytes == 100
 
 
@@ -47,9 +47,9 @@ def test_what_several_send_counts_once() -> None:
     many = [sending(kept, client, body) for client in "aabc"]
     assert kept.bytes == 90
     for each in many[1:]:
-        kept.remove(each)  # type: ignore[arg-type]
+        kept.remove(each)
     assert kept.bytes == 90
-    kept.remove(many[0])  # type: ignore[arg-type]
+    kept.remove(many[0])
     assert (kept.bytes, kept._bodies, kept._senders) == (0, {}, {})
     assert not any(each.cut for each in many)
 
