@@ -253,19 +253,19 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, key: Key) -> None:
-    many = ", repeatable" if key.kind.many else ""
+    many = ", repeatable" if key.form.many else ""
     described = (
-        f"{key.help} ({key.kind.allowed}{many}; ${environment_name(name)}; default: {key.default or 'none'})"
+        f"{key.help} ({key.form.allowed}{many}; ${environment_name(name)}; default: {key.default or 'none'})"
     )
     described = described.replace("%", "%%")
-    if bool in key.kind.native:
+    if bool in key.form.native:
         group.add_argument(flag_name(name), action="store_const", const="true", dest=name, help=described)
         no = f"--no-{flag_name(name).removeprefix('--')}"
         group.add_argument(no, action="store_const", const="false", dest=name, help=f"not {flag_name(name)}")
     else:
-        action = "append" if key.kind.many else "store"
+        action = "append" if key.form.many else "store"
         group.add_argument(
-            flag_name(name), action=action, dest=name, metavar=key.kind.metavar, help=described
+            flag_name(name), action=action, dest=name, metavar=key.form.metavar, help=described
         )
 
 

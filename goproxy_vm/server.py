@@ -15,8 +15,9 @@ from aiohttp import web
 from goproxy_vm import __version__
 from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.api import Api
-from goproxy_vm.admin.app import admin_app
+from goproxy_vm.admin.app import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, admin_app
 from goproxy_vm.admin.auth import Guard, admin_token
+from goproxy_vm.admin.details import not_http, refusal
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.admin.status import Activity, InForce
 from goproxy_vm.cache.store import Store
@@ -46,19 +47,17 @@ from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.web.connections import Connections
-from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, most_connections, most_of_one
-from goproxy_vm.web.details import not_http
 from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
-from goproxy_vm.web.http import HttpProtocol
+from goproxy_vm.web.http_protocol import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable, url_of
-from goproxy_vm.web.refusal import problem
+from goproxy_vm.web.shares import most_connections, most_of_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from goproxy_vm.config import Origin, Settings
+    from goproxy_vm.config import Settings, Shown
 
 NEVER = 1e8
 """Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
@@ -140,7 +139,7 @@ class Server:
             )
         )
 
-    async def reload(self, settings: Settings, origins: Mapping[str, Origin] | None = None) -> Reloaded:
+    async def reload(self, settings: Settings, origins: Mapping[str, Shown] | None = None) -> Reloaded:
         """Put into force what may change while others keep their connections (:data:`RELOADED`).
 
         ``origins`` are the settings as they are shown.
@@ -302,7 +301,7 @@ class Server:
             in_all=most,
             send_timeout=self._settings.send_timeout,
             bodies=True,
-            refusal=problem,
+            refusal=refusal,
         )
         listener = Listener(server, connections, sockets)
         listener.start()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from goproxy_vm.admin import bodies, wire
+from goproxy_vm.admin import bodies, rendering
 from goproxy_vm.admin.call import (
     BASE,
     Call,
@@ -21,8 +21,8 @@ from goproxy_vm.admin.call import (
     pattern_of,
     removal_flags,
 )
+from goproxy_vm.admin.details import HEADERS, Problem, malformed
 from goproxy_vm.protocol.artifact import KINDS
-from goproxy_vm.web.details import HEADERS, Problem, malformed
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import Pass, Pin, Selection
@@ -80,11 +80,11 @@ class Actions:
 
     async def _status(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
-        return answer(wire.status(await self._operations.status()))
+        return answer(rendering.status(await self._operations.status()))
 
     async def _settings(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
-        return answer(wire.in_force(await self._operations.settings()))
+        return answer(rendering.in_force(await self._operations.settings()))
 
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)
@@ -96,7 +96,7 @@ class Actions:
             if asked.cursor is None:
                 raise
             raise malformed("cursor", "it is none of this server's for this list") from None
-        return answer(wire.versions(page))
+        return answer(rendering.versions(page))
 
     async def _version(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
@@ -104,29 +104,29 @@ class Actions:
         found = await self._operations.version(module, version)
         if found is None:
             raise Problem(404, f"{module}@{version} is not stored")
-        return answer(wire.version(found))
+        return answer(rendering.version(found))
 
     async def _pins(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
-        return answer(wire.pins(await self._operations.pins()))
+        return answer(rendering.pins(await self._operations.pins()))
 
     async def _one_pin(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
-        return answer(wire.pin(await self._found_pin(pattern_of(call))))
+        return answer(rendering.pin(await self._found_pin(pattern_of(call))))
 
     async def _passes(self, call: Call) -> web.Response:
         limit = bodies.limit_alone(call.query)
         found = await self._operations.passes(limit)
-        return answer({"items": [wire.one_pass(each) for each in found]})
+        return answer({"items": [rendering.one_pass(each) for each in found]})
 
     async def _one_pass(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
-        return answer(wire.one_pass(await self._found_pass(bodies.pass_in_path(call.parts["pass"]))))
+        return answer(rendering.one_pass(await self._found_pass(bodies.pass_in_path(call.parts["pass"]))))
 
     async def _snapshots(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
         found = await self._operations.snapshots()
-        return answer({"items": [wire.snapshot(each) for each in found]})
+        return answer({"items": [rendering.snapshot(each) for each in found]})
 
     async def _difference(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
@@ -136,7 +136,7 @@ class Actions:
             there = {"now", *(each.name for each in await self._operations.snapshots())}
             missing = " or ".join(dict.fromkeys(name for name in (a, b) if name not in there))
             raise Problem(404, f"there is no snapshot {missing or f'{a} or {b}'}")
-        return answer(wire.difference(found))
+        return answer(rendering.difference(found))
 
     async def _openapi(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
@@ -150,13 +150,13 @@ class Actions:
         removal = await self._operations.purge_version(
             module, version, forget_hash=forget_hash, dry_run=call.dry_run
         )
-        return await answer_with(wire.removal(removal), removal.items, wire.removed)
+        return await answer_with(rendering.removal(removal), removal.items, rendering.removed)
 
     async def _purge_module(self, call: Call) -> web.Response:
         module = bodies.module_in_path(call.parts["module"])
         forget_hash = await removal_flags(call)
         removal = await self._operations.purge_module(module, forget_hash=forget_hash, dry_run=call.dry_run)
-        return await answer_with(wire.removal(removal), removal.items, wire.removed)
+        return await answer_with(rendering.removal(removal), removal.items, rendering.removed)
 
     async def _purge(self, call: Call) -> web.Response:
         asked = bodies.purge(await body_of(call))
@@ -164,14 +164,14 @@ class Actions:
         removal = await self._operations.purge(
             asked.selection, forget_hash=asked.forget_hash, dry_run=asked.dry_run
         )
-        return await answer_with(wire.removal(removal), removal.items, wire.removed)
+        return await answer_with(rendering.removal(removal), removal.items, rendering.removed)
 
     async def _evict(self, call: Call) -> web.Response:
         asked = bodies.evict(await body_of(call))
         target = "low water" if asked.target_bytes is None else f"{asked.target_bytes} bytes"
         call.what, call.dry_run = f"to {target}", asked.dry_run
         eviction = await self._operations.evict(asked.target_bytes, dry_run=asked.dry_run)
-        return await answer_with(wire.eviction(eviction), eviction.removal.items, wire.removed)
+        return await answer_with(rendering.eviction(eviction), eviction.removal.items, rendering.removed)
 
     async def _refresh(self, call: Call) -> web.Response:
         module = bodies.refresh(await body_of(call))
@@ -181,7 +181,7 @@ class Actions:
     async def _pin(self, call: Call) -> web.Response:
         pattern = pattern_of(call)
         bodies.nothing(await body_of(call, optional=True))
-        return answer(wire.pin(await self._operations.pin(pattern)))
+        return answer(rendering.pin(await self._operations.pin(pattern)))
 
     async def _unpin(self, call: Call) -> web.Response:
         pattern = pattern_of(call)
@@ -192,7 +192,7 @@ class Actions:
             raise Problem(409, f"{pattern} is pinned by the setting pins, and cannot be unpinned here")
         if not await self._operations.unpin(pattern):
             raise Problem(404, f"{pattern} is not pinned")
-        return answer(wire.pin(pin))
+        return answer(rendering.pin(pin))
 
     async def _scrub(self, call: Call) -> web.Response:
         asked = bodies.scrub(await body_of(call))
@@ -213,7 +213,7 @@ class Actions:
         found = await self._found_pass(number)
         if not cancelled:
             raise Problem(409, f"pass {number} is no scrub that was ordered and has not ended")
-        return answer(wire.one_pass(found))
+        return answer(rendering.one_pass(found))
 
     async def _snapshot(self, call: Call) -> web.Response:
         name = bodies.snapshot(await body_of(call)) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -221,7 +221,7 @@ class Actions:
         snapshot = await self._operations.snapshot(name)
         if snapshot is None:
             raise Problem(409, f"there is a snapshot {name} already", field="name")
-        return answer(wire.snapshot(snapshot), status=201)
+        return answer(rendering.snapshot(snapshot), status=201)
 
     async def _delete_snapshot(self, call: Call) -> web.Response:
         name = call.parts["name"]
@@ -230,7 +230,7 @@ class Actions:
         found = await self._operations.delete_snapshot(name)
         if found is None:
             raise Problem(404, f"there is no snapshot {name}")
-        return answer(wire.snapshot(found))
+        return answer(rendering.snapshot(found))
 
     async def _found_pass(self, number: int) -> Pass:
         found = await self._operations.one_pass(number)

@@ -13,10 +13,10 @@ from aiohttp import web
 from goproxy_vm.admin import bodies
 from goproxy_vm.admin.auth import CHALLENGE, Guard
 from goproxy_vm.admin.call import BODY_MOST, ROOT, Call, Route
+from goproxy_vm.admin.details import Problem, busy
 from goproxy_vm.errors import Overloaded, Unavailable
 from goproxy_vm.hostos import peer_user
 from goproxy_vm.observe import logs
-from goproxy_vm.web.details import Problem, busy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,10 @@ from aiohttp import web
 
 from goproxy_vm.admin.actions import DOCUMENT
 from goproxy_vm.admin.call import BASE, BODY_MOST
+from goproxy_vm.admin.details import Problem
 from goproxy_vm.admin.gauges import gauges
-from goproxy_vm.web import pages
-from goproxy_vm.web.details import SERVER, Problem
+from goproxy_vm.cache.health import readiness
+from goproxy_vm.web.identity import SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.observe.metrics import Metrics
 
+ADMIN_CONNECTIONS = 64
+"""Connections of the admin listener at a time."""
+LOCAL_CONNECTIONS = 16
+"""Connections of the socket in the cache directory: whoever fills the admin listener does not fill it."""
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -66,7 +71,7 @@ def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text=f"{pages.readiness(store)}\n")
+        return web.Response(text=f"{readiness(store)}\n")
 
     async def scrape(_: web.Request) -> web.Response:
         page = metrics.render(

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeGuard, TypeVar
 from urllib.parse import parse_qsl
 
+from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.cache.facts import Selection, Sort
 from goproxy_vm.config import values
 from goproxy_vm.config.text import printable
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
 from goproxy_vm.protocol.artifact import KINDS
-from goproxy_vm.web.details import Problem, malformed
 
 _T = TypeVar("_T")
 
@@ -322,12 +322,12 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _parsed(kind: values.Kind[_T], text: str) -> _T:
+def _parsed(form: values.Form[_T], text: str) -> _T:
     try:
-        return kind.parse(text)
+        return form.parse(text)
     except (ValueError, OverflowError) as error:
         reason = f"{error}; " if str(error) else ""
-        raise ValueError(f"{reason}expected {kind.allowed}") from None
+        raise ValueError(f"{reason}expected {form.allowed}") from None
 
 
 def _globs(value: object) -> tuple[str, ...] | None:

@@ -12,8 +12,8 @@ from typing import TypeVar
 from aiohttp import web
 
 from goproxy_vm.admin import bodies
+from goproxy_vm.admin.details import HEADERS, Problem
 from goproxy_vm.cache.threads import slices
-from goproxy_vm.web.details import HEADERS, Problem
 
 ROOT = "/api"
 BASE = f"{ROOT}/v1"
@@ -72,10 +72,10 @@ def answer(members: Mapping[str, object], *, status: int = 200) -> web.Response:
 
 
 async def answer_with(
-    members: Mapping[str, object], items: Sequence[T], wire: Callable[[T], object]
+    members: Mapping[str, object], items: Sequence[T], render: Callable[[T], object]
 ) -> web.Response:
-    """A JSON object with very many ``items``, each as ``wire`` makes it."""
-    parts = [", ".join(json.dumps(wire(each)) for each in some).encode() async for some in slices(items)]
+    """A JSON object with very many ``items``, each as ``render`` makes it."""
+    parts = [", ".join(json.dumps(render(each)) for each in some).encode() async for some in slices(items)]
     body = b'%b, "items": [%b]}\n' % (json.dumps(members)[:-1].encode(), b", ".join(parts))
     return web.Response(body=body, headers={**HEADERS, "Content-Type": JSON})
 

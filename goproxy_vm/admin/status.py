@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from goproxy_vm.cache.facts import CacheStatus, Pass
-    from goproxy_vm.config import Origin
+    from goproxy_vm.config import Shown
     from goproxy_vm.upstream.health import Condition
 
 
@@ -41,7 +41,7 @@ class InForce:
     sockets.
     """
 
-    settings: Mapping[str, Origin] = field(default_factory=dict)
+    settings: Mapping[str, Shown] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)
     urls: Sequence[str] = ()
     admin_url: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+from typing import Protocol
 
 from goproxy_vm.observe.logs import get_logger
 
@@ -77,6 +78,27 @@ class Health:
                 log.info("cache writable again", place=place)
         if not self._troubles:
             self.degraded.clear()
+
+
+class Written(Protocol):
+    """What is written to, as far as it tells whether that succeeds: :class:`Health`, and the store."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last write to each place succeeded."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why not, as a phrase."""
+        ...
+
+
+def readiness(store: Written) -> str:
+    """``ready``, or ``degraded`` with the reason; both mean that hits are served."""
+    if store.writable:
+        return "ready"
+    return f"degraded: the store cannot be written ({store.trouble}); stored files are served"
 
 
 def is_full(error: Exception) -> bool:

@@ -29,7 +29,7 @@ Check = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Shown:
     """One key's value as ``config show`` shows it (without passwords), and where it came from."""
 
     value: str | int | float | bool | list[str]
@@ -50,7 +50,7 @@ class Loaded:
     """What ``load`` found: the settings, each one's origin by name, sentences worth a warning, the file."""
 
     settings: Settings
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, Shown]
     warnings: tuple[str, ...]
     file: File | None
 
@@ -125,7 +125,7 @@ def load(
     for name, value in flags.items():
         raws[name] = _Raw(value if isinstance(value, str) else ",".join(value), f"flag {flag_name(name)}")
     parsed: dict[str, Any] = {}
-    origins: dict[str, Origin] = {}
+    origins: dict[str, Shown] = {}
     for name, key in table.items():
         raw = raws.get(name) or _default(name, key, environ)
         text = _as_text(name, key, raw)
@@ -133,7 +133,7 @@ def load(
         if checks is not None and name in checks:
             warning = _check(name, key, raw, checks[name], text)
             warnings.extend([warning] if warning else [])
-        origins[name] = Origin(_shown(key, raw, text, parsed[name]), raw.origin)
+        origins[name] = Shown(_shown(key, raw, text, parsed[name]), raw.origin)
     settings = Settings(**parsed)
     if settings.low_water > settings.high_water:
         raise ConfigError(
@@ -230,18 +230,18 @@ def _as_text(name: str, key: Key, raw: _Raw) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
-        if bool in key.kind.native:
+        if bool in key.form.native:
             return "true" if value else "false"
-    elif isinstance(value, key.kind.native):
+    elif isinstance(value, key.form.native):
         return str(value)
-    elif key.kind.many and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    elif key.form.many and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     raise _error(name, key, raw, "")
 
 
 def _parse(name: str, key: Key, raw: _Raw, text: str) -> object:
     try:
-        return key.kind.parse(text)
+        return key.form.parse(text)
     except ValueError as error:
         raise _error(name, key, raw, str(error)) from None
 
@@ -258,7 +258,7 @@ def _check(name: str, key: Key, raw: _Raw, check: Check, text: str) -> str | Non
 def _error(name: str, key: Key, raw: _Raw, reason: str) -> ConfigError:
     because = f"{printable(reason)}; " if reason else ""
     return ConfigError(
-        f"{name}: {_typed(key, raw.value)} ({raw.origin}): {because}expected {key.kind.allowed}"
+        f"{name}: {_typed(key, raw.value)} ({raw.origin}): {because}expected {key.form.allowed}"
     )
 
 
@@ -278,7 +278,7 @@ def _typed(key: Key, value: object) -> str:
 def _shown(key: Key, raw: _Raw, text: str, parsed: object) -> str | int | float | bool | list[str]:
     if key.hidden:
         return MASKED if text else ""
-    if key.kind.many:
+    if key.form.many:
         return values.items(text)
     if isinstance(parsed, Path):
         return str(parsed)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from goproxy_vm.config import values
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Amount, Kind, Network
+from goproxy_vm.config.values import Amount, Form, Network
 
 _T = TypeVar("_T")
 _MIB = 1 << 20
@@ -29,7 +29,7 @@ class Key:
     ``hidden`` one is a password: nothing of it is shown, and it has no flag, for flags show in ``ps``.
     """
 
-    kind: Kind[Any]
+    form: Form[Any]
     default: str
     help: str
     secret: bool = False
@@ -37,9 +37,9 @@ class Key:
     hidden: bool = False
 
 
-def _key(kind: Kind[_T], default: str, help_: str, *, secret: bool = False, hidden: bool = False) -> _T:
-    key = Key(kind, default, help_, secret, hidden=hidden)
-    return field(default_factory=lambda: kind.parse(default), metadata={"key": key})
+def _key(form: Form[_T], default: str, help_: str, *, secret: bool = False, hidden: bool = False) -> _T:
+    key = Key(form, default, help_, secret, hidden=hidden)
+    return field(default_factory=lambda: form.parse(default), metadata={"key": key})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

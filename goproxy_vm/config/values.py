@@ -1,7 +1,7 @@
 """Kinds of values: how a setting's text becomes a value, and the words for what is allowed.
 
 Every parser takes the text as it stands in a flag, an environment variable or the file, and raises
-ValueError. The error's words, if any, are a reason; what is allowed is said by the kind itself.
+ValueError. The error's words, if any, are a reason; what is allowed is said by the form itself.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[_T]):
-    """One kind of value.
+class Form(Generic[_T]):
+    """The form of one kind of value.
 
     ``parse`` turns text into the value or raises ValueError; ``allowed`` says what it takes, for error
     texts, help and docs; ``metavar`` stands for the value in the help; ``native`` are the types that
-    the TOML file may use instead of text; a kind of which there may be ``many`` is also a list in the
+    the TOML file may use instead of text; a form of which there may be ``many`` is also a list in the
     file, a repeatable flag, and in text its items are separated by commas.
     """
 
@@ -225,7 +225,7 @@ def _path(text: str) -> Path:
         raise ValueError("there is no home directory to put in place of ~") from None
 
 
-def duration(*, positive: bool) -> Kind[float]:
+def duration(*, positive: bool) -> Form[float]:
     """Seconds; zero only where the setting makes sense without waiting or keeping."""
 
     def parse(text: str) -> float:
@@ -235,12 +235,12 @@ def duration(*, positive: bool) -> Kind[float]:
         return seconds
 
     least = ", more than 0" if positive else ", 0 for none"
-    return Kind(
+    return Form(
         parse, f'seconds, or a duration like "90s", "15m", "12h", "30d"{least}', "DURATION", (int, float)
     )
 
 
-def bounded_duration(least: float, most: float) -> Kind[float]:
+def bounded_duration(least: float, most: float) -> Form[float]:
     """Seconds within bounds."""
 
     def parse(text: str) -> float:
@@ -249,12 +249,12 @@ def bounded_duration(least: float, most: float) -> Kind[float]:
             raise ValueError
         return seconds
 
-    return Kind(
+    return Form(
         parse, f'seconds, or a duration like "30s", from {least:g}s to {most:g}s', "DURATION", (int, float)
     )
 
 
-def count(least: int, most: int) -> Kind[int]:
+def count(least: int, most: int) -> Form[int]:
     """A whole number within bounds."""
 
     def parse(text: str) -> int:
@@ -262,10 +262,10 @@ def count(least: int, most: int) -> Kind[int]:
             raise ValueError
         return int(text)
 
-    return Kind(parse, f"a whole number from {least} to {most}", "N", (int,))
+    return Form(parse, f"a whole number from {least} to {most}", "N", (int,))
 
 
-def size(least: int, most: int, most_text: str) -> Kind[int]:
+def size(least: int, most: int, most_text: str) -> Form[int]:
     """Bytes within bounds."""
 
     def parse(text: str) -> int:
@@ -273,7 +273,7 @@ def size(least: int, most: int, most_text: str) -> Kind[int]:
             raise ValueError
         return _bytes(text)
 
-    return Kind(
+    return Form(
         parse, f'bytes, or a size like "200MiB", "1.5GB", from {_plain(least)} to {most_text}', "SIZE", (int,)
     )
 
@@ -290,7 +290,7 @@ SCRUB_RATE = size(1 << 16, 1 << 34, "16GiB")
 """Bytes a second that a scrub may read, by the setting and by who orders one: fewer would take for ever."""
 
 
-def amount(least: int, least_text: str) -> Kind[Amount]:
+def amount(least: int, least_text: str) -> Form[Amount]:
     """Bytes or a share of the file system, or both, of which the smaller counts."""
 
     def parse(text: str) -> Amount:
@@ -307,7 +307,7 @@ def amount(least: int, least_text: str) -> Kind[Amount]:
             raise ValueError(f"it is less than {least_text}")
         return Amount(next(iter(sizes), None), next(iter(shares), None))
 
-    return Kind(
+    return Form(
         parse,
         f'a size like "200GB", "1.5TiB", a share of the file system like "80%", or both, as in "50GB,50%",'
         f" of which the smaller counts; at least {least_text}",
@@ -316,7 +316,7 @@ def amount(least: int, least_text: str) -> Kind[Amount]:
     )
 
 
-def share(least: float, most: float) -> Kind[float]:
+def share(least: float, most: float) -> Form[float]:
     """A percentage within bounds, with or without its sign."""
 
     def parse(text: str) -> float:
@@ -325,10 +325,10 @@ def share(least: float, most: float) -> Kind[float]:
             raise ValueError
         return number
 
-    return Kind(parse, f"a percentage from {least:g} to {most:g}", "PERCENT", (int, float))
+    return Form(parse, f"a percentage from {least:g} to {most:g}", "PERCENT", (int, float))
 
 
-def choice(*texts: str) -> Kind[str]:
+def choice(*texts: str) -> Form[str]:
     """One of a few words."""
 
     def parse(text: str) -> str:
@@ -336,40 +336,40 @@ def choice(*texts: str) -> Kind[str]:
             raise ValueError
         return text
 
-    return Kind(parse, f"{', '.join(texts[:-1])} or {texts[-1]}", "|".join(texts))
+    return Form(parse, f"{', '.join(texts[:-1])} or {texts[-1]}", "|".join(texts))
 
 
 def _text(text: str) -> str:
     return text
 
 
-UPSTREAMS: Kind[str] = Kind(
+UPSTREAMS: Form[str] = Form(
     _text, "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |", "LIST"
 )
 """Only text here: ``upstream`` is above this floor, and checks it (see ``load``'s checks)."""
-BOOLEAN: Kind[bool] = Kind(_boolean, "true or false", "BOOL", (bool,))
-ADDRESS: Kind[Address] = Kind(parse_address, "HOST:PORT, [v6]:PORT or unix:PATH", "ADDR")
-ADDRESSES: Kind[tuple[Address, ...]] = Kind(
+BOOLEAN: Form[bool] = Form(_boolean, "true or false", "BOOL", (bool,))
+ADDRESS: Form[Address] = Form(parse_address, "HOST:PORT, [v6]:PORT or unix:PATH", "ADDR")
+ADDRESSES: Form[tuple[Address, ...]] = Form(
     _addresses, "a list of HOST:PORT, [v6]:PORT or unix:PATH", "ADDR", many=True
 )
-NETWORKS: Kind[tuple[Network, ...]] = Kind(
+NETWORKS: Form[tuple[Network, ...]] = Form(
     _networks, "a list of networks like 10.0.0.0/8, 192.168.1.7 or fd00::/8", "CIDR", many=True
 )
-PATTERNS: Kind[str] = Kind(
+PATTERNS: Form[str] = Form(
     _patterns, "a list of Go's module patterns like *.corp.example,github.com/acme/*", "PATTERNS", many=True
 )
-GLOBS: Kind[tuple[str, ...]] = Kind(
+GLOBS: Form[tuple[str, ...]] = Form(
     _globs,
     "a list of globs over module@version like github.com/acme/*,golang.org/toolchain@*",
     "GLOB",
     many=True,
 )
-DIRECTORY: Kind[Path] = Kind(_directory, "a directory's path", "DIR")
-CA_FILE: Kind[Path | None] = Kind(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
-URL: Kind[str] = Kind(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
-FILE: Kind[Path | None] = Kind(_file, "a file's path, or nothing", "FILE")
-TOKEN: Kind[str] = Kind(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")
-SUMDB: Kind[SumdbSpec | None] = Kind(
+DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
+CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
+URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
+FILE: Form[Path | None] = Form(_file, "a file's path, or nothing", "FILE")
+TOKEN: Form[str] = Form(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")
+SUMDB: Form[SumdbSpec | None] = Form(
     parse_sumdb,
     'GOSUMDB\'s forms: sum.golang.org, sum.golang.google.cn, VKEY, "VKEY URL", "NAME URL" or off',
     "VALUE",

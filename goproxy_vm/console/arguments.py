@@ -214,13 +214,13 @@ def _patterns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("patterns", metavar="PATTERN", nargs="*", type=parse, help=_GLOB)
 
 
-def _parsed(kind: values.Kind[_T]) -> Callable[[str], _T]:
+def _parsed(form: values.Form[_T]) -> Callable[[str], _T]:
     def parse(text: str) -> _T:
         try:
-            return kind.parse(text)
+            return form.parse(text)
         except (ValueError, OverflowError) as error:
             reason = f"{error}; " if str(error) else ""
-            raise argparse.ArgumentTypeError(f"{quoted(text)}: {reason}expected {kind.allowed}") from None
+            raise argparse.ArgumentTypeError(f"{quoted(text)}: {reason}expected {form.allowed}") from None
 
     return parse
 

@@ -15,7 +15,7 @@ import aiohttp
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.http import Timeouts
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Buffer
 from goproxy_vm.upstream.source import Network
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Reply:
     data: bytes = b""
 
 
-class Asker:
-    """``async with Asker(settings) as asker``: one request at a time to each upstream, none retried.
+class Inquiry:
+    """``async with Inquiry(settings) as inquiry``: one request at a time to each upstream, none retried.
 
     ``offsets`` are the seconds by which each dated answer's clock is ahead of this host's, by who answered.
     StartError on entering if ``upstream_ca_file``, or a proxy that the environment names, cannot be used.
@@ -77,7 +77,7 @@ class Asker:
     async def ask(self, spec: UpstreamSpec, path: str) -> Reply:
         """GET the file at ``path`` (escaped, no leading slash); never raises for what an upstream does."""
         source = self._network.source(spec)
-        sink, started = Memory(), time.monotonic()
+        sink, started = Buffer(), time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):
                 await source.fetch(path, sink, LIMIT_BYTES)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.hostos import open_files_hard_limit, open_files_limit
-from goproxy_vm.web.descriptors import EACH, OWN, most_connections, most_of_one
+from goproxy_vm.web.shares import EACH, OWN, most_connections, most_of_one
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings

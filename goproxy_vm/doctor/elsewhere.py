@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.config import Origin
+from goproxy_vm.config import Shown
 from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.config.token import SOCKET_NAME
 from goproxy_vm.console.client import Client, Token, find_owners, find_server, find_token
@@ -31,7 +31,7 @@ class Told:
     """
 
     directory: Path
-    settings: Mapping[str, Origin] = field(default_factory=dict)
+    settings: Mapping[str, Shown] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)
     listen: tuple[Address, ...] = ()
     admin_listen: Address | None = None
@@ -59,7 +59,7 @@ def _told(client: Client) -> Told:
         answer = client.get("settings")
     except NotFound:
         return Told(directory)
-    shown = {name: Origin(each["value"], str(each["origin"])) for name, each in answer["settings"].items()}
+    shown = {name: Shown(each["value"], str(each["origin"])) for name, each in answer["settings"].items()}
     proxies = {name: str(value) for name, value in answer["proxies"].items()}
     return Told(
         directory, shown, proxies, tuple(map(_address, answer["urls"])), _address(answer["admin_url"])

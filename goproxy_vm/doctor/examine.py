@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import Layout
-from goproxy_vm.doctor.asking import Asker
+from goproxy_vm.doctor.asking import Inquiry
 from goproxy_vm.doctor.check import TITLES, Check, Finding
 from goproxy_vm.doctor.descriptors import check_descriptors
 from goproxy_vm.doctor.elsewhere import ask_running
@@ -159,10 +159,10 @@ async def _network(judged: Judged) -> dict[str, Finding]:
         )
         return {"upstreams": untold, "database": untold if settings.sumdb else off, "clock": untold}
     try:
-        async with Asker(settings, judged.environ) as asker:
-            upstreams = await check_upstreams(settings, asker)
-            database = await check_database(settings, settings.sumdb, asker) if settings.sumdb else off
-            return {"upstreams": upstreams, "database": database, "clock": check_clock(asker.offsets)}
+        async with Inquiry(settings, judged.environ) as inquiry:
+            upstreams = await check_upstreams(settings, inquiry)
+            database = await check_database(settings, settings.sumdb, inquiry) if settings.sumdb else off
+            return {"upstreams": upstreams, "database": database, "clock": check_clock(inquiry.offsets)}
     except StartError as error:
         cause, _, _ = error.sentence.partition(":")
         certificates = cause == "upstream_ca_file"

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from goproxy_vm.config import Origin, keys
+from goproxy_vm.config import Shown, keys
 from goproxy_vm.config.text import MASKED, printable
 from goproxy_vm.upstream.environment import proxy_variables, with_proxies
 
@@ -60,7 +60,7 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
         masked = table[name].secret and MASKED in text
         if not masked:
             try:
-                value = table[name].kind.parse(text)
+                value = table[name].form.parse(text)
             except ValueError:  # of another version, or it names what only the server can read
                 masked = True
             else:
@@ -84,14 +84,14 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
     return Judged(settings, environ, tuple(map(printable, differences)), expected, tuple(secret))
 
 
-def _difference(name: str, there: Origin, here: Origin, *, mine: bool) -> str:
+def _difference(name: str, there: Shown, here: Shown, *, mine: bool) -> str:
     return (
         f"its {name} is {json.dumps(there.value)} ({there.origin}), here it is {json.dumps(here.value)} "
         f"({here.origin}{', which is judged' if mine else ''})"
     )
 
 
-def _unknowable(there: Origin, here: Origin) -> bool:
+def _unknowable(there: Shown, here: Shown) -> bool:
     """Whether the server has it from where nobody else can look, and nobody says otherwise here."""
     flag = there.origin.startswith("flag")
     return flag or (there.origin.startswith("environment") and here.origin.startswith("default"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from goproxy_vm.config import Settings, SumdbSpec
-    from goproxy_vm.doctor.asking import Asker, Reply
+    from goproxy_vm.doctor.asking import Inquiry, Reply
     from goproxy_vm.upstream.spec import UpstreamSpec
 
 ASKED = "golang.org/x/text/@v/v0.3.0.info"
@@ -28,7 +28,7 @@ DAY = 86_400.0
 NETWORK = "check the network, DNS, the firewall and HTTPS_PROXY"
 
 
-async def check_upstreams(settings: Settings, asker: Asker) -> Finding:
+async def check_upstreams(settings: Settings, inquiry: Inquiry) -> Finding:
     """Ask every upstream at once; absence and refusal are answers too. None of them is the server itself."""
     specs = parse_upstreams(settings.upstream).entries
     if not specs:
@@ -38,7 +38,7 @@ async def check_upstreams(settings: Settings, asker: Asker) -> Finding:
             return Finding(
                 "failed", f"{spec.name} is this server itself", "name another upstream in its place"
             )
-    replies = await asyncio.gather(*(asker.ask(spec, ASKED) for spec in specs))
+    replies = await asyncio.gather(*(inquiry.ask(spec, ASKED) for spec in specs))
     answers = [_reaches(spec, reply) for spec, reply in zip(specs, replies, strict=True)]
     found = "; ".join(reply.sentence for reply in replies)
     if all(answers):
@@ -56,10 +56,10 @@ async def check_upstreams(settings: Settings, asker: Asker) -> Finding:
     return Finding("warning" if any(answers) else "failed", found, remedy)
 
 
-async def check_database(settings: Settings, spec: SumdbSpec, asker: Asker) -> Finding:
+async def check_database(settings: Settings, spec: SumdbSpec, inquiry: Inquiry) -> Finding:
     """Fetch the newest signed head as the server does, from the first source that has a good one."""
     sources = _sources(settings, spec)
-    tasks = [asyncio.create_task(asker.ask(source, path)) for source, path in sources]
+    tasks = [asyncio.create_task(inquiry.ask(source, path)) for source, path in sources]
     bad: list[str] = []
     lied = False
     try:
@@ -94,7 +94,7 @@ async def check_database(settings: Settings, spec: SumdbSpec, asker: Asker) -> F
 
 
 def check_clock(offsets: Mapping[str, float]) -> Finding:
-    """Compare this host's clock with those that answered; ``offsets`` as :class:`Asker` has them.
+    """Compare this host's clock with those that answered; ``offsets`` as :class:`Inquiry` has them.
 
     The closest one counts: one server with a wrong clock says nothing about ours.
     """

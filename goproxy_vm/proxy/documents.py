@@ -24,7 +24,7 @@ from goproxy_vm.proxy.fetching import Fallback
 from goproxy_vm.traffic.backlog import Backlog
 from goproxy_vm.traffic.flight import Flights
 from goproxy_vm.traffic.steps import Reading, in_turns
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Buffer
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.answers import CachedAnswer
@@ -165,10 +165,10 @@ class Documents:
             await self._flights.join(resource.path, lambda: self._bring(resource, claim), claim)
 
     async def _fetch(self, resource: ModuleResource, claim: Claim) -> bytes:
-        with Memory(self._fetching.memory, claim) as sink:
+        with Buffer(self._fetching.memory, claim) as sink:
             return await self._fetch_into(sink, resource, claim.client)
 
-    async def _fetch_into(self, sink: Memory, resource: ModuleResource, client: str) -> bytes:
+    async def _fetch_into(self, sink: Buffer, resource: ModuleResource, client: str) -> bytes:
         since = self._store.fence()
         is_list = resource.endpoint is Endpoint.LIST
 

@@ -17,7 +17,7 @@ from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.gomod import check_mod
 from goproxy_vm.protocol.modzip import MAX_SPECIAL
 from goproxy_vm.traffic.steps import in_turns
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Buffer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,7 @@ class Intake:
         return await self._zip(artifact, origin, claim, since)
 
     async def _info(self, artifact: Artifact, origin: Origin, claim: Claim, since: int) -> StoredFile:
-        with Memory(self._memory, claim) as sink:
+        with Buffer(self._memory, claim) as sink:
 
             async def check() -> None:
                 check_info(sink.data, artifact.module, artifact.version)
@@ -87,7 +87,7 @@ class Intake:
 
     async def _mod(self, artifact: Artifact, origin: Origin, claim: Claim, since: int) -> StoredFile:
         proof = self._proofs.begin(artifact)
-        with Memory(self._memory, claim) as sink:
+        with Buffer(self._memory, claim) as sink:
 
             async def check() -> tuple[str, Proven | None]:
                 if not self._proofs.recorded(artifact.module):

@@ -22,7 +22,7 @@ from goproxy_vm.errors import (
 )
 from goproxy_vm.protocol.content import check_supported
 from goproxy_vm.upstream.health import Condition
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Buffer
 
 if TYPE_CHECKING:
     from goproxy_vm.traffic.slots import FairSlots
@@ -77,7 +77,7 @@ class _Carrier:
         """As :meth:`Carriers.fetch`, from this one; Absent, Refused and UpstreamError as it says."""
         async with AsyncExitStack() as slot:
             await slot.enter_async_context(self.slots.proof())
-            sink = Memory()
+            sink = Buffer()
 
             async def verdict() -> T:
                 await slot.aclose()  # the check has tiles fetched

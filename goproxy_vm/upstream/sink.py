@@ -42,7 +42,7 @@ class TooSlow(Exception):
     """What comes keeps others waiting for memory."""
 
 
-class Claim(Protocol):
+class Demand(Protocol):
     """For whom something is fetched."""
 
     client: str
@@ -75,33 +75,33 @@ class MemoryBudget:
         """Whether somebody waits for a place."""
         return bool(self._waiting)
 
-    async def grow(self, claim: Claim) -> None:
+    async def grow(self, demand: Demand) -> None:
         """Have more than ``FREE``, until :meth:`shrink`. Overloaded: not within ``PATIENCE``, or nobody wants
         what is fetched."""
-        if not claim.wanted:
+        if not demand.wanted:
             raise Overloaded("nobody waits any more for a file so large")
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = claim.client
-        claim.large = True
+        self._waiting[turn] = demand.client
+        demand.large = True
         self._grant()
         try:
             async with asyncio.timeout(PATIENCE):
                 await turn
         except BaseException as error:
             if self._waiting.pop(turn, None) is None:  # granted in the same turn of the loop
-                self.shrink(claim)
-            claim.large = False
+                self.shrink(demand)
+            demand.large = False
             if isinstance(error, TimeoutError):
                 late = f"no memory for so large a file came free within {PATIENCE:g} s"
                 raise Overloaded(late) from None
             raise
 
-    def shrink(self, claim: Claim) -> None:
+    def shrink(self, demand: Demand) -> None:
         """Give it back."""
-        claim.large = False
-        self._held[claim.client] -= 1
-        if not self._held[claim.client]:
-            del self._held[claim.client]
+        demand.large = False
+        self._held[demand.client] -= 1
+        if not self._held[demand.client]:
+            del self._held[demand.client]
         self._grant()
 
     def _grant(self) -> None:
@@ -116,18 +116,18 @@ class MemoryBudget:
                 turn.set_result(None)
 
 
-class Memory:
+class Buffer:
     """A sink for small documents: the whole content in ``data``.
 
-    ``with Memory(budget, claim) as sink``: what it holds counts until the block ends. Without a budget it is
+    ``with Buffer(budget, demand) as sink``: what it holds counts until the block ends. Without a budget it is
     the caller who knows that there are few, or that they are small.
     """
 
     substitute = False
     """Whether the latest attempt brought a substitute, which is not to be stored as an upstream's word."""
 
-    def __init__(self, budget: MemoryBudget | None = None, claim: Claim | None = None) -> None:
-        self._place = None if budget is None or claim is None else (budget, claim)
+    def __init__(self, budget: MemoryBudget | None = None, demand: Demand | None = None) -> None:
+        self._place = None if budget is None or demand is None else (budget, demand)
         self._grown = False
         self._data: bytearray | bytes = bytearray()
         self._looked, self._then = 0.0, 0
@@ -140,8 +140,8 @@ class Memory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._grown and self._place is not None:
-            budget, claim = self._place
-            budget.shrink(claim)
+            budget, demand = self._place
+            budget.shrink(demand)
         self._data, self._grown = b"", False
 
     @property
@@ -167,11 +167,11 @@ class Memory:
         if not isinstance(self._data, bytearray):
             raise TypeError("write after the end")
         if self._place is not None:
-            budget, claim = self._place
+            budget, demand = self._place
             if self._grown:
                 self._keep_pace(len(chunk), pressed=budget.wanted)
             elif len(self._data) + len(chunk) > FREE:
-                await budget.grow(claim)
+                await budget.grow(demand)
                 self._grown = True
                 self._looked, self._then = time.monotonic(), 0
         self._data += chunk

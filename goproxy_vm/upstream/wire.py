@@ -50,7 +50,7 @@ class Portion:
             self.bytes = min(self.most, self.bytes * 2)
 
 
-class Turns:
+class RoundRobin:
     """Connections with more to hand on than is quick: one in each turn of the loop."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._turns = Turns()
+        self._turns = RoundRobin()
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
@@ -101,7 +101,7 @@ def watch_body(response: aiohttp.ClientResponse) -> None:
 class _Layer(asyncio.Protocol, asyncio.Transport):
     """For the transport a protocol, for aiohttp's handler a transport."""
 
-    def __init__(self, handler: ResponseHandler, transport: asyncio.Transport, turns: Turns) -> None:
+    def __init__(self, handler: ResponseHandler, transport: asyncio.Transport, turns: RoundRobin) -> None:
         super().__init__()
         self._handler = handler
         self._transport = transport

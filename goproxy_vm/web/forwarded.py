@@ -29,7 +29,7 @@ _PORT = re.compile(r":[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Requester:
     """The ``client`` for whom a request was made (an IP address, or ``unix``), and the ``url`` that it used
     of this server, without a path; "" where no good Host says so. ``stranger``: the Host, where it is well
     formed, but a name that may not be this server's."""
@@ -56,16 +56,16 @@ class Forwarded:
         """Whether what this address says of others is believed."""
         return bool(self._networks) and (peer == "unix" or within(self._networks, peer))
 
-    def origin(self, peer: str, headers: CIMultiDictProxy[str]) -> Origin:
+    def requester(self, peer: str, headers: CIMultiDictProxy[str]) -> Requester:
         """Where a request came from that ``peer`` brought."""
         hosts = headers.getall("Host", [])
         if not self.trusts(peer):
             url = _url("http", hosts)
-            return Origin(peer, url) if not url or self._knows(hosts[0]) else Origin(peer, "", hosts[0])
+            return Requester(peer, url) if not url or self._knows(hosts[0]) else Requester(peer, "", hosts[0])
         scheme = _items(headers.getall("X-Forwarded-Proto", []))[-1:]
         hosts = _items(headers.getall("X-Forwarded-Host", []))[-1:] or hosts
         client = self._client(peer, _items(headers.getall("X-Forwarded-For", [])))
-        return Origin(client, _url("https" if scheme == ["https"] else "http", hosts))
+        return Requester(client, _url("https" if scheme == ["https"] else "http", hosts))
 
     def _knows(self, authority: str) -> bool:
         name = _PORT.sub("", authority).lower().rstrip(".")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from goproxy_vm.cache.health import readiness
 from goproxy_vm.errors import (
     Denied,
     GoproxyError,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
-    from goproxy_vm.web.forwarded import Forwarded, Origin
+    from goproxy_vm.web.forwarded import Forwarded, Requester
     from goproxy_vm.web.front import Front
 
 log = get_logger("web")
@@ -107,7 +108,7 @@ class Handler:
             asked.guess(_raw_path(request))
             self._metrics.request(asked.endpoint, Result.REFUSED, 0.0, 0)
             return web.Response(status=503)
-        return await self._handle(request, self._forwarded.origin(connection.client, request.headers))
+        return await self._handle(request, self._forwarded.requester(connection.client, request.headers))
 
     def malformed(self, request: web.BaseRequest, reason: str) -> web.Response:
         """The answer to what is no HTTP; ``reason`` is the parser's, for the log."""
@@ -124,14 +125,14 @@ class Handler:
         result = Result.ERROR if status >= 500 else Result.REFUSED
         self._metrics.request("other", result, 0.0, sent)
 
-    async def _handle(self, request: web.BaseRequest, origin: Origin) -> web.StreamResponse:
-        client = origin.client
+    async def _handle(self, request: web.BaseRequest, requester: Requester) -> web.StreamResponse:
+        client = requester.client
         request_id = secrets.token_hex(6)
         started = time.monotonic()
         asked = _Asked()
         result: str = Result.MISS  # until an answer says otherwise: hits do not wait
         try:
-            answer = await self._answer(request, origin, asked)
+            answer = await self._answer(request, requester, asked)
             result = answer.result
             response, sent = await send(request, answer, {}, self._reader)
             result = Result.REFUSED if response.status == 416 else answer.result
@@ -175,20 +176,20 @@ class Handler:
             )
         return response
 
-    async def _answer(self, request: web.BaseRequest, origin: Origin, asked: _Asked) -> Answer:
+    async def _answer(self, request: web.BaseRequest, requester: Requester, asked: _Asked) -> Answer:
         path = _raw_path(request)
         if path in _PAGES:
             self._check_method(request)
-            return await self._page(path, request, origin.url)
+            return await self._page(path, request, requester.url)
         asked.guess(path)
-        self._check_client(origin.client)
+        self._check_client(requester.client)
         self._check_method(request)
         if path == SETUP:
-            return self._setup.answer(origin.url, origin.stranger)
+            return self._setup.answer(requester.url, requester.stranger)
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
-            origin.client,
+            requester.client,
             fetch=not (forbidden or wanted.cached_only),
             patience=patience(request.headers.getall(PREFER, ())),
         )
@@ -226,7 +227,7 @@ class Handler:
         text = {
             "/robots.txt": pages.ROBOTS,
             "/healthz": b"ok\n",
-            "/readyz": pages.readiness(self._store).encode() + b"\n",
+            "/readyz": readiness(self._store).encode() + b"\n",
         }[path]
         return Answer(text, _TEXT, UNCACHEABLE, "detail=page", Result.HIT)
 

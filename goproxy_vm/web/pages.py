@@ -6,6 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
+from goproxy_vm.cache.health import readiness
 from goproxy_vm.config.text import size
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ td{{padding:.1rem 1rem .1rem 0}}
 </table>
 <p>goproxy_vm {version}</p></body></html>
 """
-
-
-def readiness(store: Store) -> str:
-    """``ready``, or ``degraded`` with the reason; both mean that hits are served (status 200)."""
-    if store.writable:
-        return "ready"
-    return f"degraded: the store cannot be written ({store.trouble}); stored files are served"
 
 
 async def landing(store: Store, settings: Settings, upstreams: list[str], served: Served, url: str) -> bytes:

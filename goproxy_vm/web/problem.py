@@ -8,8 +8,7 @@ from aiohttp import web
 
 from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.proxy.answer import CACHE_STATUS, UNCACHEABLE, Result
-from goproxy_vm.web.details import SERVER
-from goproxy_vm.web.send import CACHE_NAME
+from goproxy_vm.web.identity import CACHE_NAME, SERVER
 
 MOST_BYTES = 648
 """``go`` hides a first line that is longer than this (PROTOCOL §2)."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.protocol.request import ModuleResource, SumdbResource
 from goproxy_vm.proxy.answer import max_age
-from goproxy_vm.web.details import SERVER
-from goproxy_vm.web.send import CACHE_NAME
+from goproxy_vm.web.identity import CACHE_NAME, SERVER
 
 if TYPE_CHECKING:
     from goproxy_vm.proxy.answer import Answer

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import http
-import json
 from collections.abc import Callable
-
-from goproxy_vm.web.details import PROBLEM, members
 
 RETRY_AFTER = 5
 """Seconds after which whoever is told 503 may ask again."""
@@ -18,15 +15,11 @@ Refusal = Callable[[int, str], bytes]
 def plain(status: int, sentence: str) -> bytes:
     """For ``go``: one line of text."""
     text = f"goproxy-vm: {sentence}\n".encode()
-    return _answer(status, "text/plain; charset=utf-8", text, "Cache-Status: goproxy-vm; detail=refused")
+    return whole(status, "text/plain; charset=utf-8", text, "Cache-Status: goproxy-vm; detail=refused")
 
 
-def problem(status: int, sentence: str) -> bytes:
-    """For clients of the admin API: problem details (RFC 9457)."""
-    return _answer(status, PROBLEM, f"{json.dumps(members(status, sentence))}\n".encode())
-
-
-def _answer(status: int, kind: str, body: bytes, *fields: str) -> bytes:
+def whole(status: int, kind: str, body: bytes, *fields: str) -> bytes:
+    """Such an answer, its body of a media type ``kind``; ``fields`` are further lines of its head."""
     lines = [
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
         f"Content-Type: {kind}",

@@ -14,15 +14,13 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.proxy.answer import UNCACHEABLE
 from goproxy_vm.web import fileio
 from goproxy_vm.web.connection import Connection
-from goproxy_vm.web.details import SERVER
+from goproxy_vm.web.identity import CACHE_NAME, SERVER
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from goproxy_vm.proxy.answer import Answer
 
-CACHE_NAME = "goproxy-vm"
-"""This cache's name in Cache-Status (RFC 9211)."""
 SMALL = 64 << 10
 """Stored files up to this many bytes are read at once and sent in one write with their head."""
 

@@ -25,7 +25,7 @@ from goproxy_vm.cache.facts import (
     VersionFacts,
     Went,
 )
-from goproxy_vm.config import Origin
+from goproxy_vm.config import Shown
 from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.selector import Selector, normalize
 from goproxy_vm.upstream.health import Condition
@@ -95,10 +95,10 @@ class FakeOperations:
         await self._ask("settings")
         return InForce(
             {
-                "offline": Origin(False, "default"),
-                "listen": Origin(["0.0.0.0:8080"], "file /etc/goproxy-vm.toml"),
-                "high_water": Origin(97.5, "flag --high-water"),
-                "upstream": Origin("https://***@goproxy.example", "default"),
+                "offline": Shown(False, "default"),
+                "listen": Shown(["0.0.0.0:8080"], "file /etc/goproxy-vm.toml"),
+                "high_water": Shown(97.5, "flag --high-water"),
+                "upstream": Shown("https://***@goproxy.example", "default"),
             },
             {"HTTPS_PROXY": "http://***@proxy.example:3128"},
         )

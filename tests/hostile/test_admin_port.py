@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm import cli
+from goproxy_vm.admin.app import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS
 from goproxy_vm.config.address import UNIX_PATH_MAX, Address
 from goproxy_vm.config.token import SOCKET_NAME, TOKEN_NAME
-from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS
 from tests.e2e.gocommand import start
 from tests.fakes.lines import logged
 from tests.fakes.wire import Wire

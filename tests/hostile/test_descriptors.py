@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.admin.app import ADMIN_CONNECTIONS
 from goproxy_vm.web import connection, listener
 from goproxy_vm.web.connections import Connections
-from goproxy_vm.web.descriptors import ADMIN_CONNECTIONS, most_connections, most_of_one
 from goproxy_vm.web.listener import Acceptor
+from goproxy_vm.web.shares import most_connections, most_of_one
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Wire, until

@@ -139,7 +139,7 @@ async def test_hits_beside_the_longest_go_mod(serve: Serve, upstream: FakeUpstre
 
 def held() -> int:
     """Bytes that are in memory for fetches."""
-    return sum(len(each._data) for each in gc.get_objects() if isinstance(each, sink.Memory))
+    return sum(len(each._data) for each in gc.get_objects() if isinstance(each, sink.Buffer))
 
 
 async def test_memory_of_many_large_ones(

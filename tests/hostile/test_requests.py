@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from goproxy_vm.web.connection import LONGEST_HEAD
-from goproxy_vm.web.http import HttpProtocol
+from goproxy_vm.web.http_protocol import HttpProtocol
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Wire, until

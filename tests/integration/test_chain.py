@@ -31,7 +31,7 @@ from goproxy_vm.errors import (
 )
 from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.http import Timeouts
-from goproxy_vm.upstream.sink import Memory
+from goproxy_vm.upstream.sink import Buffer
 from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port
@@ -112,7 +112,7 @@ async def fetch(
     check: Callable[[bytes], None] | None = None,
     path: str = PATH,
 ) -> bytes:
-    sink = Memory()
+    sink = Buffer()
 
     async def verdict() -> bytes:
         if check is not None:
@@ -459,7 +459,7 @@ async def test_check_that_fails(world: World, first: FakeUpstream, second: FakeU
 
 
 async def test_no_room_passes_through(world: World, first: FakeUpstream, second: FakeUpstream) -> None:
-    class Full(Memory):
+    class Full(Buffer):
         async def write(self, chunk: bytes) -> None:
             raise NoRoom("full")
 
@@ -476,7 +476,7 @@ async def test_no_room_passes_through(world: World, first: FakeUpstream, second:
 
 async def test_one_upstream_alone(world: World, first: FakeUpstream, second: FakeUpstream) -> None:
     upstreams = await world.make(f"{first.url},{second.url}")
-    sink = Memory()
+    sink = Buffer()
 
     async def check() -> bytes:
         return sink.data
@@ -706,11 +706,11 @@ async def test_where_nothing_was_started_nothing_can_be_asked() -> None:
         raise AssertionError("nothing has come")
 
     with pytest.raises(UpstreamError, match="no upstream is asked"):
-        await upstreams.fetch(PATH, Memory(), limit=1, check=check)
+        await upstreams.fetch(PATH, Buffer(), limit=1, check=check)
     for carrier in upstreams.carriers:
         assert carrier.failing
         with pytest.raises(UpstreamError, match="no upstream is asked"):
-            await carrier.fetch_alone(PATH, Memory(), 1, check)
+            await carrier.fetch_alone(PATH, Buffer(), 1, check)
     await upstreams.close()
 
 

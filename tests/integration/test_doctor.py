@@ -21,7 +21,7 @@ import pytest
 
 from goproxy_vm import __version__, cli
 from goproxy_vm.admin.status import InForce
-from goproxy_vm.config import File, Origin, load
+from goproxy_vm.config import File, Shown, load
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.token import TOKEN_NAME
@@ -459,7 +459,7 @@ async def test_the_running_server_is_judged_by_its_own_settings(setup: Setup, ru
 
 async def test_the_ports_that_the_system_chose(setup: Setup, run: Running) -> None:
     host = await run()
-    told = {"listen": Origin(["0.0.0.0:0"], "flag --listen"), "offline": Origin(False, "flag --no-offline")}
+    told = {"listen": Shown(["0.0.0.0:0"], "flag --listen"), "offline": Shown(False, "flag --no-offline")}
     host.server.in_force = InForce({**host.server.in_force.settings, **told})
     setup.settings |= {"listen": "0.0.0.0:0", "admin_listen": "127.0.0.1:0", "offline": "true"}
     found = await setup.examine()
@@ -470,7 +470,7 @@ async def test_the_ports_that_the_system_chose(setup: Setup, run: Running) -> No
 
 async def test_flags_of_the_server_are_no_mistake(setup: Setup, run: Running) -> None:
     host = await run()
-    given = {"offline": Origin(True, "flag --offline"), "of_another_version": Origin(1, "flag --x")}
+    given = {"offline": Shown(True, "flag --offline"), "of_another_version": Shown(1, "flag --x")}
     host.server.in_force = InForce({**host.server.in_force.settings, **given})
     found = await setup.examine()
     assert (found.status, found.checks["configuration"]["status"]) == (0, "ok")
@@ -484,7 +484,7 @@ async def test_passwords_and_proxies_of_the_server(
 ) -> None:
     host = await run()
     told = host.server.in_force.settings
-    host.server.in_force = InForce({**told, "upstream": Origin("http://***@x.example", "default")})
+    host.server.in_force = InForce({**told, "upstream": Shown("http://***@x.example", "default")})
     found = await setup.examine()
     assert found.checks["upstreams"]["status"] == found.checks["database"]["status"] == "skipped"
     assert "does not tell the passwords or files in its upstream" in found.checks["upstreams"]["found"]

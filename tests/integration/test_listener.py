@@ -18,7 +18,7 @@ import pytest
 from goproxy_vm import server as server_module
 from goproxy_vm.admin.status import InForce
 from goproxy_vm.cache.store import Store
-from goproxy_vm.config import Origin, Settings
+from goproxy_vm.config import Settings, Shown
 from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.errors import StartError
 from goproxy_vm.server import Server
@@ -537,10 +537,10 @@ async def test_a_reload_that_fails_changes_nothing(
             await server.reload(wanted)
     assert (await host.get("/example.com/m/@v/list")).status == 200
     assert server.in_force == InForce()
-    shown = {"deny": Origin("example.com/m", "file x")}
+    shown = {"deny": Shown("example.com/m", "file x")}
     assert (await server.reload(wanted, shown)).applied == ["deny", "pins"]
     assert server.in_force.settings == shown
-    need_a_restart = {"fresh": Origin("5s", "file x")}
+    need_a_restart = {"fresh": Shown("5s", "file x")}
     await server.reload(replace(wanted, fresh=5), need_a_restart)
     assert server.in_force.settings == shown
     assert [pin.pattern for pin in (await server.store.keeper.pins()).items] == ["example.com/*@*"]

@@ -9,7 +9,7 @@ import pytest
 
 from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
-from goproxy_vm.doctor.asking import Asker
+from goproxy_vm.doctor.asking import Inquiry
 from goproxy_vm.doctor.network import check_upstreams
 from goproxy_vm.protocol.loop import MOST, names, new_name, value
 from goproxy_vm.upstream.trail import Trail
@@ -147,8 +147,8 @@ async def test_doctor(tmp_path: Path, listen: str, upstream: str, public_url: st
     settings = Settings(
         cache_dir=tmp_path, listen=(Address(listen, 8080),), upstream=upstream, public_url=public_url
     )
-    async with Asker(settings, seconds=0.5) as asker:
-        found = await check_upstreams(settings, asker)
+    async with Inquiry(settings, seconds=0.5) as inquiry:
+        found = await check_upstreams(settings, inquiry)
     assert (found.found.endswith("is this server itself")) is itself
     if itself:
         assert found.status == "failed"
@@ -157,8 +157,8 @@ async def test_doctor(tmp_path: Path, listen: str, upstream: str, public_url: st
 async def test_doctor_sees_a_ring(serve: Serve, tmp_path: Path) -> None:
     here, there = await ring(serve, tmp_path)
     settings = Settings(cache_dir=tmp_path, listen=(Address("127.0.0.1", 1),), upstream=there.server.url)
-    async with Asker(settings) as asker:
-        found = await check_upstreams(settings, asker)
+    async with Inquiry(settings) as inquiry:
+        found = await check_upstreams(settings, inquiry)
     assert found.status == "failed"
     assert "508 Loop Detected" in found.found
     assert found.remedy.startswith("it leads back")

@@ -85,12 +85,12 @@ def test_share_refused(text: str) -> None:
 
 
 def test_bounded_duration() -> None:
-    kind = bounded_duration(1.0, 60.0)
-    assert [kind.parse(text) for text in ("1", "30s", "1m")] == [1.0, 30.0, 60.0]
-    assert kind.allowed.endswith("from 1s to 60s")
+    form = bounded_duration(1.0, 60.0)
+    assert [form.parse(text) for text in ("1", "30s", "1m")] == [1.0, 30.0, 60.0]
+    assert form.allowed.endswith("from 1s to 60s")
     for text in ("0.9", "61", "2m", "x"):
         with pytest.raises(ValueError):  # noqa: PT011
-            kind.parse(text)
+            form.parse(text)
 
 
 def test_globs() -> None:

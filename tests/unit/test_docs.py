@@ -34,7 +34,7 @@ def test_docs_have_the_key(name: str, key: Key) -> None:
     facts, meaning = sections("configuration.md")[name].split("\n\n", 1)
     flag = "No flag" if key.hidden else f"Flag `{flag_name(name)}`"
     assert facts == (
-        f"{flag}, environment `{environment_name(name)}`, default {default}.\nTakes {key.kind.allowed}."
+        f"{flag}, environment `{environment_name(name)}`, default {default}.\nTakes {key.form.allowed}."
     )
     assert meaning.strip()
 
@@ -73,7 +73,7 @@ def test_annotated_file_explains_the_key(name: str, key: Key) -> None:
     *comment, variable, _ = block.strip().split("\n")
     words = " ".join(line.removeprefix("# ") for line in comment)
     default = f" Default: {key.default}." if key.computed else ""
-    assert words == f"{key.help[0].upper()}{key.help[1:]}.{default} Takes {key.kind.allowed}."
+    assert words == f"{key.help[0].upper()}{key.help[1:]}.{default} Takes {key.form.allowed}."
     assert variable == f"# {environment_name(name)}"
 
 

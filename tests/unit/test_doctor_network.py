@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.config import Address, Loaded, Settings, SumdbSpec
-from goproxy_vm.doctor.asking import Asker, clock_offset
+from goproxy_vm.doctor.asking import Inquiry, clock_offset
 from goproxy_vm.doctor.asking import Reply as Told
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.doctor.examine import examine
@@ -40,14 +40,14 @@ def carry(upstream: FakeUpstream, database: FakeSumdb, prefix: str = f"/sumdb/{N
 
 async def upstreams(text: str, tmp_path: Path, seconds: float = 5.0) -> Finding:
     settings = Settings(cache_dir=tmp_path, upstream=text)
-    async with Asker(settings, seconds=seconds) as asker:
-        return await check_upstreams(settings, asker)
+    async with Inquiry(settings, seconds=seconds) as inquiry:
+        return await check_upstreams(settings, inquiry)
 
 
 async def database(text: str, spec: SumdbSpec, tmp_path: Path) -> Finding:
     settings = Settings(cache_dir=tmp_path, upstream=text, sumdb=spec)
-    async with Asker(settings) as asker:
-        return await check_database(settings, spec, asker)
+    async with Inquiry(settings) as inquiry:
+        return await check_database(settings, spec, inquiry)
 
 
 async def test_each_is_asked_at_once(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_a_comma_after_one_that_answers_blocks_nothing(upstream: FakeUpstr
 async def test_bad_ca_file(tmp_path: Path) -> None:
     settings = Settings(cache_dir=tmp_path, upstream_ca_file=tmp_path / "none.pem")
     with pytest.raises(StartError, match="upstream_ca_file"):
-        await Asker(settings).__aenter__()
+        await Inquiry(settings).__aenter__()
 
 
 def test_ca_file_that_has_gone_meanwhile(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_ca_file_that_has_gone_meanwhile(tmp_path: Path) -> None:
 async def test_certificate_is_not_trusted(tmp_path: Path) -> None:
     reply = Told("connection", "h: its certificate is not trusted: self-signed certificate")
 
-    class Answers(Asker):
+    class Answers(Inquiry):
         async def ask(self, spec: object, path: str) -> Told:
             return reply
 

@@ -7,14 +7,14 @@ import ipaddress
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from goproxy_vm.web.forwarded import MOST_ADDRESSES, Forwarded, Origin
+from goproxy_vm.web.forwarded import MOST_ADDRESSES, Forwarded, Requester
 
 OURS = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 
 
-def origin(peer: str, *headers: tuple[str, str], networks: tuple[object, ...] = OURS) -> Origin:
+def requester(peer: str, *headers: tuple[str, str], networks: tuple[object, ...] = OURS) -> Requester:
     given = CIMultiDictProxy(CIMultiDict(headers))
-    return Forwarded(networks).origin(peer, given)  # type: ignore[arg-type]
+    return Forwarded(networks).requester(peer, given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def origin(peer: str, *headers: tuple[str, str], networks: tuple[object, ...] = 
     ],
 )
 def test_client(addresses: list[str], client: str) -> None:
-    assert origin("10.0.0.1", *(("x-forwarded-for", each) for each in addresses)).client == client
+    assert requester("10.0.0.1", *(("x-forwarded-for", each) for each in addresses)).client == client
 
 
 def test_nobody_else_is_believed() -> None:
@@ -52,10 +52,10 @@ def test_nobody_else_is_believed() -> None:
         ("X-Forwarded-Host", "a.example"),
     )
     for peer in ("192.0.2.1", "fe80::1"):
-        assert origin(peer, *told, ("Host", "b")) == Origin(peer, "http://b")
+        assert requester(peer, *told, ("Host", "b")) == Requester(peer, "http://b")
     for peer in ("10.0.0.1", "unix"):
-        assert origin(peer, *told, ("Host", "b"), networks=()) == Origin(peer, "http://b")
-    assert origin("unix", *told, ("Host", "b")) == Origin("192.0.2.7", "https://a.example")
+        assert requester(peer, *told, ("Host", "b"), networks=()) == Requester(peer, "http://b")
+    assert requester("unix", *told, ("Host", "b")) == Requester("192.0.2.7", "https://a.example")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_nobody_else_is_believed() -> None:
     ],
 )
 def test_url(headers: list[tuple[str, str]], url: str) -> None:
-    assert origin("10.0.0.1", *headers).url == url
+    assert requester("10.0.0.1", *headers).url == url
 
 
 NAMES = ("Build1.example.com", "")
@@ -90,7 +90,7 @@ NAMES = ("Build1.example.com", "")
 )
 def test_names_that_are_ours_or_nobodys(host: str) -> None:
     headers = CIMultiDictProxy(CIMultiDict([("Host", host)]))
-    assert Forwarded((), NAMES).origin("192.0.2.7", headers) == Origin("192.0.2.7", f"http://{host}")
+    assert Forwarded((), NAMES).requester("192.0.2.7", headers) == Requester("192.0.2.7", f"http://{host}")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,6 @@ def test_names_that_are_ours_or_nobodys(host: str) -> None:
 def test_names_that_may_be_anybodys(host: str) -> None:
     """A page whose name is made to lead here is served by it."""
     headers = CIMultiDictProxy(CIMultiDict([("Host", host)]))
-    assert Forwarded((), NAMES).origin("192.0.2.7", headers) == Origin("192.0.2.7", "", host)
-    assert Forwarded(OURS, NAMES).origin("192.0.2.7", headers).url == ""
-    assert Forwarded(OURS, NAMES).origin("10.0.0.1", headers).url == f"http://{host}"
+    assert Forwarded((), NAMES).requester("192.0.2.7", headers) == Requester("192.0.2.7", "", host)
+    assert Forwarded(OURS, NAMES).requester("192.0.2.7", headers).url == ""
+    assert Forwarded(OURS, NAMES).requester("10.0.0.1", headers).url == f"http://{host}"

@@ -27,7 +27,7 @@ SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "ksh", "mksh") if
 def url_of(hosts: Sequence[str]) -> str:
     """The URL that a client with these Host fields used."""
     headers = CIMultiDictProxy(CIMultiDict([("Host", host) for host in hosts]))
-    return Forwarded(()).origin("192.0.2.1", headers).url
+    return Forwarded(()).requester("192.0.2.1", headers).url
 
 
 def script(host: str = "10.0.2.2:8080", **settings: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp.http_exceptions import LineTooLong
 
 from goproxy_vm.upstream import wire
-from goproxy_vm.upstream.wire import FIRST, LEAST, MOST, MOST_FIELDS, Portion, Turns, _Head, _Layer
+from goproxy_vm.upstream.wire import FIRST, LEAST, MOST, MOST_FIELDS, Portion, RoundRobin, _Head, _Layer
 
 CHUNK = b"1\r\nx\r\n"
 
@@ -89,7 +89,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def layer(clock: Clock, turns: Turns, cost: float) -> tuple[_Layer, Handler, Below]:
+def layer(clock: Clock, turns: RoundRobin, cost: float) -> tuple[_Layer, Handler, Below]:
     handler, below = Handler(clock, cost), Below()
     return _Layer(handler, below, turns), handler, below  # type: ignore[arg-type]
 
@@ -101,7 +101,7 @@ async def turns_until(clock: Clock, condition: Any) -> None:
 
 
 async def test_what_is_dear_is_handed_on_in_turns(clock: Clock) -> None:
-    turns = Turns()
+    turns = RoundRobin()
     data = CHUNK * 30_000
     both = [layer(clock, turns, 0.001) for _ in range(2)]
     for each, _, below in both:
@@ -117,7 +117,7 @@ async def test_what_is_dear_is_handed_on_in_turns(clock: Clock) -> None:
 
 
 async def test_what_is_quick_is_handed_on_at_once(clock: Clock) -> None:
-    each, handler, below = layer(clock, Turns(), 0.0)
+    each, handler, below = layer(clock, RoundRobin(), 0.0)
     each.data_received(bytes(10 << 20))
     assert len(handler.got) == 10 << 20
     assert len(handler.turns) < 60
@@ -125,7 +125,7 @@ async def test_what_is_quick_is_handed_on_at_once(clock: Clock) -> None:
 
 
 async def test_who_has_enough_gets_no_more(clock: Clock) -> None:
-    each, handler, below = layer(clock, Turns(), 0.0)
+    each, handler, below = layer(clock, RoundRobin(), 0.0)
     each.pause_reading()
     each.data_received(b"x")
     assert handler.got == b""
@@ -139,7 +139,7 @@ async def test_who_has_enough_gets_no_more(clock: Clock) -> None:
 
 
 async def test_who_wants_no_more_gets_none(clock: Clock) -> None:
-    each, handler, below = layer(clock, Turns(), 0.0)
+    each, handler, below = layer(clock, RoundRobin(), 0.0)
     each.pause_reading()
     each.data_received(b"x")
     each.connection_lost(None)
@@ -179,7 +179,7 @@ async def test_heads_are_taken_in_turns_and_small_portions(
     """Whatever the answer before it was like."""
     head = Slow(clock)
     monkeypatch.setattr(wire, "_Head", lambda: head)
-    each, handler, _ = layer(clock, Turns(), 0.0)
+    each, handler, _ = layer(clock, RoundRobin(), 0.0)
     each.data_received(bytes(1 << 20))
     assert len(handler.got) == 1 << 20
     each.write(b"GET")
@@ -192,7 +192,7 @@ async def test_heads_are_taken_in_turns_and_small_portions(
 
 async def test_small_portions_together_take_no_longer_than_one(clock: Clock) -> None:
     """Each of them is quick, and there are many."""
-    each, handler, _ = layer(clock, Turns(), 0.00015)
+    each, handler, _ = layer(clock, RoundRobin(), 0.00015)
     each.data_received(bytes(FIRST))
     began = clock.now
     each.data_received(bytes(1 << 20))
@@ -202,7 +202,7 @@ async def test_small_portions_together_take_no_longer_than_one(clock: Clock) -> 
 
 async def test_a_head_without_an_end_is_given_up(clock: Clock) -> None:
     """As soon as it has too many fields, and nothing of it is handed on then."""
-    each, handler, below = layer(clock, Turns(), 0.0)
+    each, handler, below = layer(clock, RoundRobin(), 0.0)
     each.write(b"GET")
     data = b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * (MOST_FIELDS + 2 * FIRST)
     each.data_received(data)

@@ -7,10 +7,6 @@ OWN = 512
 listeners, workers, the admin listener's connections."""
 EACH = 2
 """For a fetch, its connection and its file; for a VM's connection, that and the file being sent."""
-ADMIN_CONNECTIONS = 64
-"""Connections of the admin listener at a time."""
-LOCAL_CONNECTIONS = 16
-"""Connections of the socket in the cache directory: whoever fills the admin listener does not fill it."""
 FEWEST = 16
 """Connections of the main listener that are taken in any case."""
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-"""Kinds of files that have an h1."""
-
 
 def timestamp(seconds: float) -> str:
     """Epoch seconds as RFC 3339 in UTC, with milliseconds."""

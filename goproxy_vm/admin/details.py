@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.web.identity import SERVER
+from goproxy_vm.web.refusal import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROBLEM = "application/problem+json"
-SERVER = "goproxy-vm"
-"""What the Server field says: nothing about versions."""
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": SERVER}
 """What every answer of the API carries."""
 
@@ -77,6 +77,11 @@ def busy(sentence: str, retry_after: float | None) -> Problem:
     """503; ``retry_after`` in seconds."""
     headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
     return Problem(503, sentence, headers=headers)
+
+
+def refusal(status: int, sentence: str) -> bytes:
+    """What a client is told before a request of it is read."""
+    return whole(status, PROBLEM, f"{json.dumps(members(status, sentence))}\n".encode())
 
 
 def not_http(_: web.BaseRequest, reason: str) -> web.Response:
