@@ -1,45 +1,26 @@
-"""Module zips: Go's structure rules, Go's reading rules, and h1, in one pass (PROTOCOL §3 "Zip", "h1").
-
-The standard library's zipfile is not used: it decodes unflagged names as cp437, cuts names at NUL, believes
-false sizes, takes other bytes for the directory than Go where an archive is damaged, and does each of these a
-little differently from release to release. A zip that only Python can read would be stored for good.
-"""
+"""Module zips: Go's rules for their structure, and h1, in one pass (PROTOCOL §3 "Zip", "h1")."""
 
 from __future__ import annotations
 
-import hashlib
-import struct
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from goproxy_vm.errors import ContentError, MalformedPath
+from goproxy_vm.protocol.archive import Archive, Expensive, Fault, bodies, digest_of, directory, shown
 from goproxy_vm.protocol.dirhash import h1_lines
 from goproxy_vm.protocol.names import check_file_path
 from goproxy_vm.protocol.semver import agrees, is_canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from goproxy_vm.protocol.archive import Entry
 
 MAX_ZIP = 524_288_000
 """Bytes: Go's bound for an archive, and for the sum of its entries' sizes."""
 MAX_SPECIAL = 16 << 20
 """Bytes: Go's bound for the root ``go.mod`` and ``LICENSE``."""
 
-_CHUNK = 1 << 20
 _LONGEST_SENTENCE = 400
 """Characters. A name may have 65,535 bytes, each of which may take four to show."""
-
-# APPNOTE 4.3: little endian; what Go does not look at is skipped.
-_LOCAL = struct.Struct("<4s22xHH")  # lengths of name and extra
-_RECORD = struct.Struct("<4s4xHH4xLLLHHH8xL")  # flags, method, crc, sizes, three lengths, offset
-_END = struct.Struct("<4s6xHLLH")  # records, size and offset of the directory, length of the comment
-_LOCATOR64 = struct.Struct("<4sLqL")  # disk, offset of the 64-bit end, disks
-_END64 = struct.Struct("<4s28xQqq")  # records, size and offset of the directory
-_END_TAILS = (1024, 65 * 1024)  # how far from the file's end Go looks for the directory's end
-_DESCRIPTOR_FLAG = 0x8
-_STORED, _DEFLATED = 0, 8
-_WIDE = 0xFFFF_FFFF  # the value stands in the 64-bit extra field
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +40,6 @@ class Work:
     content: int
 
 
-class Expensive(Exception):
-    """The check would cost more than it may; whether the zip is good is not known."""
-
-
 def check_zip(
     file: BinaryIO, module: str, version: str, *, max_bytes: int = MAX_ZIP, most: Work | None = None
 ) -> ZipReport:
@@ -75,24 +52,20 @@ def check_zip(
     """
     try:
         if not is_canonical(version) or not agrees(module, version):
-            raise _Fault(f"{version!r} is no canonical version of {module}")
-        archive = _Archive(file)
+            raise Fault(f"{version!r} is no canonical version of {module}")
+        archive = Archive(file)
         if archive.size > max_bytes:
-            raise _Fault(f"{archive.size} bytes are over the limit of {max_bytes}")
-        entries = _directory(archive, most)
+            raise Fault(f"{archive.size} bytes are over the limit of {max_bytes}")
+        entries = directory(archive, None if most is None else most.directory)
         total = _check_structure(entries, f"{module}@{version}/")
         if most is not None and total > most.content:
             raise Expensive
         # Of several directory entries of one name Go reads the last (no file may be there twice).
         last = {entry.name: entry for entry in entries}
-        digests = {entry.name: _digest(archive, entry, start) for entry, start in _bodies(archive, last)}
-    except _Fault as fault:
+        digests = {entry.name: digest_of(archive, entry, start) for entry, start in bodies(archive, last)}
+    except Fault as fault:
         raise ContentError(f"zip: {_shortened(str(fault))}") from None
     return ZipReport(h1_lines((entry.name, digests[entry.name]) for entry in entries), len(entries), total)
-
-
-class _Fault(Exception):
-    """A rule that the archive breaks."""
 
 
 def _shortened(sentence: str) -> str:
@@ -103,162 +76,18 @@ def _shortened(sentence: str) -> str:
     return f"{sentence[:half]} … {sentence[-half:]}"
 
 
-def _shown(name: bytes) -> str:
-    return repr(name.decode("utf-8", "replace"))
-
-
-class _Archive:
-    """The file, of which nothing outside is ever asked for: a lying offset is no error of this host's."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.size = file.seek(0, 2)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``; fewer at the end, none outside."""
-        if not 0 <= offset < self.size:
-            return b""
-        self.file.seek(offset)
-        return self.file.read(length)
-
-    def chunks(self, offset: int, length: int) -> Iterator[bytes]:
-        """Up to ``length`` bytes from ``offset`` in chunks."""
-        while length and (chunk := self.read_at(offset, min(length, _CHUNK))):
-            yield chunk
-            offset += len(chunk)
-            length -= len(chunk)
-
-
-class _Entry(NamedTuple):
-    """A record of the central directory. Sizes and offset may be negative where the record lies."""
-
-    name: bytes
-    flags: int
-    method: int
-    crc: int
-    compressed: int
-    size: int
-    offset: int
-
-
-def _directory(archive: _Archive, most: Work | None) -> list[_Entry]:
-    """Every record up to the first that is none: Go trusts the count alone, modulo 65536."""
-    records, start, base = _directory_end(archive)
-    archive.file.seek(start)
-    entries: list[_Entry] = []
-    while entry := _record(archive.file):
-        if most is not None and archive.file.tell() - start > most.directory:
-            raise Expensive
-        entries.append(entry._replace(offset=entry.offset + base) if base else entry)
-    if (len(entries) - records) % 65536:
-        raise _Fault(f"not a valid zip file: {len(entries)} entries instead of {records}")
-    return entries
-
-
-def _directory_end(archive: _Archive) -> tuple[int, int, int]:
-    """Number of records, where the first one is, and what to add to the offsets in them."""
-    end, comment = _find_end(archive)
-    _, records, size, offset, _ = _END.unpack_from(comment)
-    if records == 0xFFFF or size == 0xFFFF or offset == _WIDE:  # 0xFFFF for the size is Go's own choice
-        locator = archive.read_at(end - _LOCATOR64.size, _LOCATOR64.size)
-        if len(locator) == _LOCATOR64.size:
-            signature, disk, where, disks = _LOCATOR64.unpack(locator)
-            if signature == b"PK\x06\x07" and disk == 0 and disks == 1 and where >= 0:
-                end = where
-                wide = archive.read_at(end, _END64.size)
-                if len(wide) != _END64.size or not wide.startswith(b"PK\x06\x06"):
-                    raise _Fault("not a valid zip file: no 64-bit end where the locator says")
-                _, records, size, offset = _END64.unpack(wide)
-    start = end - size
-    if size < 0 or offset < 0 or not 0 <= start < archive.size:
-        raise _Fault("not a valid zip file: its directory lies outside")
-    base = start - offset
-    if base > 0 and _is_record(archive, offset):
-        return records, offset, 0  # bytes that were put between directory and end, not before the archive
-    return records, start, base
-
-
-def _find_end(archive: _Archive) -> tuple[int, bytes]:
-    """Where the end record is, and the bytes from there on. A cut comment before it hides it, as in Go."""
-    for most in _END_TAILS:
-        length = min(most, archive.size)
-        tail = archive.read_at(archive.size - length, length)
-        at = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END.size + 4))
-        if at >= 0 and at + _END.size + int(_END.unpack_from(tail, at)[-1]) <= len(tail):
-            return archive.size - length + at, tail[at:]
-    raise _Fault("not a valid zip file: no end of a directory")
-
-
-def _is_record(archive: _Archive, offset: int) -> bool:
-    archive.file.seek(offset)
-    try:
-        return _record(archive.file) is not None
-    except _Fault:
-        return False
-
-
-def _record(file: BinaryIO) -> _Entry | None:
-    """The record at the file's position; None if there is none, or a cut one."""
-    header = _read(file, _RECORD.size)
-    if len(header) != _RECORD.size:
-        return None
-    signature, flags, method, crc, compressed, size, name_length, extra_length, comment_length, offset = (
-        _RECORD.unpack(header)
-    )
-    if signature != b"PK\x01\x02":
-        return None
-    length = name_length + extra_length + comment_length
-    variable = _read(file, length)
-    if len(variable) != length:
-        return None
-    name = variable[:name_length]
-    if _WIDE in (size, compressed, offset):
-        wide = _widened(variable[name_length : name_length + extra_length], [size, compressed, offset])
-        if wide is None:
-            return None
-        size, compressed, offset = wide
-    return _Entry(name, flags, method, crc, compressed, size, offset)
-
-
-def _read(file: BinaryIO, length: int) -> bytes:
-    data = file.read(length)
-    if length and not data:
-        # Go tells "ends exactly here" from "cut", and forgives only the latter.
-        raise _Fault("not a valid zip file: it ends in the directory")
-    return data
-
-
-def _widened(extra: bytes, values: list[int]) -> list[int] | None:
-    """Size, compressed size and offset with what the 64-bit extra field says; None if it says too little."""
-    wanted = [i for i, value in enumerate(values) if value == _WIDE]
-    at = 0
-    while at + 4 <= len(extra):
-        tag, length = struct.unpack_from("<HH", extra, at)
-        at += 4
-        if at + length > len(extra):
-            break
-        if tag == 1:
-            if length < 8 * len(wanted):
-                return None
-            for i, value in zip(wanted, struct.unpack_from(f"<{len(wanted)}q", extra, at), strict=True):
-                values[i] = value
-            return values
-        at += length
-    return values if wanted == [0] else None  # a size of 2³²−1 is taken for plain, an offset is not
-
-
-def _check_structure(entries: list[_Entry], prefix: str) -> int:
+def _check_structure(entries: list[Entry], prefix: str) -> int:
     """Go's CheckZip for names and declared sizes; the sum of those sizes."""
     raw_prefix = prefix.encode()
     paths: list[tuple[str, bool]] = []
     total = 0
     for entry in entries:
         if not entry.name.startswith(raw_prefix):
-            raise _Fault(f"{_shown(entry.name)}: the name does not have the prefix {prefix!r}")
+            raise Fault(f"{shown(entry.name)}: the name does not have the prefix {prefix!r}")
         try:
             path = entry.name[len(raw_prefix) :].decode()
         except UnicodeDecodeError:
-            raise _Fault(f"{entry.name!r}: the name is no valid UTF-8") from None
+            raise Fault(f"{entry.name!r}: the name is no valid UTF-8") from None
         if not path:
             continue
         is_directory = path.endswith("/")
@@ -266,7 +95,7 @@ def _check_structure(entries: list[_Entry], prefix: str) -> int:
         try:
             check_file_path(path)
         except MalformedPath as error:
-            raise _Fault(error.sentence) from None
+            raise Fault(error.sentence) from None
         paths.append((path, is_directory))
         if not is_directory:
             _check_file(path, entry.size, MAX_ZIP - total)
@@ -279,13 +108,13 @@ def _check_file(path: str, size: int, room: int) -> None:
     base = path.rpartition("/")[2]
     if _fold(base) == "go.mod":
         if base != path:
-            raise _Fault(f"{path!r}: a go.mod file outside the module's root")
+            raise Fault(f"{path!r}: a go.mod file outside the module's root")
         if path != "go.mod":
-            raise _Fault(f"{path!r}: go.mod must be in lower case")
+            raise Fault(f"{path!r}: go.mod must be in lower case")
     if not 0 <= size <= room:
-        raise _Fault(f"{path!r}: the files add up to more than {MAX_ZIP} bytes")
+        raise Fault(f"{path!r}: the files add up to more than {MAX_ZIP} bytes")
     if path in ("go.mod", "LICENSE") and size > MAX_SPECIAL:
-        raise _Fault(f"{path!r}: {size} bytes are over the limit of {MAX_SPECIAL}")
+        raise Fault(f"{path!r}: {size} bytes are over the limit of {MAX_SPECIAL}")
 
 
 def _check_collisions(paths: list[tuple[str, bool]]) -> None:
@@ -306,10 +135,10 @@ def _check_collisions(paths: list[tuple[str, bool]]) -> None:
             length += 1 + len(ours)
         if length > 0:
             if path[:length] != before[:length]:
-                raise _Fault(f"{before[:length]!r} and {path[:length]!r} collide where case does not count")
+                raise Fault(f"{before[:length]!r} and {path[:length]!r} collide where case does not count")
             if length == len(before) and not (before_is_directory and (is_directory or path != before)):
                 both = path != before or is_directory != before_is_directory
-                raise _Fault(f"{before!r} is " + ("both a file and a directory" if both else "there twice"))
+                raise Fault(f"{before!r} is " + ("both a file and a directory" if both else "there twice"))
         before, before_elements, before_is_directory = path, elements, is_directory
 
 
@@ -325,93 +154,3 @@ def _fold_char(char: str) -> str:
         if len(folded) == 1:
             return folded
     return char
-
-
-def _bodies(archive: _Archive, entries: dict[bytes, _Entry]) -> list[tuple[_Entry, int]]:
-    """Each entry and where its content begins, in that order; none overlaps another.
-
-    Empty deflate blocks give any amount of work without giving a byte, and one body may have any number of
-    entries: so what is read is bounded by the archive's own size before anything of it is.
-    """
-    found = sorted(((entry, _body_offset(archive, entry)) for entry in entries.values()), key=lambda e: e[1])
-    before, end = b"", 0
-    for entry, start in found:
-        length = _stored_length(archive, entry)
-        if entry.name.endswith(b"/") or not length:
-            continue
-        if start < end:
-            raise _Fault(f"{_shown(entry.name)}: its content overlaps that of {_shown(before)}")
-        before, end = entry.name, min(start + length, archive.size)
-    return found
-
-
-def _stored_length(archive: _Archive, entry: _Entry) -> int:
-    # A size over 2⁶³ is negative to Go too, which then reads as far as there are bytes.
-    return entry.compressed if entry.compressed >= 0 else archive.size
-
-
-def _digest(archive: _Archive, entry: _Entry, start: int) -> bytes:
-    """SHA-256 of an entry's content, read and checked as Go's archive/zip does."""
-    digest = hashlib.sha256()
-    crc = length = 0
-    try:
-        if entry.name.endswith(b"/"):
-            if entry.size:
-                raise _Fault("a directory with content")
-            return digest.digest()
-        for chunk in _content(archive, entry, start):
-            length += len(chunk)
-            if length > entry.size:
-                raise _Fault(f"more than the declared {entry.size} bytes")
-            crc = zlib.crc32(chunk, crc)
-            digest.update(chunk)
-        if length != entry.size:
-            raise _Fault(f"{length} bytes instead of the declared {entry.size}")
-        if entry.flags & _DESCRIPTOR_FLAG:
-            if crc != entry.crc or _descriptor_crc(archive, start + entry.compressed) != crc:
-                raise _Fault("checksum error")
-        elif entry.crc and crc != entry.crc:
-            raise _Fault("checksum error")
-    except (_Fault, zlib.error) as error:
-        raise _Fault(f"{_shown(entry.name)}: {error}") from None
-    return digest.digest()
-
-
-def _body_offset(archive: _Archive, entry: _Entry) -> int:
-    header = archive.read_at(entry.offset, _LOCAL.size)
-    if len(header) != _LOCAL.size:
-        raise _Fault(f"{_shown(entry.name)}: its header is cut off")
-    signature, name_length, extra_length = _LOCAL.unpack(header)
-    if signature != b"PK\x03\x04":
-        raise _Fault(f"{_shown(entry.name)}: no header where the directory says")
-    return entry.offset + _LOCAL.size + int(name_length) + int(extra_length)
-
-
-def _content(archive: _Archive, entry: _Entry, start: int) -> Iterator[bytes]:
-    """The content in chunks of bounded size. Nothing is known yet about its length."""
-    body = archive.chunks(start, _stored_length(archive, entry))
-    if entry.method == _STORED:
-        yield from body
-        return
-    if entry.method != _DEFLATED:
-        raise _Fault(f"unsupported compression method {entry.method}")
-    inflate = zlib.decompressobj(-15)
-    for chunk in body:
-        data = chunk
-        while data and not inflate.eof:
-            yield inflate.decompress(data, _CHUNK)
-            data = inflate.unconsumed_tail
-        if inflate.eof:
-            return
-    # What the last input still holds back: the output bound may have stopped it.
-    while rest := inflate.decompress(b"", _CHUNK):
-        yield rest
-    if not inflate.eof:
-        raise _Fault("its compressed content ends too early")
-
-
-def _descriptor_crc(archive: _Archive, offset: int) -> int:
-    data = archive.read_at(offset, 16).removeprefix(b"PK\x07\x08")
-    if len(data) < 12:
-        raise _Fault("its data descriptor is cut off")
-    return int.from_bytes(data[:4], "little")

@@ -1,4 +1,4 @@
-"""Go's semantic versions: validity, order, canonical form, pseudo-versions, agreement with a path.
+"""Go's semantic versions: validity, order, pseudo-versions, agreement with a path.
 
 Sources: go.dev/ref/mod#versions, #pseudo-versions; PROTOCOL §1 "Canonical", "P/V agreement".
 """
@@ -58,17 +58,6 @@ def is_canonical(version: str) -> bool:
     return match is not None and match[3] is not None and match[5] in (None, "+incompatible")
 
 
-def canonical(version: str) -> str:
-    """The canonical form (``v1`` is ``v1.0.0``; ``+incompatible`` stays); empty if invalid."""
-    match = _VERSION.fullmatch(version)
-    if match is None:
-        return ""
-    text = f"v{match[1]}.{match[2] or 0}.{match[3] or 0}"
-    if match[4]:
-        text += f"-{match[4]}"
-    return text + ("+incompatible" if match[5] == "+incompatible" else "")
-
-
 def is_prerelease(version: str) -> bool:
     """Whether a valid version has a prerelease part."""
     match = _VERSION.fullmatch(version)
@@ -99,11 +88,6 @@ def pseudo(version: str) -> Pseudo | None:
     # Alone the stamp stands in vX.0.0 only; behind any other version a part "0" comes before it.
     in_place = before[-1] == "0" if before else match[2] == match[3] == "0"
     return Pseudo(stamp[1], stamp[2]) if stamp and in_place else None
-
-
-def is_pseudo(version: str) -> bool:
-    """Whether it is a pseudo-version."""
-    return pseudo(version) is not None
 
 
 def latest(versions: Iterable[str]) -> str | None:

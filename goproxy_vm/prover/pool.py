@@ -16,7 +16,8 @@ from typing import Any
 
 from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.modzip import Expensive, Work, ZipReport, check_zip
+from goproxy_vm.protocol.archive import Expensive
+from goproxy_vm.protocol.modzip import Work, ZipReport, check_zip
 from goproxy_vm.prover.turns import Turns
 
 INLINE = Work(directory=128 << 10, content=8 << 20)

@@ -1,6 +1,6 @@
 """The checksum database: lookups proven once for all who ask, and every tile kept that proves them.
 
-The rules are in ``protocol.sumdb``; here is what they need fetched and stored (PROTOCOL §4).
+The rules are in ``protocol.verifier``; here is what they need fetched and stored (PROTOCOL §4).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from goproxy_vm.errors import (
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.note import VerifierKey
-from goproxy_vm.protocol.sumdb import LookupVerdict, Verdict, Verifier
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
+from goproxy_vm.protocol.verifier import LookupVerdict, Verdict, Verifier
 from goproxy_vm.traffic.flight import Flights
 from goproxy_vm.traffic.lru import Lru
 from goproxy_vm.traffic.negative import Negatives
@@ -50,7 +50,7 @@ _V_co = TypeVar("_V_co", bound=Verdict, covariant=True)
 
 
 class _Provable(Protocol[_V_co]):
-    """A session of ``protocol.sumdb``, by the kind of its verdict."""
+    """A session of ``protocol.verifier``, by the kind of its verdict."""
 
     def wanted(self) -> list[Tile]: ...
     def feed(self, tile: Tile, data: bytes) -> None: ...

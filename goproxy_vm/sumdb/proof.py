@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.protocol.artifact import Artifact
-    from goproxy_vm.protocol.sumdb import LookupVerdict
+    from goproxy_vm.protocol.verifier import LookupVerdict
     from goproxy_vm.sumdb.client import ChecksumDatabase
 
 log = get_logger("proof")

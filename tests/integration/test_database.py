@@ -18,8 +18,8 @@ from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.protocol.modzip import check_zip
-from goproxy_vm.protocol.sumdb import Verifier
 from goproxy_vm.protocol.tlog import Tile
+from goproxy_vm.protocol.verifier import Verifier
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.sumdb import FakeSumdb, Signer
@@ -634,7 +634,8 @@ async def test_what_was_trimmed_is_brought_again(serve: Serve, world: World) -> 
     host = await serve(world.upstream, sumdb=world.spec)
     await looked_up(host, world, 3, 290)
     records = host.server.store.records
-    await host.server.proxy.intake._proofs._database._saved()  # type: ignore[union-attr]  # it is there
+    assert host.server.mirror is not None
+    await host.server.mirror._database._saved()
     await records.trim(0)
     assert (await records.size())[0] == 0
     found = await looked_up(host, world, 3, 290)
@@ -690,7 +691,8 @@ async def test_a_disk_that_takes_no_records_fills_no_memory(
     host = await serve(world.upstream, sumdb=world.spec)
     for number in range(40):
         await looked_up(host, world, number)
-    assert len(host.server.proxy.intake._proofs._database._unsaved) <= 16  # type: ignore[union-attr]  # it is there
+    assert host.server.mirror is not None
+    assert len(host.server.mirror._database._unsaved) <= 16
 
 
 @pytest.mark.parametrize("genuine", [True, False])

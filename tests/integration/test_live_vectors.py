@@ -16,7 +16,7 @@ import pytest
 
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.errors import ContentError
-from goproxy_vm.protocol.sumdb import Verifier
+from goproxy_vm.protocol.verifier import Verifier
 from goproxy_vm.upstream import chain
 from tests.fakes.live import (
     INFO,

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxy_vm.errors import ContentError
+from goproxy_vm.protocol.archive import Expensive
 from goproxy_vm.protocol.dirhash import h1_lines
-from goproxy_vm.protocol.modzip import MAX_SPECIAL, Expensive, Work, ZipReport, check_zip
+from goproxy_vm.protocol.modzip import MAX_SPECIAL, Work, ZipReport, check_zip
 from tests.e2e.gocommand import goroot
 from tests.fakes.modules import EPOCH, build_zip, raw_zip
 from tests.vectors import vectors

@@ -24,14 +24,13 @@ def test_semver_sort() -> None:
 @pytest.mark.parametrize("case", NAMES["check_path_version"], ids=lambda c: f"{c['path']}@{c['version']}")
 def test_check_path_version(case: dict[str, Any]) -> None:
     assert semver.is_canonical(case["version"]) is case["is_canonical"]
-    assert semver.canonical(case["version"]) == case["canonical"]
     assert semver.agrees(case["path"], case["version"]) is case["check_ok"]
 
 
 @pytest.mark.parametrize("case", NAMES["pseudo_version"], ids=lambda c: c["version"])
 def test_pseudo_version(case: dict[str, Any]) -> None:
     pseudo = semver.pseudo(case["version"])
-    assert semver.is_pseudo(case["version"]) is case["is_pseudo"]
+    assert (pseudo is not None) is case["is_pseudo"]
     if pseudo is not None:
         assert pseudo.revision == case["rev"]
         assert pseudo.time == "".join(c for c in case["time"] if c.isdigit())
@@ -53,7 +52,7 @@ def test_pseudo_version(case: dict[str, Any]) -> None:
     ],
 )
 def test_where_the_time_stamp_may_stand(version: str, *, is_pseudo: bool) -> None:
-    assert semver.is_pseudo(version) is is_pseudo
+    assert (semver.pseudo(version) is not None) is is_pseudo
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,17 @@ from goproxy_vm.errors import (
     NoRecord,
     UpstreamError,
 )
-from goproxy_vm.protocol import sumdb
+from goproxy_vm.protocol import timeline
 from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.note import open_note
-from goproxy_vm.protocol.sumdb import (
+from goproxy_vm.protocol.tlog import HASH_BYTES, Head, Node, Tile, subtrees, tiles_for
+from goproxy_vm.protocol.verifier import (
     LookupVerdict,
     Session,
     TileVerdict,
     Verdict,
     Verifier,
-    mirror_tiles,
 )
-from goproxy_vm.protocol.tlog import HASH_BYTES, Head, Node, Tile, subtrees, tiles_for
 from tests.fakes.sumdb import FakeSumdb, Signer
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())["sumdb_client"]
@@ -343,7 +342,7 @@ def test_the_head_moves_on_and_never_back(thousand: FakeSumdb) -> None:
 def test_a_head_once_found_consistent_is_remembered(
     thousand: FakeSumdb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sumdb, "MOST_HEADS", 2)
+    monkeypatch.setattr(timeline, "MOST_HEADS", 2)
     host = Host(thousand)
     host.latest()
 
@@ -593,7 +592,10 @@ def test_honest_histories_are_accepted_and_mirrored(
             assert host.head == Head(largest, source.log.range_hash(0, largest))
     named: dict[Tile, int] = {}
     for number, _, verdict in stored:
-        for tile in mirror_tiles(number, verdict.size, host.verifier.size, height):
+        # What any fresh client asks for is a prefix of these, which are named in the tree of the newest head,
+        # or of those that sessions add when that head moves on (they read the older head's edge in it).
+        needed = [Node(0, number), *subtrees(0, verdict.size)]
+        for tile in tiles_for(host.verifier.size, needed, height):
             named[tile.full] = tile.width
             assert len(host.tiles[tile.full]) >= tile.length
     for _ in range(3):

@@ -18,7 +18,6 @@ each place (``tile.full`` is the place's name): narrower ones are its prefixes.
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -27,6 +26,7 @@ from goproxy_vm.errors import Absent, ChecksumMismatch, ContentError, ForkError,
 from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.note import open_note
 from goproxy_vm.protocol.record import parse_record
+from goproxy_vm.protocol.timeline import SignedHead, Timeline
 from goproxy_vm.protocol.tlog import (
     DATA_LEVEL,
     EMPTY_ROOT,
@@ -49,46 +49,7 @@ if TYPE_CHECKING:
     from goproxy_vm.protocol.note import VerifierKey
     from goproxy_vm.protocol.record import Record
 
-MOST_HEADS: Final = 4096
-"""Older heads remembered as consistent; mirrors answer lookups with very many of them."""
-
 _NO_TILES: Final[Mapping[Tile, bytes]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class SignedHead:
-    """A tree head with the note that carries its signature."""
-
-    head: Head
-    note: bytes
-
-
-class Timeline:
-    """The newest head known, and the older ones found consistent with it."""
-
-    def __init__(self, newest: SignedHead) -> None:
-        self.newest = newest
-        self.edge: tuple[Head, Mapping[Tile, bytes]] | None = None
-        """A tree whose root was made from tiles, and those tiles."""
-        self._consistent: OrderedDict[Head, None] = OrderedDict()
-
-    def knows(self, head: Head) -> bool:
-        """Whether ``head`` needs no tiles to be joined to the newest; an empty tree begins every log."""
-        return 0 in (head.size, self.newest.head.size) or head == self.newest.head or head in self._consistent
-
-    def order(self, signed: SignedHead) -> tuple[SignedHead, SignedHead]:
-        """``signed`` and the newest head, older first; of one size, ``signed`` counts as the older."""
-        if signed.head.size > self.newest.head.size:
-            return self.newest, signed
-        return signed, self.newest
-
-    def adopt(self, older: SignedHead, newer: SignedHead) -> None:
-        """Take two heads that are consistent; the newest never moves back."""
-        self.newest = newer
-        self._consistent[older.head] = None
-        self._consistent.move_to_end(older.head)
-        if len(self._consistent) > MOST_HEADS:
-            self._consistent.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,17 +346,3 @@ class TileSession(Session):
     def _nodes(self) -> list[Node]:
         height = self._verifier.height
         return [Node(max(self._tile.level, 0) * height, self._tile.index << height)]
-
-
-def mirror_tiles(number: int, size: int, newest: int, height: int = HEIGHT) -> frozenset[Tile]:
-    """The tiles that a mirror must hold beside a stored lookup, so that every fresh client can check it.
-
-    The lookup gives record ``number`` under a head of ``size`` records; ``newest`` (not smaller) is the
-    size of the verifier's newest head, in whose tree the tiles are named. A fresh client starts from an
-    empty head and measures each record against the newest *stored* head that it has met, in whatever
-    order. Each tile that it can ask for is a prefix of one of these, or of one of those that sessions
-    add when the newest head moves on (they read the older head's edge in the newer tree). So a mirror
-    that keeps every verdict's tiles, the widest of each place, and answers narrower requests with
-    prefixes, misses none; this function is for checking that, and for repair after a loss.
-    """
-    return tiles_for(newest, [Node(0, number), *subtrees(0, size)], height)
