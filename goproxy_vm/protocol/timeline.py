@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from goproxy_vm.lru import Lru
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ class Timeline:
         self.newest = newest
         self.edge: tuple[Head, Mapping[Tile, bytes]] | None = None
         """A tree whose root was made from tiles, and those tiles."""
-        self._consistent: OrderedDict[Head, None] = OrderedDict()
+        self._consistent: Lru[Head, None] = Lru(MOST_HEADS)
 
     def knows(self, head: Head) -> bool:
         """Whether ``head`` needs no tiles to be joined to the newest; an empty tree begins every log."""
@@ -45,7 +46,4 @@ class Timeline:
     def adopt(self, older: SignedHead, newer: SignedHead) -> None:
         """Take two heads that are consistent; the newest never moves back."""
         self.newest = newer
-        self._consistent[older.head] = None
-        self._consistent.move_to_end(older.head)
-        if len(self._consistent) > MOST_HEADS:
-            self._consistent.popitem(last=False)
+        self._consistent.keep(older.head, None)

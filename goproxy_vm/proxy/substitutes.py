@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol import semver
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.content import minimal_info, parse_list, render_list
 from goproxy_vm.protocol.gomod import LOOKED_AT, Retractions, not_retracted, retractions
 from goproxy_vm.protocol.request import Endpoint
 from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer, Result, file_answer, max_age
-from goproxy_vm.traffic.lru import Lru
 from goproxy_vm.traffic.steps import SHORT, Reading, in_turns
 
 if TYPE_CHECKING:

@@ -23,13 +23,13 @@ from goproxy_vm.errors import (
     Unconfirmed,
     Unproven,
 )
+from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.note import VerifierKey
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
 from goproxy_vm.protocol.verifier import LookupVerdict, Verdict, Verifier
 from goproxy_vm.traffic.flight import Flights
-from goproxy_vm.traffic.lru import Lru
 from goproxy_vm.traffic.negative import Negatives
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Definite absence, remembered for a short while in memory.
 
-Prefix probes make 404s normal traffic (PROTOCOL §1 "latest"): so the memory is a bounded dict, and a failure
+Prefix probes make 404s normal traffic (PROTOCOL §1 "latest"): so the memory is bounded, and a failure
 of an upstream never enters it. What is kept longer, for when none can be asked, is in ``absence``.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from goproxy_vm.errors import Absent
+from goproxy_vm.lru import Lru
 
 MOST = 10_000
-"""How many absent paths are remembered; the oldest goes first."""
+"""How many absent paths are remembered; the one asked for longest ago goes first."""
 
 
 class Negatives:
@@ -20,14 +21,11 @@ class Negatives:
     def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
         self._seconds = seconds
         self._now = monotonic
-        self._known: dict[str, tuple[float, str, int]] = {}
+        self._known: Lru[str, tuple[float, str, int]] = Lru(MOST)
 
     def add(self, path: str, sentence: str, status: int = Absent.status) -> None:
         """Remember that ``path`` is absent, the sentence that said so, and the status to answer with."""
-        self._known.pop(path, None)
-        self._known[path] = (self._now() + self._seconds, sentence, status)
-        if len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
+        self._known.keep(path, (self._now() + self._seconds, sentence, status))
 
     def has(self, path: str) -> bool:
         """Whether ``path`` is remembered as absent now."""
@@ -35,7 +33,7 @@ class Negatives:
         if known is None:
             return False
         if known[0] <= self._now():
-            del self._known[path]
+            self._known.forget(path)
             return False
         return True
 

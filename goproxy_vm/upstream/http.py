@@ -7,7 +7,6 @@ import base64
 import os
 import string
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -20,6 +19,7 @@ from yarl import URL
 
 from goproxy_vm import __version__
 from goproxy_vm.errors import Absent, ContentError, Looped, Refused, UpstreamError, UpstreamTimeout
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, is_under_way, preference
 from goproxy_vm.upstream.failure import Failure, Outcome
@@ -104,7 +104,7 @@ class HttpUpstream:
         self._way = way
         self._redirect = redirected
         self._now = now
-        self._elsewhere: OrderedDict[URL, _Peer] = OrderedDict()
+        self._elsewhere: Lru[URL, _Peer] = Lru(ELSEWHERE)
         self._headers = {
             hdrs.ACCEPT_ENCODING: "identity",
             hdrs.USER_AGENT: f"goproxy-vm/{__version__}",
@@ -152,10 +152,8 @@ class HttpUpstream:
         if peer is None:
             host = _shown(url.authority.rpartition("@")[2], SENTENCE)
             health = Health(self._now, self._timeouts.stall)
-            peer = self._elsewhere[origin] = _Peer(f"{self._name}: redirected to {host}", health)
-        self._elsewhere.move_to_end(origin)
-        if len(self._elsewhere) > ELSEWHERE:
-            self._elsewhere.popitem(last=False)
+            peer = _Peer(f"{self._name}: redirected to {host}", health)
+            self._elsewhere.keep(origin, peer)
         return peer
 
     def _broken(self, peer: _Peer, problem: Exception) -> Failure:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextvars import Context, ContextVar, copy_context
 
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.loop import MOST
 
 
@@ -19,7 +20,7 @@ class Trail:
 
     def __init__(self, names: Iterable[str] = (), *, shared: bool = False) -> None:
         """``shared``: it is a fetch's, which others may join later."""
-        self.names: dict[str, None] = {}
+        self.names: Lru[str, None] = Lru(MOST)
         self.joined: Counter[Trail] = Counter()
         self._shared = shared
         self._note(names)
@@ -41,10 +42,7 @@ class Trail:
 
     def _note(self, names: Iterable[str]) -> None:
         for name in list(names):
-            self.names.pop(name, None)
-            self.names[name] = None
-            if len(self.names) > MOST:
-                del self.names[next(iter(self.names))]
+            self.names.keep(name, None)
 
     def __iter__(self) -> Iterator[str]:
         """The names, one may come twice."""

@@ -29,11 +29,13 @@ def test_absence_is_remembered_until_its_time_is_over() -> None:
     assert not negatives.has("a")
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_what_nobody_asks_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negative, "MOST", 2)
     negatives = Negatives(60, Clock())
-    for path in ("a", "b", "a", "c"):
+    for path in ("a", "b"):
         negatives.add(path, path)
+    assert negatives.has("a")
+    negatives.add("c", "c")
     assert not negatives.has("b")
     assert negatives.has("a")
     assert negatives.has("c")

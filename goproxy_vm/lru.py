@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Lru(Mapping[K, V]):
-    """The ``most`` values used last, by their keys."""
+    """The ``most`` values used last, by their keys: whoever looks one up uses it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,7 +23,7 @@ class Lru(Mapping[K, V]):
         return value
 
     def __iter__(self) -> Iterator[K]:
-        return iter(self._kept)
+        return iter(list(self._kept))  # what is looked up on the way moves
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -38,3 +38,7 @@ class Lru(Mapping[K, V]):
     def forget(self, key: K) -> None:
         """It is not what it was."""
         self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
