@@ -10,10 +10,12 @@ import signal
 import socket
 import sqlite3
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
 from goproxy_vm.admin.status import InForce
+from goproxy_vm.cache.opening import supervised
 from goproxy_vm.console.greeting import status_command
 from goproxy_vm.errors import OperatorError
 from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds
@@ -68,7 +70,7 @@ async def _serve(loaded: Loaded, again: Callable[[], Loaded], *, greets: bool) -
         )
         print(await server.greeting(command), file=sys.stderr, flush=True)
     watchdog = asyncio.create_task(_pet_watchdog())
-    reloader = asyncio.create_task(_reload(server, again, hung_up))
+    reloader = asyncio.create_task(supervised(partial(_reload, server, again, hung_up)))
     await stopped.wait()
     notify("STOPPING=1")
     log.info("stopping", shutdown_timeout=settings.shutdown_timeout)

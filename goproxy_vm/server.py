@@ -20,6 +20,7 @@ from goproxy_vm.admin.auth import Guard, admin_token
 from goproxy_vm.admin.details import not_http, refusal
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.admin.status import Activity, InForce
+from goproxy_vm.cache.opening import cancel, supervised
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
 from goproxy_vm.config.token import SOCKET_NAME
@@ -234,7 +235,7 @@ class Server:
         )
         listener = Listener(server, connections, main)
         traffic = Traffic(self.metrics.served)
-        stack.push_async_callback(_cancelled, asyncio.create_task(traffic.run(), name="traffic"))
+        stack.push_async_callback(cancel, asyncio.create_task(supervised(traffic.run), name="traffic"))
 
         def activity() -> Activity:
             return Activity(
@@ -359,8 +360,3 @@ class Server:
             admin.append(bind(self._settings.admin_listen, "admin_listen"))
             stack.callback(admin[-1].close)
         return main, admin
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
 from goproxy_vm.config.token import TOKEN_NAME, named_token, read_token
 from goproxy_vm.errors import StartError
 
@@ -85,19 +85,8 @@ def _kept(path: Path) -> str:
 
 
 def _made(path: Path) -> str:
-    """A new token, on disk before it is used; the name never stands for half a file."""
+    """A new token, on disk before it is used."""
     token = secrets.token_hex(RANDOM_BYTES)
-    # Below tmp/, which every start empties.
-    temporary = path.parent / "tmp" / secrets.token_hex(12)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{token}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    root = path.parent.resolve()  # the cache directory may well be a link
+    tree.write(f"{token}\n".encode(), root / path.name, root, root / "tmp")
     return token

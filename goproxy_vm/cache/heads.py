@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.layout import private_opener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +68,4 @@ class Heads:
         return kept
 
     def _publish(self, target: Path, data: bytes) -> None:
-        temporary = self._layout.temporary()
-        with open(temporary, "xb", opener=private_opener) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        for directory in tree.move(temporary, self._layout.tmp, target, self._layout.sumdb):
-            tree.sync(directory, self._layout.sumdb)
+        tree.write(data, target, self._layout.sumdb, self._layout.tmp)

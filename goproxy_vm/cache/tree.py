@@ -9,7 +9,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY
+from goproxy_vm.cache.layout import DIRECTORY, PRIVATE_DIRECTORY, private_opener
 from goproxy_vm.cache.threads import paused
 from goproxy_vm.hostos import open_beneath
 
@@ -81,6 +81,18 @@ def move(source: Path, from_top: Path, target: Path, to_top: Path) -> set[Path]:
     with directory(target.parent, to_top, made=changed) as to, directory(source.parent, from_top) as from_:
         os.rename(source.name, target.name, src_dir_fd=from_, dst_dir_fd=to)
     return changed
+
+
+def write(data: bytes, target: Path, top: Path, tmp: Path) -> None:
+    """Put a small file in place of what ``target`` was, in or below ``top``: on disk before it has the name,
+    which never stands for half of it. ``tmp`` is on the same disk, and emptied by every start."""
+    temporary = tmp / secrets.token_hex(12)
+    with open(temporary, "xb", opener=private_opener) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    for changed in move(temporary, tmp, target, top):
+        sync(changed, top)
 
 
 def sync(path: Path, top: Path) -> None:

@@ -17,10 +17,12 @@ import pytest
 
 from goproxy_vm import server as server_module
 from goproxy_vm.admin.status import InForce
+from goproxy_vm.cache import opening
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings, Shown
 from goproxy_vm.config.address import Address, parse_address
 from goproxy_vm.errors import StartError
+from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.server import Server
 from goproxy_vm.web import connection, listener
 from goproxy_vm.web import connections as connections_module
@@ -480,7 +482,7 @@ async def test_ipv6(serve: Serve, upstream: FakeUpstream) -> None:
 
 
 async def test_ipv6_any_takes_ipv4_clients_too(serve: Serve, upstream: FakeUpstream) -> None:
-    networks = Settings.__dataclass_fields__["allow_clients"].metadata["key"].kind.parse("127.0.0.0/8")
+    networks = Settings.__dataclass_fields__["allow_clients"].metadata["key"].form.parse("127.0.0.0/8")
     host = await serve(upstream, listen=(parse_address("[::]:0"),), allow_clients=networks)
     port = host.server.url.rpartition(":")[2]
     async with Wire(f"http://127.0.0.1:{port}") as wire:
@@ -545,3 +547,25 @@ async def test_a_reload_that_fails_changes_nothing(
     assert server.in_force.settings == shown
     assert [pin.pattern for pin in (await server.store.keeper.pins()).items] == ["example.com/*@*"]
     assert (await host.get("/example.com/m/@v/list")).status == 403
+
+
+async def test_a_bug_does_not_end_the_readings_of_the_traffic(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = asyncio.Event()
+    calls = 0
+
+    async def run(_: Traffic) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError
+        again.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(opening, "AGAIN", 0.0)
+    monkeypatch.setattr(Traffic, "run", run)
+    await serve(upstream)
+    async with asyncio.timeout(5.0):
+        await again.wait()
+    assert "background task failed" in logged(caplog)

@@ -1,9 +1,11 @@
-"""The process that serves: signals."""
+"""The process that serves: signals, and what they have it do."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
+import logging
 import os
 import selectors
 import signal
@@ -13,13 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm import process
+from goproxy_vm.cache import opening
+from goproxy_vm.config import Loaded, Settings
+from goproxy_vm.config.address import Address
 from goproxy_vm.process import awake, notice
+from tests.fakes.lines import logged
+from tests.fakes.wire import until
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """The signals' handlers are those from before again."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -86,3 +94,34 @@ async def test_a_signal_that_another_thread_gets_wakes_the_loop() -> None:
     assert got == [1]
     for fd in (ours, theirs):
         os.close(fd)
+
+
+async def test_a_bug_in_reading_settings_again_does_not_end_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(opening, "AGAIN", 0.0)
+    listen = Address("127.0.0.1", 0)
+    settings = Settings(cache_dir=tmp_path, listen=(listen,), admin_listen=listen, offline=True, sumdb=None)
+    loaded = Loaded(settings, {}, (), None)
+    read = 0
+
+    def again() -> Loaded:
+        nonlocal read
+        read += 1
+        if read == 1:
+            raise ZeroDivisionError
+        return loaded
+
+    caplog.set_level(logging.INFO)
+    serving = asyncio.create_task(process._serve(loaded, again, greets=False))
+    try:
+        await until(lambda: "serving" in logged(caplog))
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "background task failed" in logged(caplog))
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "reloaded" in logged(caplog))
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+        gc.unfreeze()
+    assert read == 2
