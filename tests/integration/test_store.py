@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +23,14 @@ from goproxy_vm.cache import files, memory
 from goproxy_vm.cache.reports.figures import Statistics
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
-from goproxy_vm.config import Settings
 from goproxy_vm.errors import ContentError, MalformedPath, StartError, Unavailable
 from goproxy_vm.protocol.artifact import Kind
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
+from tests.integration.stores import opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from goproxy_vm.cache.files import StoredFile
 
@@ -42,15 +42,6 @@ STEPS = ("write", "sync", "rename", "sync-directory", "index", "done")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-@asynccontextmanager
-async def opened(root: Path, **options: object) -> AsyncIterator[Store]:
-    opened_store = await Store.open(root, lock_wait=0, **options)  # type: ignore[arg-type]  # keyword options
-    try:
-        yield opened_store
-    finally:
-        await opened_store.close()
 
 
 async def put_mod(into: Store, data: bytes = b"module example.com/m\n", *, version: str = V) -> bytes:
@@ -251,7 +242,7 @@ async def test_hits_are_on_record_after_close(root: Path) -> None:
 
 
 async def test_hits_are_flushed_regularly(root: Path) -> None:
-    async with opened(root, settings=Settings(cache_dir=root, recency_flush=0.001)) as s:
+    async with opened(root, recency_flush=0.001) as s:
         await put_mod(s)
         await drained(s)
         await content(s, MOD)
