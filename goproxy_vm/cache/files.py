@@ -1,29 +1,15 @@
-"""What the store hands out: facts about a stored file, and the file itself, open for reading."""
+"""What the store hands out: a stored file, open for reading."""
 
 from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from goproxy_vm.cache.holders import Hold
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex,
-    for ``.mod`` and ``.zip`` the h1 hash it was proven to have; ``unsure`` where a power loss may have
-    damaged it, so that it is hashed before it is used."""
-
-    path: str
-    length: int
-    sha256: str
-    h1: str | None
-    unsure: bool = False
 
 
 class StoredFile:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from goproxy_vm.cache.files import Entry, StoredFile
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored
+from goproxy_vm.cache.rows import Entry
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import unescape_path, unescape_version

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from goproxy_vm.cache.clock import LogicalClock
-    from goproxy_vm.cache.files import Entry
-    from goproxy_vm.cache.rows import Known, Standing
+    from goproxy_vm.cache.rows import Entry, Known, Standing
 
 K = TypeVar("K")
 V = TypeVar("V")

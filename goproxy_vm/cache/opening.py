@@ -14,7 +14,6 @@ from goproxy_vm.cache.answers import Answers, Desks
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.database import Database, Watched
 from goproxy_vm.cache.fences import Fences
-from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.holders import Holders
@@ -28,6 +27,7 @@ from goproxy_vm.cache.reports.keeper import Keeper
 from goproxy_vm.cache.reports.purges import Purges
 from goproxy_vm.cache.reports.selection import Shelf
 from goproxy_vm.cache.reports.snapshots import Snapshots
+from goproxy_vm.cache.rows import Entry
 from goproxy_vm.cache.stock import Stock
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.upkeep import beginning

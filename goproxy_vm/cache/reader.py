@@ -11,8 +11,7 @@ from queue import LifoQueue
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from goproxy_vm.cache.database import Impossible
-from goproxy_vm.cache.files import Entry
-from goproxy_vm.cache.rows import VICTIM, Known, Standing, possible, stray, victim
+from goproxy_vm.cache.rows import VICTIM, Entry, Known, Standing, possible, stray, victim
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from goproxy_vm.cache.database import Impossible
-from goproxy_vm.cache.files import Entry
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol.artifact import KINDS, Artifact, Kind, kind_of
 
@@ -20,6 +19,19 @@ MOST_BLOCKS = 1 << 50
 """No disk has as many."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex,
+    for ``.mod`` and ``.zip`` the h1 hash it was proven to have; ``unsure`` where a power loss may have
+    damaged it, so that it is hashed before it is used."""
+
+    path: str
+    length: int
+    sha256: str
+    h1: str | None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

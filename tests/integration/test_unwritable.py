@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import FULL
+from goproxy_vm.cache.rows import Entry
 from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import Unavailable

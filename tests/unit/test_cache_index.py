@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.rows import Known, Row, Sum, Touch
+from goproxy_vm.cache.rows import Entry, Known, Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.artifact import Artifact, Kind

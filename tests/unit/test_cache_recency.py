@@ -12,12 +12,11 @@ import pytest
 from goproxy_vm.cache import memory
 from goproxy_vm.cache.clock import MOST_GAP, LogicalClock
 from goproxy_vm.cache.database import Database, damaged
-from goproxy_vm.cache.files import Entry
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.recency import CLEAN_AGE, Recency, begin_clock
-from goproxy_vm.cache.rows import Row, Touch
+from goproxy_vm.cache.rows import Entry, Row, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.cache.threads import Threads, to_the_end
 from goproxy_vm.protocol.artifact import Artifact, Kind
