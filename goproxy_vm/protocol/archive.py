@@ -64,7 +64,7 @@ class Archive:
             length -= len(chunk)
 
 
-class Entry(NamedTuple):
+class Member(NamedTuple):
     """A record of the central directory. Sizes and offset may be negative where the record lies."""
 
     name: bytes
@@ -76,14 +76,14 @@ class Entry(NamedTuple):
     offset: int
 
 
-def directory(archive: Archive, most: int | None) -> list[Entry]:
+def directory(archive: Archive, most: int | None) -> list[Member]:
     """Every record up to the first that is none: Go trusts the count alone, modulo 65536.
 
     Fault; Expensive where they have more than ``most`` bytes.
     """
     records, start, base = _directory_end(archive)
     archive.file.seek(start)
-    entries: list[Entry] = []
+    entries: list[Member] = []
     while entry := _record(archive.file):
         if most is not None and archive.file.tell() - start > most:
             raise Expensive
@@ -135,7 +135,7 @@ def _is_record(archive: Archive, offset: int) -> bool:
         return False
 
 
-def _record(file: BinaryIO) -> Entry | None:
+def _record(file: BinaryIO) -> Member | None:
     """The record at the file's position; None if there is none, or a cut one."""
     header = _read(file, _RECORD.size)
     if len(header) != _RECORD.size:
@@ -155,7 +155,7 @@ def _record(file: BinaryIO) -> Entry | None:
         if wide is None:
             return None
         size, compressed, offset = wide
-    return Entry(name, flags, method, crc, compressed, size, offset)
+    return Member(name, flags, method, crc, compressed, size, offset)
 
 
 def _read(file: BinaryIO, length: int) -> bytes:
@@ -185,7 +185,7 @@ def _widened(extra: bytes, values: list[int]) -> list[int] | None:
     return values if wanted == [0] else None  # a size of 2³²−1 is taken for plain, an offset is not
 
 
-def bodies(archive: Archive, entries: dict[bytes, Entry]) -> list[tuple[Entry, int]]:
+def bodies(archive: Archive, entries: dict[bytes, Member]) -> list[tuple[Member, int]]:
     """Each entry and where its content begins, in that order; none overlaps another. Fault.
 
     Empty deflate blocks give any amount of work without giving a byte, and one body may have any number of
@@ -203,12 +203,12 @@ def bodies(archive: Archive, entries: dict[bytes, Entry]) -> list[tuple[Entry, i
     return found
 
 
-def _stored_length(archive: Archive, entry: Entry) -> int:
+def _stored_length(archive: Archive, entry: Member) -> int:
     # A size over 2⁶³ is negative to Go too, which then reads as far as there are bytes.
     return entry.compressed if entry.compressed >= 0 else archive.size
 
 
-def digest_of(archive: Archive, entry: Entry, start: int) -> bytes:
+def digest_of(archive: Archive, entry: Member, start: int) -> bytes:
     """SHA-256 of an entry's content, read and checked as Go's archive/zip does. Fault."""
     digest = hashlib.sha256()
     crc = length = 0
@@ -235,7 +235,7 @@ def digest_of(archive: Archive, entry: Entry, start: int) -> bytes:
     return digest.digest()
 
 
-def _body_offset(archive: Archive, entry: Entry) -> int:
+def _body_offset(archive: Archive, entry: Member) -> int:
     header = archive.read_at(entry.offset, _LOCAL.size)
     if len(header) != _LOCAL.size:
         raise Fault(f"{shown(entry.name)}: its header is cut off")
@@ -245,7 +245,7 @@ def _body_offset(archive: Archive, entry: Entry) -> int:
     return entry.offset + _LOCAL.size + int(name_length) + int(extra_length)
 
 
-def _content(archive: Archive, entry: Entry, start: int) -> Iterator[bytes]:
+def _content(archive: Archive, entry: Member, start: int) -> Iterator[bytes]:
     """The content in chunks of bounded size. Nothing is known yet about its length."""
     body = archive.chunks(start, _stored_length(archive, entry))
     if entry.method == _STORED:

@@ -12,7 +12,7 @@ from goproxy_vm.protocol.names import check_file_path
 from goproxy_vm.protocol.semver import agrees, is_canonical
 
 if TYPE_CHECKING:
-    from goproxy_vm.protocol.archive import Entry
+    from goproxy_vm.protocol.archive import Member
 
 MAX_ZIP = 524_288_000
 """Bytes: Go's bound for an archive, and for the sum of its entries' sizes."""
@@ -76,7 +76,7 @@ def _shortened(sentence: str) -> str:
     return f"{sentence[:half]} … {sentence[-half:]}"
 
 
-def _check_structure(entries: list[Entry], prefix: str) -> int:
+def _check_structure(entries: list[Member], prefix: str) -> int:
     """Go's CheckZip for names and declared sizes; the sum of those sizes."""
     raw_prefix = prefix.encode()
     paths: list[tuple[str, bool]] = []
