@@ -7,20 +7,17 @@ So whoever is to remember an answer says before it asks that it will (:meth:`Mem
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.rows import Touch
+from goproxy_vm.lru import Lru
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.rows import Entry, Known, Standing
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 ENTRIES = 20_000
 """Entries kept, the most recently used."""
@@ -46,9 +43,9 @@ class Memory:
 
     def __init__(self, clock: LogicalClock) -> None:
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._missing: OrderedDict[str, None] = OrderedDict()
-        self._known: OrderedDict[tuple[str, str], Known] = OrderedDict()
+        self._entries: Lru[str, Entry] = Lru(ENTRIES)
+        self._missing: Lru[str, None] = Lru(MISSING)
+        self._known: Lru[tuple[str, str], Known] = Lru(MISSING)
         self._looks: set[Look] = set()
         self._touches: dict[str, Touch] = {}
         self._watchers: list[Callable[[str | None], None]] = []
@@ -74,9 +71,9 @@ class Memory:
     def learn(self, look: Look, standing: Standing) -> None:
         """Remember what the index said."""
         if standing.entry is None and not standing.other and not look.stale:
-            _keep(self._missing, look.path, None, MISSING)
+            self._missing.keep(look.path, None)
         if standing.known is not None and not look.known_stale:
-            _keep(self._known, look.version, standing.known, MISSING)
+            self._known.keep(look.version, standing.known)
 
     def missing(self, path: str) -> bool:
         """Whether the index has nothing under a path: neither a row nor a stray."""
@@ -89,20 +86,20 @@ class Memory:
     def forget_known(self, *versions: tuple[str, str]) -> None:
         """What is known of versions has changed."""
         for version in versions:
-            self._known.pop(version, None)
+            self._known.forget(version)
         for look in self._looks:
             if look.version in versions:
                 look.known_stale = True
 
     def keep(self, entry: Entry) -> None:
         """Keep an entry, as the newest."""
-        self._missing.pop(entry.path, None)
-        _keep(self._entries, entry.path, entry, ENTRIES)
+        self._missing.forget(entry.path)
+        self._entries.keep(entry.path, entry)
 
     def forget(self, path: str) -> None:
         """The file has come, is gone, or about to be looked at more closely."""
-        self._entries.pop(path, None)
-        self._missing.pop(path, None)
+        self._entries.forget(path)
+        self._missing.forget(path)
         for look in self._looks:
             if look.path == path:
                 look.stale = True
@@ -128,10 +125,3 @@ class Memory:
         """The hits since the last call."""
         touches, self._touches = self._touches, {}
         return touches
-
-
-def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > most:
-        kept.popitem(last=False)
