@@ -16,7 +16,7 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.server import Server
-from goproxy_vm.upstream import chain
+from goproxy_vm.upstream import upstream as one_upstream
 from tests.e2e.gocommand import Vm
 from tests.e2e.upstream_thread import UpstreamThread
 from tests.fakes.live import SCENARIOS, SCRIPTS, database
@@ -115,7 +115,7 @@ async def test_real_client_fares_behind_the_proxy_as_without(
     tmp_path: Path, gocache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     case, script = SCENARIOS[name], SCRIPTS[name]
-    monkeypatch.setattr(chain, "TRIES", 1)
+    monkeypatch.setattr(one_upstream, "TRIES", 1)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     async with FakeUpstream() as fake:
         script.on(fake)

@@ -17,7 +17,7 @@ import pytest
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol.verifier import Verifier
-from goproxy_vm.upstream import chain
+from goproxy_vm.upstream import upstream as one_upstream
 from tests.fakes.live import (
     INFO,
     LATEST,
@@ -88,7 +88,7 @@ async def scripted() -> AsyncIterator[FakeUpstream]:
 @pytest.fixture
 def start(serve: Serve, scripted: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Start the proxy with a scenario's GOPROXY list before the scripted server."""
-    monkeypatch.setattr(chain, "TRIES", 1)  # clients do not try again
+    monkeypatch.setattr(one_upstream, "TRIES", 1)  # clients do not try again
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # the database's own host is out of reach
 
     async def start(name: str) -> tuple[Script, Host]:
