@@ -112,7 +112,7 @@ class Console:
         self._show(answer, tables.removal)
 
     def _confirm(self, patterns: Sequence[str]) -> None:
-        """Ask whoever types whether everything is meant. ConfigError: it is not."""
+        """Ask whoever types whether everything is meant. NotDone: it is not."""
         everything = {"*", "*@*"} & set(patterns)
         if not everything or not (sys.stdin.isatty() and sys.stderr.isatty()):
             return
@@ -120,7 +120,7 @@ class Console:
         print(f"{everything.pop()} removes all {tables.plural(count, 'version')}.", file=sys.stderr)
         print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise ConfigError("nothing was removed (--yes does not ask)")
+            raise NotDone("nothing was removed; with --yes nobody is asked", {})
 
     def _meant(self, pattern: str) -> str:
         """What a pattern that matches nothing may have been meant for, in words; "" if nobody knows."""

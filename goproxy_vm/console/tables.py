@@ -95,7 +95,7 @@ def status(answer: Json) -> list[str]:
                 f"{clients['addresses']:,} with {plural(clients['connections'], 'connection')}",
             ),
             *_sources("upstreams", answer["upstreams"], "none is asked"),
-            *_sources("database", [answer["sumdb"]] if answer["sumdb"] else [], "off: nothing is proven"),
+            *_database(answer),
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
@@ -141,6 +141,15 @@ def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, st
     """A line for each upstream or database, the title beside the first."""
     told = [f"{each['name']}: {_condition(each)}" for each in every] or [none]
     return [(title if n == 0 else "", one) for n, one in enumerate(told)]
+
+
+def _database(answer: Json) -> list[tuple[str, str]]:
+    database = answer["sumdb"]
+    if (
+        database and database["state"] == "untried" and not answer["upstreams"]
+    ):  # none is, for nobody is asked
+        return [("database", f"{database['name']}: none is asked")]
+    return _sources("database", [database] if database else [], "off: nothing is proven")
 
 
 def _condition(one: Json) -> str:

@@ -164,7 +164,10 @@ class Fetching:
                 if isinstance(error, Absent) and since == self._fences.now:
                     self.absences.recent.add(path, error.sentence)  # no longer: it may be there after all
                 raise
-            log.warning("serving stale", path=path, reason=error.sentence)
+            if fallback.copy is not None:
+                log.warning("serving stale", path=path, reason=error.sentence)
+            else:
+                log.info("answered from stored files", path=path, reason=error.sentence)
             return answer
         return value, joined
 

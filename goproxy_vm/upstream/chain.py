@@ -17,6 +17,9 @@ from goproxy_vm.upstream.source import Network
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
 from goproxy_vm.upstream.upstream import NOT_ASKED, Counts, Pace, Upstream
 
+MOST_SAID = 3
+"""Upstreams whose failures an error tells."""
+
 T = TypeVar("T")
 
 
@@ -208,6 +211,8 @@ class _Verdicts:
         self._refused: Refused | None = None
         self._failed: GoproxyError | None = None
         self._masked = False
+        self._said: list[str] = []
+        """What failures and refusals say, in the order of the list."""
 
     @property
     def absent(self) -> bool:
@@ -217,6 +222,8 @@ class _Verdicts:
     def add(self, failure: Failure, *, after_absence: bool) -> None:
         """``after_absence``: an upstream earlier in the list has said 404 or 410."""
         error = failure.error
+        if not isinstance(error, Absent) and error.sentence not in self._said:
+            self._said.append(error.sentence)
         if isinstance(error, Absent):
             self._absent = self._absent or error
         elif isinstance(error, Refused):
@@ -228,6 +235,8 @@ class _Verdicts:
 
     def worst(self) -> GoproxyError:
         if failed := self._failed or self._refused:
+            # By Go's rule one of them decides; which of them can be mended, who reads it knows.
+            failed.sentence = "; ".join(self._said[:MOST_SAID])
             return failed
         absent = self._absent or Absent("no upstream is configured to ask")
         absent.doubtful = self._masked

@@ -54,6 +54,7 @@ async def probe(spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver, l
                 return Trial(spec.name, seconds)
         return Trial(spec.name, time.monotonic() - started, "it has no address")
     except (OSError, TimeoutError) as error:
-        reason = str(error) or "timed out"
+        unknown = isinstance(error, socket.gaierror)
+        reason = "its name cannot be resolved" if unknown else str(error) or "timed out"
         log.warning("upstream cannot be reached", upstream=spec.name, reason=reason)
         return Trial(spec.name, time.monotonic() - started, reason)

@@ -491,6 +491,17 @@ async def test_one_upstream_alone(world: World, first: FakeUpstream, second: Fak
     assert not upstreams.carriers[1].failing
 
 
+async def test_an_error_tells_what_each_upstream_said(world: World, first: FakeUpstream) -> None:
+    """One of them decides the status; which of them can be mended is for who reads it."""
+    first.on("*", Reply(b"not available", 403, {"Content-Type": "text/plain"}))
+    port = closed_port()
+    said = await failure(await world.make(f"http://127.0.0.1:{port}|{first.url}"), UpstreamError)
+    assert (
+        said
+        == f"127.0.0.1:{port}: cannot connect: Connection refused; {first.name}: 403 Whatever: not available"
+    )
+
+
 AT_WORK = Reply(b"later\n", 202, {"Preference-Applied": "respond-async"})
 
 

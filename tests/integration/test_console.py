@@ -221,7 +221,7 @@ def test_everything_is_asked_about(
     api: ApiThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    for typed, status in (("\n", 2), ("n\n", 2), ("", 2), ("yes\n", 0)):
+    for typed, status in (("\n", 1), ("n\n", 1), ("", 1), ("yes\n", 0)):
         answer = io.StringIO(typed)
         monkeypatch.setattr(answer, "isatty", lambda: True)
         monkeypatch.setattr("sys.stdin", answer)
