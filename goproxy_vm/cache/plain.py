@@ -218,11 +218,14 @@ def _rows(directory: Path, mode: str) -> sqlite3.Connection:
 
 
 def _read_only(directory: Path, error: Exception) -> tuple[ReadOnly, sqlite3.Connection]:
+    rows = None
     try:
         rows = _rows(directory, f"{ALONE}&mode=rw")
         rows.execute("PRAGMA query_only = 1")
         rows.execute("SELECT count(*) FROM Cache")
     except sqlite3.Error:
+        if rows is not None:
+            rows.close()
         rows = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         rows.execute(NO_ROWS)
     log.warning("cached answers cannot be written", directory=directory, reason=reason(error))
