@@ -114,24 +114,28 @@ class Operations:
 
         ValueError: a malformed glob.
         """
-        purge = await self._store.purges.choose(selection, dry_run=dry_run)
-        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
+        purge = await self._store.purges.choose(selection, forget_hash=forget_hash, dry_run=dry_run)
+        return await self._purge(purge, dry_run=dry_run)
 
     @_index
     async def purge_version(
         self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False
     ) -> Removal:
         """As :meth:`purge`, one version."""
-        purge = await self._store.purges.choose_versions(module, version, dry_run=dry_run)
-        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
+        purge = await self._store.purges.choose_versions(
+            module, version, forget_hash=forget_hash, dry_run=dry_run
+        )
+        return await self._purge(purge, dry_run=dry_run)
 
     @_index
     async def purge_module(self, module: str, *, forget_hash: bool = False, dry_run: bool = False) -> Removal:
         """As :meth:`purge`, all versions of a module."""
-        purge = await self._store.purges.choose_versions(module, None, dry_run=dry_run)
-        return await self._purge(purge, forget_hash=forget_hash, dry_run=dry_run)
+        purge = await self._store.purges.choose_versions(
+            module, None, forget_hash=forget_hash, dry_run=dry_run
+        )
+        return await self._purge(purge, dry_run=dry_run)
 
-    async def _purge(self, purge: Purge, *, forget_hash: bool, dry_run: bool) -> Removal:
+    async def _purge(self, purge: Purge, *, dry_run: bool) -> Removal:
         if dry_run:
             return await self._store.purges.foretell(purge)
 
@@ -141,7 +145,7 @@ class Operations:
         # Only now, when no older fetch can be stored any more; and once more, for a fetch begun meanwhile may
         # have found what was on its way out, or an answer have been prepared.
         self._proxy.forget(concerned)
-        removal = await self._store.purges.remove(purge, forget_hash=forget_hash)
+        removal = await self._store.purges.remove(purge)
         self._proxy.forget(concerned)
         return removal
 

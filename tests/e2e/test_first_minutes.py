@@ -124,8 +124,8 @@ def generic(text: str, made: Scene) -> list[str]:
     """What is printed, without what differs from run to run and from host to host."""
     name = urlsplit(made.upstream).netloc
     text = text.replace(made.url or HOST, HOST).replace(name, UPSTREAM.partition("://")[2])
-    text = text.replace(f"{made.top}/host", "/root").replace(
-        f"{Path(sys.executable).parent}", "/root/goproxy_vm/.venv/bin"
+    text = text.replace(f"{made.top}/host", "/home/gopher").replace(
+        f"{Path(sys.executable).parent}", "/home/gopher/goproxy_vm/.venv/bin"
     )
     text = re.sub(r"(?m)^go: downloading .*\n", "", text)
     text = re.sub(r"\[request \w+\]", "[request …]", text)

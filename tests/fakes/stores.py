@@ -27,20 +27,20 @@ def artifact(path: str) -> Artifact:
 
 async def purge(store: Store, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal:
     """As the admin API does it, where nothing above the store has to forget anything."""
-    chosen = await store.purges.choose(selection, dry_run=dry_run)
+    chosen = await store.purges.choose(selection, forget_hash=forget_hash, dry_run=dry_run)
     if dry_run:
         return await store.purges.foretell(chosen)
-    return await store.purges.remove(chosen, forget_hash=forget_hash)
+    return await store.purges.remove(chosen)
 
 
 async def purge_versions(
     store: Store, module: str, version: str | None, *, forget_hash: bool, dry_run: bool
 ) -> Removal:
     """As :func:`purge`, one version, or all of a module."""
-    chosen = await store.purges.choose_versions(module, version, dry_run=dry_run)
+    chosen = await store.purges.choose_versions(module, version, forget_hash=forget_hash, dry_run=dry_run)
     if dry_run:
         return await store.purges.foretell(chosen)
-    return await store.purges.remove(chosen, forget_hash=forget_hash)
+    return await store.purges.remove(chosen)
 
 
 class Told:

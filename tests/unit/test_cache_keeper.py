@@ -258,9 +258,9 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
 async def test_what_comes_while_a_purge_removes_is_spared(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         await shop.put("x.org/a")
-        chosen = await shop.store.purges.choose_versions("x.org/a", None, dry_run=False)
+        chosen = await shop.store.purges.choose_versions("x.org/a", None, forget_hash=False, dry_run=False)
         await shop.put("x.org/a", blocks=2)
-        await shop.store.purges.remove(chosen, forget_hash=False)
+        await shop.store.purges.remove(chosen)
         assert shop.zips() == "x.org/a"
         assert shop.stock.usage.used == 2 * BLOCK
         shop.consistent()

@@ -57,9 +57,10 @@ class Purges:
         """What tells which versions are meant, made beside the loop. ValueError: a malformed glob."""
         return await self._reading.run(lambda: Selector(paused(globs)))
 
-    async def choose(self, selection: Selection, *, dry_run: bool) -> Purge:
-        """What a selection means, and the cached answers of its modules; no fetch begun before is stored from
-        now on, unless it is a ``dry_run``. ValueError: a malformed glob."""
+    async def choose(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Purge:
+        """What a selection means, and the cached answers of its modules; with ``forget_hash`` the hashes
+        first seen too. No fetch begun before is stored from now on, unless it is a ``dry_run``. ValueError: a
+        malformed glob."""
         since = self._stock.fences.now
         await self._stock.flush()
         matches: Matches = _every if selection.match is None else await self.selector(selection.match)
@@ -72,15 +73,19 @@ class Purges:
         if stored_only and victims and not dry_run:
             victims = await self._fence_selected(selection, victims)
         modules = {victim.module for victim in victims}
+        versions = set[tuple[str, str]]()
         if stored_only:
-            versions = {(victim.module, victim.version) for victim in victims}
+            versions = {(victim.module, victim.version) for victim in victims if forget_hash}
         else:
             victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            versions = set(await self._reading.run(self._reader.known, matches))
+            if forget_hash:
+                versions = set(await self._reading.run(self._reader.known, matches))
         return Purge(victims, modules, versions, since)
 
-    async def choose_versions(self, module: str, version: str | None, *, dry_run: bool) -> Purge:
+    async def choose_versions(
+        self, module: str, version: str | None, *, forget_hash: bool, dry_run: bool
+    ) -> Purge:
         """As :meth:`choose`, one version, or all of a module, and the module's cached answers."""
 
         def matches(m: str, v: str) -> bool:
@@ -92,17 +97,17 @@ class Purges:
         await self._stock.queue.flushed()
         victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
-        versions = set(await self._reading.run(self._reader.known, matches))
+        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
         return Purge(victims, {module}, versions, since)
 
     async def foretell(self, purge: Purge) -> Removal:
         """What would be removed."""
         return await removal(purge.victims, await self._answers.count(purge.modules), dry_run=True)
 
-    async def remove(self, purge: Purge, *, forget_hash: bool) -> Removal:
+    async def remove(self, purge: Purge) -> Removal:
         """Remove it; what is in memory of it is the caller's to forget, before and after."""
         gone = await self._stock.remover.remove(purge.victims, "purge")
-        if forget_hash:
+        if purge.versions:
             await self._stock.ask(self._stock.index.forget, sorted(purge.versions))
             self._stock.memory.forget_known(*purge.versions)
         answers = sum([await self._answers.drop(module) for module in sorted(purge.modules)])
