@@ -60,8 +60,7 @@ class Inside:
         else:
             answer = await self.proxy.get(resource, asker)
         try:
-            assert isinstance(answer.body, bytes) or answer.body.data is not None
-            return answer.body if isinstance(answer.body, bytes) else answer.body.data or b""
+            return answer.body if isinstance(answer.body, bytes) else answer.body.pread(0, answer.body.length)
         finally:
             answer.close()
 
