@@ -153,7 +153,7 @@ class Server:
             changed = [name for name in keys() if getattr(before, name) != getattr(settings, name)]
             kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
             if settings.pins != before.pins:
-                await self.store.keeper.configure_pins(settings.pins)
+                await self.store.control.configure_pins(settings.pins)
             logs.set_level(settings.log_level)
             for guard in self._guards:
                 guard.change(token)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Sort,
         VersionFacts,
     )
-    from goproxy_vm.cache.reports.purges import Purge
+    from goproxy_vm.cache.reports.purges import PurgePlan
     from goproxy_vm.cache.store import Store
     from goproxy_vm.proxy.proxy import Proxy
 
@@ -84,7 +84,7 @@ class Operations:
             activity=self._activity(),
             recovery=recovery,
             last_pass=self._store.last_pass,
-            last_scrub=await self._store.keeper.last_scrub(),
+            last_scrub=await self._store.control.last_scrub(),
         )
 
     async def settings(self) -> InForce:
@@ -101,12 +101,12 @@ class Operations:
         match: tuple[str, ...] | None = None,
     ) -> Page[VersionFacts]:
         """A page of the stored versions. ValueError: a malformed glob, or a cursor that is none."""
-        return await self._store.keeper.versions(prefix, sort, limit, cursor, match)
+        return await self._store.control.versions(prefix, sort, limit, cursor, match)
 
     @_index
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of a version, None where nothing is."""
-        return await self._store.keeper.version(module, version)
+        return await self._store.control.version(module, version)
 
     @_index
     async def purge(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Removal:
@@ -135,7 +135,7 @@ class Operations:
         )
         return await self._purge(purge, dry_run=dry_run)
 
-    async def _purge(self, purge: Purge, *, dry_run: bool) -> Removal:
+    async def _purge(self, purge: PurgePlan, *, dry_run: bool) -> Removal:
         if dry_run:
             return await self._store.purges.foretell(purge)
 
@@ -152,68 +152,68 @@ class Operations:
     @_index
     async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
         """Evict to a size, the low water mark where None; returns when that is done."""
-        return await self._store.keeper.evict(target_bytes, dry_run=dry_run)
+        return await self._store.control.evict(target_bytes, dry_run=dry_run)
 
     @_index
     async def refresh(self, module: str) -> int:
         """Forget a module's list, @latest, queries and absences; how many answers that were."""
         self._store.fences.add(lambda _m, _v: False)
         absences = await self._proxy.absences(module)
-        dropped = await self._store.keeper.refresh(module)
+        dropped = await self._store.control.refresh(module)
         self._proxy.forget(lambda _m, _v: False)
         return absences + dropped
 
     @_index
     async def pins(self) -> Pins:
         """All pins."""
-        return await self._store.keeper.pins()
+        return await self._store.control.pins()
 
     @_index
     async def pin(self, pattern: str) -> Pin:
         """Keep versions from eviction. ValueError: a malformed pattern."""
-        return await self._store.keeper.pin(pattern)
+        return await self._store.control.pin(pattern)
 
     @_index
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of this API; False where there is none. ValueError as :meth:`pin`."""
-        return await self._store.keeper.unpin(pattern)
+        return await self._store.control.unpin(pattern)
 
     @_index
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         """Begin to check stored files; the pass, None where too many wait. ValueError: a malformed glob."""
-        return await self._store.keeper.scrub(match, rate)
+        return await self._store.control.scrub(match, rate)
 
     @_index
     async def cancel_scrub(self, number: int) -> bool:
         """End a scrub that was ordered; False where that pass is none, or has ended."""
-        return await self._store.keeper.cancel_scrub(number)
+        return await self._store.control.cancel_scrub(number)
 
     @_index
     async def one_pass(self, number: int) -> Pass | None:
         """One pass, None where it is not on record."""
-        return await self._store.keeper.one_pass(number)
+        return await self._store.control.one_pass(number)
 
     @_index
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
-        return await self._store.keeper.passes(limit)
+        return await self._store.control.passes(limit)
 
     @_index
     async def snapshots(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
-        return await self._store.keeper.snapshots()
+        return await self._store.control.snapshots()
 
     @_index
     async def snapshot(self, name: str) -> Snapshot | None:
         """Keep a list of what is stored; None: the name is taken."""
-        return await self._store.keeper.snapshot(name)
+        return await self._store.control.snapshot(name)
 
     @_index
     async def delete_snapshot(self, name: str) -> Snapshot | None:
         """Forget a snapshot, as it was; None: there is none of that name."""
-        return await self._store.keeper.delete_snapshot(name)
+        return await self._store.control.delete_snapshot(name)
 
     @_index
     async def difference(self, a: str, b: str) -> Difference | None:
         """What came and went between snapshots; None: there is no such one."""
-        return await self._store.keeper.difference(a, b)
+        return await self._store.control.difference(a, b)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         VersionFacts,
     )
     from goproxy_vm.observe.traffic import Served
-    from goproxy_vm.upstream.health import Condition
+    from goproxy_vm.upstream.backoff import Condition
 
 Json = dict[str, Any]
 

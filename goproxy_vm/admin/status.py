@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.facts import CacheStatus, Pass
     from goproxy_vm.config import Shown
-    from goproxy_vm.upstream.health import Condition
+    from goproxy_vm.upstream.backoff import Condition
 
 
 @dataclass(frozen=True, slots=True)

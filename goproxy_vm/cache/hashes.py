@@ -16,26 +16,24 @@ from goproxy_vm.protocol.artifact import HASHED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.protocol.artifact import Artifact
 
 log = get_logger("cache")
-
-NOTHING: list[Victim] = []
 
 
 class Hashes:
     """What is on record of versions whose files are to be stored, or are."""
 
-    def __init__(self, stock: Stock) -> None:
-        self._stock = stock
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     async def hold(self, artifact: Artifact, h1: str | None, proven: Proven | None = None) -> None:
         """Hold a file that is to be stored to the hash first seen of it, or ``proven``.
 
         ContentError: it has another. Unavailable: the index cannot be read.
         """
-        self._stock.layout.file(artifact.path)
+        self._core.layout.file(artifact.path)
         if h1 is None or artifact.kind not in HASHED:
             return
         recorded = await self.remember(artifact, h1, proven)
@@ -55,9 +53,9 @@ class Hashes:
 
         Unavailable: the index cannot be read, and without it nothing can be held to what was seen first.
         """
-        known = self._stock.memory.known(module, version)
+        known = self._core.memory.known(module, version)
         if known is None:
-            known = await self._stock.attempt_look(None, Reader.known, module, version)
+            known = await self._core.attempt_look(None, Reader.known, module, version)
         if known is None:
             raise Unavailable("this host cannot read its index")
         return known
@@ -68,16 +66,16 @@ class Hashes:
 
         Unavailable as :meth:`known`; an index that can be read but not written only forgets.
         """
-        hold = self._stock.index.hold
+        hold = self._core.index.hold
         try:
-            held = await self._stock.ask(hold, artifact, h1, proven, time.time())
+            held = await self._core.ask(hold, artifact, h1, proven, time.time())
         except sqlite3.Error as error:
-            self._stock.unavailable(error)
+            self._core.unavailable(error)
             raise Unavailable("this host cannot read its index") from error
         finally:
-            self._stock.memory.forget_known((artifact.module, artifact.version))
+            self._core.memory.forget_known((artifact.module, artifact.version))
         if held.failure is not None:
-            self._stock.unavailable(held.failure)
+            self._core.unavailable(held.failure)
         if proven is not None:
             self._doubt(held.doubted, proven)
         return held.h1
@@ -85,16 +83,16 @@ class Hashes:
     async def prove(self, module: str, version: str, proven: Proven) -> None:
         """Keep what a checksum database has proven of a version, if anything of it is on record. Stored files
         that have other hashes are not served any more before they were looked at."""
-        prove = partial(self._stock.index.prove, fetched=False)
-        doubted = await self._stock.attempt(
-            NOTHING, prove, module, version, proven.hashes, proven.database, time.time()
+        prove = partial(self._core.index.prove, fetched=False)
+        doubted = await self._core.attempt(
+            (), prove, module, version, proven.hashes, proven.database, time.time()
         )
-        self._stock.memory.forget_known((module, version))
+        self._core.memory.forget_known((module, version))
         self._doubt(doubted, proven)
 
     def _doubt(self, doubted: Sequence[Victim], proven: Proven) -> None:
         for victim in doubted:
             log.error("stored file doubted", path=victim.path, database=proven.database)
-            self._stock.memory.forget(victim.path)
-            self._stock.usage.remove(victim)
-            self._stock.usage.add(stray(victim.path, victim.kind, victim.bytes // BLOCK))
+            self._core.memory.forget(victim.path)
+            self._core.usage.remove(victim)
+            self._core.usage.add(stray(victim.path, victim.kind, victim.bytes // BLOCK))

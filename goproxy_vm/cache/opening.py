@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers, Desks
 from goproxy_vm.cache.commit import CommitQueue
+from goproxy_vm.cache.core import Core
 from goproxy_vm.cache.database import Database, Watched
 from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.heads import Heads
@@ -23,12 +24,11 @@ from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.reader import Lookups, connect
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records, tag_of
-from goproxy_vm.cache.reports.keeper import Keeper
+from goproxy_vm.cache.reports.control import Control
 from goproxy_vm.cache.reports.purges import Purges
-from goproxy_vm.cache.reports.selection import Shelf
+from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.reports.snapshots import Snapshots
 from goproxy_vm.cache.rows import Entry
-from goproxy_vm.cache.stock import Stock
 from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.cache.upkeep.beginning import open_index
@@ -38,7 +38,7 @@ from goproxy_vm.cache.upkeep.leftovers import Leftovers
 from goproxy_vm.cache.upkeep.quarantine import Quarantine
 from goproxy_vm.cache.upkeep.recovery import Recoverer
 from goproxy_vm.cache.upkeep.removal import Remover
-from goproxy_vm.cache.upkeep.scrub import Scrub
+from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
@@ -87,15 +87,15 @@ class Observer(Protocol):
 class Parts:
     """An open cache directory."""
 
-    stock: Stock
+    core: Core
     memory: Memory
     heads: Heads
     answers: Answers
     records: Records
     quarantine: Quarantine
     janitor: Janitor
-    scrub: Scrub
-    keeper: Keeper
+    scrub: Scrubber
+    control: Control
     purges: Purges
     recoverer: Recoverer
     trial: Trial
@@ -147,8 +147,8 @@ async def open_parts(
     try:
         lookups = await Lookups.open(looking, layout.index, LOOKUPS, begun.index.doubts, notice)
         stack.push_async_callback(lookups.close)
-        shelf = await scanning.run(_shelf, layout.index, begun.clock, notice)
-        stack.push_async_callback(scanning.run, shelf.connection.close)
+        scanner = await scanning.run(_scanner, layout.index, begun.clock, notice)
+        stack.push_async_callback(scanning.run, scanner.connection.close)
     except sqlite3.Error as error:
         raise StartError(f"{layout.index}: {reason(error)}") from error
     answers, records, snapshots = await _others(stack, layout, threads, health, settings)
@@ -202,12 +202,12 @@ async def open_parts(
         memory.forget,
         gone,
     )
-    stock = Stock(
+    core = Core(
         layout=layout,
         memory=memory,
         index=index,
         lookups=lookups,
-        shelf=shelf,
+        scanner=scanner,
         ledger=Ledger(database, clock),
         fences=Fences(),
         usage=usage,
@@ -232,16 +232,16 @@ async def open_parts(
         await answers.trim()
         await records.trim()
 
-    janitor = Janitor(stock, policy, pressed, trim, interrupted=begun.interrupted)
+    janitor = Janitor(core, policy, pressed, trim, interrupted=begun.interrupted)
     quarantine = Quarantine(layout.quarantine, settings.quarantine_max_size)
-    scrub = Scrub(
-        stock, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
+    scrub = Scrubber(
+        core, quarantine, settings.scrub_interval, settings.scrub_rate, observer.scrubbed, observer.corrupt
     )
-    reader = Shelf(snapshots.connection, clock, notice)
-    recoverer = Recoverer(stock, scrub, temporary, rebuilt=database.rebuilt or lost)
-    purges = Purges(stock, reader, reading, answers, recoverer)
-    keeper = Keeper(
-        stock,
+    reader = Scanner(snapshots.connection, clock, notice)
+    recoverer = Recoverer(core, scrub, temporary, rebuilt=database.rebuilt or lost)
+    purges = Purges(core, reader, reading, answers, recoverer)
+    control = Control(
+        core,
         reader,
         reading,
         threads["reports"],
@@ -253,7 +253,7 @@ async def open_parts(
         recoverer,
         begun.pins,
     )
-    stack.push_async_callback(keeper.close)
+    stack.push_async_callback(control.close)
     heads = Heads(layout, threads["downloads"], health)
     settled = begun.unsettled is None
 
@@ -261,14 +261,14 @@ async def open_parts(
         nonlocal settled
         if settled:
             await asking.run(database.begin_run)
-            await asking.run(stock.ledger.write_ends)
+            await asking.run(core.ledger.write_ends)
             return
         async with queue.disk:
             pins = await asking.run(beginning.settle, database, index, clock, settings, protected, boot)
             usage.reset(await asking.run(index.sums))
             # What was believed until now may be unsure, a stray or not pinned from here on.
             memory.forget_all()
-            keeper.pins_settled(pins, await purges.selector(pins))
+            control.pins_settled(pins, await purges.selector(pins))
         settled = True
 
     attempts = {
@@ -277,12 +277,12 @@ async def open_parts(
         layout.records.name: records.retry,
         "heads": heads.retry,
     }
-    trial = Trial(stock, min_free, settings.janitor_interval, attempts)
+    trial = Trial(core, min_free, settings.janitor_interval, attempts)
     await trial.once()
     for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run):
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(
-        stock=stock,
+        core=core,
         memory=memory,
         heads=heads,
         answers=answers,
@@ -290,7 +290,7 @@ async def open_parts(
         quarantine=quarantine,
         janitor=janitor,
         scrub=scrub,
-        keeper=keeper,
+        control=control,
         purges=purges,
         recoverer=recoverer,
         trial=trial,
@@ -324,8 +324,8 @@ def _noticed(database: Database, writer: Threads, error: Exception) -> None:
         writer.executor.submit(database.begin_run)  # the next start sees for itself where that fails
 
 
-def _shelf(path: Path, clock: LogicalClock, notice: Callable[[Exception], None]) -> Shelf:
-    return Shelf(connect(path), clock, notice)
+def _scanner(path: Path, clock: LogicalClock, notice: Callable[[Exception], None]) -> Scanner:
+    return Scanner(connect(path), clock, notice)
 
 
 def _threads(stack: AsyncExitStack, name: str, count: int) -> Threads:

@@ -19,7 +19,7 @@ from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.reports.figures import Figures
-from goproxy_vm.cache.rows import Known, Proven, Victim
+from goproxy_vm.cache.rows import Known, Proven
 from goproxy_vm.cache.upkeep.strays import Strays
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import NoRoom, Unavailable
@@ -43,8 +43,6 @@ AT_ONCE = 64 << 10
 log = get_logger("cache")
 
 T = TypeVar("T")
-
-NOTHING: list[Victim] = []
 
 
 class _Silent:
@@ -70,26 +68,26 @@ class Store:
         """Lists, ``@latest``, queries: answers with a time to live."""
         self.records = parts.records
         """Proven records and tiles of checksum databases."""
-        self.admission = parts.stock.admission
+        self.admission = parts.core.admission
         """Room in the budget."""
-        self.usage = parts.stock.usage
+        self.usage = parts.core.usage
         """How much is stored."""
-        self.keeper = parts.keeper
+        self.control = parts.control
         """What an operator may ask."""
         self.purges = parts.purges
         """What an operator may have removed."""
-        self.fences = parts.stock.fences
+        self.fences = parts.core.fences
         """What purges have put an end to."""
         self._parts = parts
-        self._stock = parts.stock
+        self._core = parts.core
         self._memory = parts.memory
-        self._queue = parts.stock.queue
+        self._queue = parts.core.queue
         self._exits = exits
-        self._hashes = Hashes(parts.stock)
-        self._finder = Finder(parts.stock, parts.scrub, parts.hits)
+        self._hashes = Hashes(parts.core)
+        self._finder = Finder(parts.core, parts.scrub, parts.hits)
         self.strays = Strays(
-            parts.stock,
-            parts.keeper,
+            parts.core,
+            parts.control,
             parts.recoverer,
             parts.downloads,
             self._hashes.hold,
@@ -163,17 +161,17 @@ class Store:
     @property
     def writable(self) -> bool:
         """False while the last write to any part of the cache directory failed."""
-        return self._stock.health.writable
+        return self._core.health.writable
 
     @property
     def trouble(self) -> str:
         """Why, as a phrase."""
-        return self._stock.health.trouble
+        return self._core.health.trouble
 
     @property
     def waits_for_readers(self) -> bool:
         """Whether downloads wait for room while files are being read, which cannot go for them."""
-        return self.admission.wanted > 0 and self._stock.holders.busy > 0
+        return self.admission.wanted > 0 and self._core.holders.busy > 0
 
     @property
     def roomy(self) -> bool:
@@ -185,25 +183,25 @@ class Store:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)
 
-    async def get(self, path: str, *, asked: bool = True) -> StoredFile | None:
-        """The stored file with that escaped path, to be closed by the caller; None where there is none.
+    async def get(self, artifact: Artifact, *, asked: bool = True) -> StoredFile | None:
+        """The stored file, to be closed by the caller; None where there is none.
 
         A proven file that awaits its commit is there already. A file that is not on record is not
         served, one that is not what it was goes. ``asked``: whether that counts as a use of it.
         Unavailable: the host cannot open it now.
         """
         try:
-            stored = await self._finder.find(path)
+            stored = await self._finder.find(artifact)
         except (OSError, sqlite3.Error) as error:
-            log.warning("stored file not opened", path=path, reason=reason(error))
+            log.warning("stored file not opened", path=artifact.path, reason=reason(error))
             raise Unavailable(f"this host cannot open the stored file: {reason(error)}") from error
         if stored is not None and asked:
-            self._memory.touch(path)
+            self._memory.touch(artifact.path)
         return stored
 
     def fence(self) -> int:
         """What a fetch that begins now remembers, as ``since``: a purge that comes later bars it."""
-        return self._stock.fences.now
+        return self._core.fences.now
 
     def touch(self, path: str) -> None:
         """A hit that was answered without :meth:`get`."""
@@ -217,12 +215,12 @@ class Store:
         """A sink for one file from an upstream; its user discards it in a ``finally``."""
         parts = self._parts
         return Download(
-            self._stock.layout.temporary(),
+            self._core.layout.temporary(),
             self.admission,
             parts.downloads,
-            self._stock.health,
+            self._core.health,
             parts.janitor,
-            self._stock.leftovers,
+            self._core.leftovers,
         )
 
     async def put(
@@ -253,8 +251,8 @@ class Store:
             return content
         try:
             await reservation.hold(len(data))
-            if not self._stock.fences.keep_out(since, artifact, len(data)):
-                temporary = self._stock.layout.temporary()
+            if not self._core.fences.keep_out(since, artifact, len(data)):
+                temporary = self._core.layout.temporary()
                 self._enqueue(artifact, h1, content, temporary, reservation)
                 return content.share()
         except NoRoom as error:
@@ -286,24 +284,24 @@ class Store:
         try:
             with contextlib.ExitStack() as opened:
                 content = opened.enter_context(await self._parts.hits.open(open_stored, *file))
-                content.held(self._stock.holders.unpublished(artifact.path))
+                content.held(self._core.holders.unpublished(artifact.path))
                 answer = opened.enter_context(content.share())
                 reservation = await download.hand_over()
                 opened.pop_all()
         except (OSError, Mismatch) as error:
             raise Unavailable(f"this host cannot read what it just wrote: {reason(error)}") from error
         # From here to the queue nothing waits: a purge finds the file there, or is seen here.
-        if not self._stock.fences.keep_out(since, artifact, content.length):
+        if not self._core.fences.keep_out(since, artifact, content.length):
             self._enqueue(artifact, h1, content, download.path, reservation)
             return answer
         content.close()
         try:
             await self._parts.downloads.run(tree.remove, download.path, download.path.parent)
         except OSError as error:
-            self._stock.leftovers.keep(download.path, download.path.parent, reservation.size, error)
+            self._core.leftovers.keep(download.path, download.path.parent, reservation.size, error)
         finally:
             if answer.hold is not None:
-                self._stock.holders.unlinked(answer.hold, reservation.size)
+                self._core.holders.unlinked(answer.hold, reservation.size)
             reservation.release()
         return answer
 
@@ -333,7 +331,7 @@ class Store:
             for item in self._queue.pending.values()
             if item.artifact.module == module
         }
-        stored.update(await self._stock.attempt_look([], Reader.kinds, module))
+        stored.update(await self._core.attempt_look([], Reader.kinds, module))
         versions = {version for version, _ in stored}
         return sorted(v for v in versions if all((v, kind.value) in stored for kind in kinds))
 
@@ -345,6 +343,6 @@ class Store:
         temporary: Path,
         reservation: Reservation,
     ) -> None:
-        target = self._stock.layout.file(artifact.path)
-        pinned = self.keeper.pinned(artifact.module, artifact.version)
+        target = self._core.layout.file(artifact.path)
+        pinned = self.control.pinned(artifact.module, artifact.version)
         self._queue.add(Item(artifact, target, h1, content, temporary, reservation, pinned))

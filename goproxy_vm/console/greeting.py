@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from goproxy_vm.config import Loaded
-    from goproxy_vm.upstream.probe import Trial
+    from goproxy_vm.upstream.probe import ProbeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def greeting(serving: Serving) -> str:
     return "\n".join([*lines, *(f"  {name:10}  {text}" for name, text in rows), ""])
 
 
-def said(trial: Trial | None) -> str:
+def said(trial: ProbeResult | None) -> str:
     """What came of trying an upstream, in words; None: it was not tried."""
     if trial is None:
         return "not tried: a directory, or behind a proxy"

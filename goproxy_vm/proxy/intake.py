@@ -133,7 +133,7 @@ class Intake:
             h1, proven, first_seen = await self._examine(artifact, file, client)
             claimed = await strays.claim(artifact, h1=h1, first_seen=first_seen, since=since, proven=proven)
             # None: somebody else was first.
-            return claimed if claimed is not None else await self._store.get(artifact.path)
+            return claimed if claimed is not None else await self._store.get(artifact)
         except ContentError as error:
             log.warning("file without a record refused", path=artifact.path, reason=error.sentence)
             await strays.refuse(artifact.path)

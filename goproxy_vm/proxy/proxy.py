@@ -99,14 +99,14 @@ class Proxy:
         others fetched. Unavailable as the store."""
         if not self._gate.passes(artifact.module):
             return None
-        stored = await self._store.get(artifact.path)
+        stored = await self._store.get(artifact)
         if stored is None:
             return None
         self._prefetch.hit(artifact)
         return file_answer(artifact, stored, Result.HIT)
 
     async def _file(self, artifact: Artifact, asker: Asker) -> Answer:
-        stored = await self._store.get(artifact.path)
+        stored = await self._store.get(artifact)
         if stored is not None:
             if self._gate.may_fetch(asker):
                 self._prefetch.hit(artifact)
@@ -184,7 +184,7 @@ class Proxy:
         claim = self._fetching.slots.claim(asker.client)
 
         async def bring() -> StoredFile:
-            stored = await self._store.get(mod.path)
+            stored = await self._store.get(mod)
             if stored is None:
                 return await self._take_in(mod, claim)
             if artifact.kind is Kind.INFO:
@@ -206,7 +206,7 @@ class Proxy:
 
         async def bring() -> StoredFile:
             nonlocal fetched
-            stored = await self._store.get(artifact.path, asked=False)
+            stored = await self._store.get(artifact, asked=False)
             if stored is None:
                 stored = await self._take_in(artifact, claim)
                 fetched = True
@@ -219,7 +219,7 @@ class Proxy:
 
     async def _bring(self, artifact: Artifact, claim: Claim) -> StoredFile:
         """A flight; it looks in the store again: an earlier one may have landed since the first look."""
-        stored = await self._store.get(artifact.path)
+        stored = await self._store.get(artifact)
         return stored if stored is not None else await self._take_in(artifact, claim)
 
     async def _take_in(self, artifact: Artifact, claim: Claim) -> StoredFile:

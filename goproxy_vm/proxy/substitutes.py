@@ -38,7 +38,7 @@ class Substitutes:
     async def info(self, module: str, version: str) -> Answer | None:
         """The ``.info`` of a version whose ``.mod`` is stored, without what is optional (PROTOCOL §3); None
         where it is not."""
-        mod = await self._store.get(Artifact.of(module, version, Kind.MOD).path)
+        mod = await self._store.get(Artifact.of(module, version, Kind.MOD))
         if mod is None:
             return None
         mod.close()
@@ -55,7 +55,7 @@ class Substitutes:
         if newest is None:
             return None
         artifact = Artifact.of(module, newest, Kind.INFO)
-        stored = await self._store.get(artifact.path)
+        stored = await self._store.get(artifact)
         if stored is None:
             answer = await self.info(module, newest)
         else:
@@ -78,7 +78,7 @@ class Substitutes:
         newest = semver.latest(await self._with(module, Kind.MOD))
         if newest is None or newest in versions:
             return versions
-        mod = await self._store.get(Artifact.of(module, newest, Kind.MOD).path, asked=False)
+        mod = await self._store.get(Artifact.of(module, newest, Kind.MOD), asked=False)
         if mod is None:
             return versions
         with mod:

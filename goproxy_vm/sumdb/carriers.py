@@ -21,7 +21,7 @@ from goproxy_vm.errors import (
     UpstreamTimeout,
 )
 from goproxy_vm.protocol.content import check_supported
-from goproxy_vm.upstream.health import Condition
+from goproxy_vm.upstream.backoff import Condition
 from goproxy_vm.upstream.sink import Buffer
 
 if TYPE_CHECKING:

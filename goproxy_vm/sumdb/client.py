@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config.sumdb import SumdbSpec
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.sumdb.carriers import Carriers
-    from goproxy_vm.upstream.health import Condition
+    from goproxy_vm.upstream.backoff import Condition
 
 TILES = 1024
 """Authenticated tiles kept in memory, of at most 8 KiB each."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from goproxy_vm.errors import Absent, GoproxyError, Refused, UpstreamError
+from goproxy_vm.upstream.backoff import Backoff, Condition
 from goproxy_vm.upstream.failure import Failure
-from goproxy_vm.upstream.health import Condition, Health
 from goproxy_vm.upstream.http import Timeouts
-from goproxy_vm.upstream.probe import Trial
+from goproxy_vm.upstream.probe import ProbeResult
 from goproxy_vm.upstream.sink import Sink
 from goproxy_vm.upstream.source import Network
 from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
@@ -54,7 +54,7 @@ class Upstreams:
         """The same ones as carriers of the checksum database: failures there do not count here, for one that
         lacks it still has every module; nor do those here count there."""
         self._network: Network | None = None
-        self._probes: list[asyncio.Task[Trial | None]] = []
+        self._probes: list[asyncio.Task[ProbeResult | None]] = []
 
     def _upstream(self, spec: UpstreamSpec) -> Upstream:
         return Upstream(spec, self._timeouts, self._counts, self._pace)
@@ -64,7 +64,7 @@ class Upstreams:
         """The upstreams in their order, without userinfo."""
         return [spec.name for spec in self._list.entries]
 
-    async def trials(self) -> list[Trial]:
+    async def trials(self) -> list[ProbeResult]:
         """What came of the first try of each upstream that was tried, within ``connect_timeout``."""
         return [trial for trial in await asyncio.gather(*self._probes) if trial is not None]
 
@@ -79,7 +79,7 @@ class Upstreams:
         tried = {trial.name: trial for trial in ended}
         found = []
         for upstream in self._upstreams:
-            name, condition = upstream.spec.name, upstream.health.condition
+            name, condition = upstream.spec.name, upstream.backoff.condition
             trial = tried.get(name)
             if condition.state == "untried" and trial is not None:
                 condition = Condition("failing", reason=trial.trouble) if trial.trouble else Condition("ok")
@@ -89,17 +89,17 @@ class Upstreams:
     @property
     def resting(self) -> bool:
         """Whether the upstream that a fetch would ask first failed the last time it was asked."""
-        return self._first(lambda health: health.failing)
+        return self._first(lambda backoff: backoff.failing)
 
     @property
     def backed_off(self) -> bool:
         """Whether that one is not to be asked yet: it has failed a moment ago, or somebody is trying it."""
-        return self._first(lambda health: health.backed_off)
+        return self._first(lambda backoff: backoff.backed_off)
 
-    def _first(self, troubled: Callable[[Health], bool]) -> bool:
+    def _first(self, troubled: Callable[[Backoff], bool]) -> bool:
         """Whether whoever is asked first is in trouble; before ``|``, who is gets passed over at once."""
         for each in self._upstreams:
-            if not troubled(each.health):
+            if not troubled(each.backoff):
                 return False
             if not each.spec.falls_through:
                 return True
@@ -109,7 +109,7 @@ class Upstreams:
     def down(self) -> bool:
         """Whether a fetch is bound to fail, unless an upstream has come back."""
         for each in self._upstreams:
-            if not each.health.failing:
+            if not each.backoff.failing:
                 return False
             if not each.spec.falls_through:
                 break
@@ -126,11 +126,11 @@ class Upstreams:
         if self._network is None:
             return False
         for each in self._upstreams:
-            if not each.health.failing:
+            if not each.backoff.failing:
                 return True
             if not each.spec.falls_through:
-                return each.health.admit()
-            if not each.health.backed_off:  # the fetch is admitted as the probe, or passes it over
+                return each.backoff.admit()
+            if not each.backoff.backed_off:  # the fetch is admitted as the probe, or passes it over
                 return True
         return False
 
@@ -150,7 +150,7 @@ class Upstreams:
         self._network = network
 
     def _watch(self, upstream: Upstream) -> Callable[[], tuple[int, bool | None]]:
-        return lambda: (upstream.received, None if self._database else not upstream.health.failing)
+        return lambda: (upstream.received, None if self._database else not upstream.backoff.failing)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -177,7 +177,7 @@ class Upstreams:
         passed_over: list[tuple[Upstream, bool]] = []
         for upstream in self._upstreams:
             hurry = upstream.spec.falls_through
-            if hurry and not upstream.health.admit():
+            if hurry and not upstream.backoff.admit():
                 passed_over.append((upstream, verdicts.absent))
                 continue
             try:
@@ -197,7 +197,7 @@ class Upstreams:
         raise verdicts.worst()
 
 
-def _result(probe: asyncio.Task[Trial | None]) -> Trial | None:
+def _result(probe: asyncio.Task[ProbeResult | None]) -> ProbeResult | None:
     """What came of it, if it has ended well."""
     ended = probe.done() and not probe.cancelled() and probe.exception() is None
     return probe.result() if ended else None

@@ -22,9 +22,9 @@ from goproxy_vm.errors import Absent, ContentError, Looped, Refused, UpstreamErr
 from goproxy_vm.lru import Lru
 from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, is_under_way, preference
+from goproxy_vm.upstream.backoff import Backoff
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.gzip import BadGzip, gunzip
-from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.trail import current
 from goproxy_vm.upstream.wire import Portion, watch_body
 
@@ -71,10 +71,10 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """Who is asked: ``name`` for people; ``health`` of one that the upstream redirects to, else None."""
+    """Who is asked: ``name`` for people; ``backoff`` of one that the upstream redirects to, else None."""
 
     name: str
-    health: Health | None = None
+    backoff: Backoff | None = None
 
 
 class HttpUpstream:
@@ -128,7 +128,7 @@ class HttpUpstream:
         url = self._url(path)
         for left in reversed(range(MOST_REQUESTS)):
             peer = self._peer(url)
-            if hurry and not again and peer.health is not None and not peer.health.admit():
+            if hurry and not again and peer.backoff is not None and not peer.backoff.admit():
                 raise Failure(UpstreamError(f"{peer.name}: it failed before"), "redirect", untried=True)
             started = time.monotonic()
             try:
@@ -151,8 +151,8 @@ class HttpUpstream:
         peer = self._elsewhere.get(origin)
         if peer is None:
             host = _shown(url.authority.rpartition("@")[2], SENTENCE)
-            health = Health(self._now, self._timeouts.stall)
-            peer = _Peer(f"{self._name}: redirected to {host}", health)
+            backoff = Backoff(self._now, self._timeouts.stall)
+            peer = _Peer(f"{self._name}: redirected to {host}", backoff)
             self._elsewhere.keep(origin, peer)
         return peer
 
@@ -187,12 +187,12 @@ class HttpUpstream:
         async with await self._ask(url, peer) as response:
             self.answered += 1
             watch_body(response)
-            if peer.health is not None and response.status not in TROUBLE:
-                peer.health.succeeded()
+            if peer.backoff is not None and response.status not in TROUBLE:
+                peer.backoff.succeeded()
             if response.status in REDIRECTS:
                 return _redirected(peer, url, response.headers.get(hdrs.LOCATION))
             await self._receive(response, peer, sink, limit)
-            return _remark(response, peer.name.removeprefix(f"{self._name}: "), peer.health is not None)
+            return _remark(response, peer.name.removeprefix(f"{self._name}: "), peer.backoff is not None)
 
     async def _ask(self, url: URL, peer: _Peer) -> aiohttp.ClientResponse:
         """The answer, however often the upstream says before that it is at work (another goproxy_vm does)."""
@@ -214,7 +214,7 @@ class HttpUpstream:
 
     async def _get(self, url: URL, peer: _Peer) -> aiohttp.ClientResponse:
         headers = self._headers | {loop.FIELD: loop.value(current(), self._way.name)}
-        if self._auth is not None and peer.health is None:
+        if self._auth is not None and peer.backoff is None:
             headers[hdrs.AUTHORIZATION] = self._auth
             url = url.with_user(None)  # what it redirects to itself with: aiohttp would take neither
         try:
@@ -300,11 +300,11 @@ class HttpUpstream:
 
 def _against(peer: _Peer, failure: Failure, *, again: bool) -> Failure:
     """A failure as the upstream's that sent us there: of a host elsewhere it is innocent."""
-    if peer.health is None or not (failure.counts or failure.passing):
+    if peer.backoff is None or not (failure.counts or failure.passing):
         return failure
-    passing = again or not peer.health.failing
+    passing = again or not peer.backoff.failing
     if failure.counts:
-        peer.health.failed(failure.retry_after, str(failure))
+        peer.backoff.failed(failure.retry_after, str(failure))
     return Failure(failure.error, "redirect", passing=passing, retry_after=failure.retry_after)
 
 

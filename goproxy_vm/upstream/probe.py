@@ -22,7 +22,7 @@ log = get_logger("upstream")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ProbeResult:
     """What came of it: the upstream's name, and the ``seconds`` to a connection, or else the ``trouble``."""
 
     name: str
@@ -30,7 +30,7 @@ class Trial:
     trouble: str = ""
 
 
-async def probe(spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver, limit: float) -> Trial:
+async def probe(spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver, limit: float) -> ProbeResult:
     """Connect and hang up, within ``limit`` seconds; trouble is in the log."""
     url = URL(spec.url)
     host, port = url.raw_host or "", url.port or 0
@@ -51,10 +51,10 @@ async def probe(spec: UpstreamSpec, trust: ssl.SSLContext, resolver: Resolver, l
                 seconds = time.monotonic() - started
                 writer.close()
                 await writer.wait_closed()
-                return Trial(spec.name, seconds)
-        return Trial(spec.name, time.monotonic() - started, "it has no address")
+                return ProbeResult(spec.name, seconds)
+        return ProbeResult(spec.name, time.monotonic() - started, "it has no address")
     except (OSError, TimeoutError) as error:
         unknown = isinstance(error, socket.gaierror)
         reason = "its name cannot be resolved" if unknown else str(error) or "timed out"
         log.warning("upstream cannot be reached", upstream=spec.name, reason=reason)
-        return Trial(spec.name, time.monotonic() - started, reason)
+        return ProbeResult(spec.name, time.monotonic() - started, reason)

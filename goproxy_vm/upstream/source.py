@@ -12,7 +12,7 @@ from yarl import URL
 from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.file import FileUpstream
 from goproxy_vm.upstream.http import HttpUpstream, Timeouts, Way
-from goproxy_vm.upstream.probe import Trial, probe
+from goproxy_vm.upstream.probe import ProbeResult, probe
 from goproxy_vm.upstream.resolver import Resolver
 from goproxy_vm.upstream.session import open_session, trusted
 
@@ -106,7 +106,7 @@ class Network:
             return FileUpstream(spec)
         return HttpUpstream(spec, self._session, self._timeouts, self._way, redirected, now=now)
 
-    async def probe(self, spec: UpstreamSpec) -> Trial | None:
+    async def probe(self, spec: UpstreamSpec) -> ProbeResult | None:
         """Whether it takes a connection; None where none is to be made: for a file, or behind a proxy."""
         if spec.kind == "file" or self._way.environment.proxy(URL(spec.url)) is not None:
             return None

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from goproxy_vm.errors import ContentError, UpstreamError, UpstreamTimeout
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.upstream.backoff import Backoff
 from goproxy_vm.upstream.failure import Failure, Outcome
-from goproxy_vm.upstream.health import Health
 from goproxy_vm.upstream.sink import Nowhere, Sink, TooSlow
 
 if TYPE_CHECKING:
-    from goproxy_vm.upstream.health import Condition
+    from goproxy_vm.upstream.backoff import Condition
     from goproxy_vm.upstream.http import Timeouts
     from goproxy_vm.upstream.source import Source
     from goproxy_vm.upstream.spec import UpstreamSpec
@@ -58,7 +58,7 @@ class Upstream:
     def __init__(self, spec: UpstreamSpec, timeouts: Timeouts, counts: Counts, pace: Pace) -> None:
         self.spec = spec
         self.source: Source | None = None
-        self.health = Health(pace.now, timeouts.stall)
+        self.backoff = Backoff(pace.now, timeouts.stall)
         self._total = timeouts.total
         self._counts = counts
         self._pace = pace
@@ -67,12 +67,12 @@ class Upstream:
     @property
     def failing(self) -> bool:
         """Whether it failed last, in a way that counts, or is not asked at all."""
-        return self.source is None or self.health.failing
+        return self.source is None or self.backoff.failing
 
     @property
     def condition(self) -> Condition:
         """How it does."""
-        return self.health.condition
+        return self.backoff.condition
 
     @property
     def received(self) -> int:
@@ -104,7 +104,7 @@ class Upstream:
         source = self.source
         if source is None:
             raise Failure(UpstreamError(NOT_ASKED), "unavailable")
-        tries = 1 if self.health.failing else TRIES
+        tries = 1 if self.backoff.failing else TRIES
         for attempt in range(1, tries + 1):
             try:
                 value = await self._once(source, path, sink, limit, check, hurry=hurry, again=attempt > 1)
@@ -116,7 +116,7 @@ class Upstream:
                 log.info("retrying", upstream=self.spec.name, path=path, reason=str(failure))
                 await self._pace.sleep(wait)
             else:
-                self.health.succeeded()
+                self.backoff.succeeded()
                 return value
         raise AssertionError("unreachable: the last attempt raises")
 
@@ -129,16 +129,16 @@ class Upstream:
 
     def look_again(self, path: str, limit: int) -> None:
         """Ask it for ``path`` if it failed, unless it is backed off from; nobody waits for that."""
-        if self.source is not None and self.health.failing and self.health.admit():
+        if self.source is not None and self.backoff.failing and self.backoff.admit():
             task = asyncio.create_task(self._look(self.source, path, limit), name="second look")
             self._looks.add(task)
             task.add_done_callback(self._looks.discard)
 
     def _note(self, failure: Failure) -> None:
         if failure.counts:
-            self.health.failed(failure.retry_after, str(failure))
+            self.backoff.failed(failure.retry_after, str(failure))
         else:
-            self.health.succeeded()
+            self.backoff.succeeded()
 
     async def _once(
         self,
@@ -186,10 +186,10 @@ class Upstream:
                 await source.fetch(path, Nowhere(), limit)
         except TimeoutError:
             outcome = "probe"
-            self.health.failed(None, f"{self.spec.name}: no answer within {self._total:g} s")
+            self.backoff.failed(None, f"{self.spec.name}: no answer within {self._total:g} s")
         except Failure as failure:
             outcome = "probe" if failure.counts else failure.outcome
             self._note(failure)
         else:
-            self.health.succeeded()
+            self.backoff.succeeded()
         self._counts.upstream(self.spec.label, outcome, self._pace.now() - started)

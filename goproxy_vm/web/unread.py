@@ -13,7 +13,7 @@ MOST = 32 << 20
 log = get_logger("connection")
 
 
-class Reader(Protocol):
+class Receiver(Protocol):
     """A connection, as far as what it sends matters here."""
 
     client: str
@@ -34,12 +34,12 @@ class Unread:
     def __init__(self) -> None:
         self.bytes = 0
         """Of all of them together."""
-        self._bodies: OrderedDict[Reader, bytes] = OrderedDict()
+        self._bodies: OrderedDict[Receiver, bytes] = OrderedDict()
         """By connection; the one that has waited longest comes first."""
         self._senders: Counter[int] = Counter()
         """By body, which is known by its identity."""
 
-    def add(self, connection: Reader, body: bytes) -> None:
+    def add(self, connection: Receiver, body: bytes) -> None:
         """A connection, which sends one at a time, begins to send a body."""
         self._bodies[connection] = body
         self._senders[id(body)] += 1
@@ -48,12 +48,12 @@ class Unread:
         while self.bytes > MOST:
             self._cut()
 
-    def taken(self, connection: Reader) -> None:
+    def taken(self, connection: Receiver) -> None:
         """Its client has taken what was written so far."""
         if connection in self._bodies:
             self._bodies.move_to_end(connection)
 
-    def remove(self, connection: Reader) -> None:
+    def remove(self, connection: Receiver) -> None:
         """It has sent its body, or never will; nothing where it has none."""
         body = self._bodies.pop(connection, None)
         if body is None:

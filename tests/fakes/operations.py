@@ -28,7 +28,7 @@ from goproxy_vm.cache.facts import (
 from goproxy_vm.config import Shown
 from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.selector import Selector, normalize
-from goproxy_vm.upstream.health import Condition
+from goproxy_vm.upstream.backoff import Condition
 
 STARTED = 1_750_000_000.0
 SIZE = 4096

@@ -68,13 +68,13 @@ class Shop:
         self.store = store
         self.told = told
         parts = store._parts
-        self.stock = parts.stock
+        self.core = parts.core
         self.janitor = parts.janitor
-        self.keeper = parts.keeper
+        self.control = parts.control
         self.scrub = parts.scrub
         self.quarantine = parts.quarantine
-        self.root = self.stock.layout.root
-        self.modules = self.stock.layout.modules
+        self.root = self.core.layout.root
+        self.modules = self.core.layout.modules
 
     async def put(self, *names: str, kind: str = "zip", blocks: int = 1, h1: str = "h1:x") -> None:
         """Store files, named by module and version, one after the other; each is committed."""
@@ -87,18 +87,18 @@ class Shop:
 
     async def settled(self) -> None:
         """Whatever was put is on record."""
-        await self.stock.queue.flushed()
+        await self.core.queue.flushed()
 
     async def touch(self, *names: str, kind: str = "zip") -> None:
         """Ask for files."""
         for name in names:
-            stored = await self.store.get(self.path(name, kind))
+            stored = await self.store.get(artifact(self.path(name, kind)))
             assert stored is not None, name
             stored.close()
 
     def later(self, seconds: float) -> None:
         """Let time pass, by the logical clock."""
-        self.stock.clock._base += seconds
+        self.core.clock._base += seconds
 
     def path(self, name: str, kind: str = "zip") -> str:
         module, _, version = name.partition("@")
@@ -121,29 +121,31 @@ class Shop:
 
     def victim(self, name: str, kind: str = "zip") -> Victim:
         """The row of a file, read by nobody's thread."""
-        future = self.stock.database.executor.submit(self.stock.index.of_path, self.path(name, kind))
+        future = self.core.database.executor.submit(self.core.index.of_path, self.path(name, kind))
         return future.result()[0]
 
     async def sql(self, statement: str) -> list[tuple[object, ...]]:
         """Ask, or break, the index."""
-        return await self.stock.ask(lambda: self.stock.index._connection.execute(statement).fetchall())
+        return await self.core.ask(lambda: self.core.index._connection.execute(statement).fetchall())
 
     def consistent(self) -> None:
         """The usage is what the index says, and the index what the disk says."""
-        found = self.stock.database.executor.submit(self.stock.index.sums).result()
+        found = self.core.database.executor.submit(self.core.index.sums).result()
         kinds: dict[str, int] = {"info": 0, "mod": 0, "zip": 0}
         for each in found:
             kinds[each.kind] += each.bytes
-        assert self.stock.usage.sizes == kinds
-        assert self.stock.usage.pinned == sum(
+        assert self.core.usage.sizes == kinds
+        assert self.core.usage.pinned == sum(
             each.bytes for each in found if each.pinned and each.kind == "zip"
         )
         on_disk = sum(path.stat().st_blocks * 512 for path in self.modules.rglob("*") if path.is_file())
-        assert self.stock.usage.used == on_disk
+        assert self.core.usage.used == on_disk
 
 
 @asynccontextmanager
-async def opened(root: Path, *, boot: str = "b", still: bool = True, **given: object) -> AsyncIterator[Shop]:
+async def open_shop(
+    root: Path, *, boot: str = "b", still: bool = True, **given: object
+) -> AsyncIterator[Shop]:
     """Open a store; keywords are settings, ``max_size`` in blocks. ``still``: the janitor does not run."""
     blocks = given.pop("max_size", 1 << 20)
     assert isinstance(blocks, int)

@@ -44,10 +44,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (await adopt(store, i, bytes([i]) * SIZE)).close()
                 mod = await store.put(artifact(path(i, "mod")), b"module m\n", h1=f"h1:m{i}")
                 mod.close()
-            await store.keeper.pin(f"{module(0)}@*")
-            await store.keeper.evict(0, dry_run=True)
-            await store.keeper.evict(1 << 40, dry_run=False)
-            await store.keeper.snapshot("before")
+            await store.control.pin(f"{module(0)}@*")
+            await store.control.evict(0, dry_run=True)
+            await store.control.evict(1 << 40, dry_run=False)
+            await store.control.snapshot("before")
 
     asyncio.run(fill())
     return root
@@ -95,13 +95,13 @@ async def used(store: Store) -> None:
         with contextlib.suppress(Unavailable):
             (await adopt(store, number, bytes([number]) * SIZE)).close()
     for work in (
-        lambda: store.keeper.versions("", "name", 100, None),
+        lambda: store.control.versions("", "name", 100, None),
         lambda: purge_versions(store, module(1), None, forget_hash=True, dry_run=False),
-        lambda: store.keeper.evict(None, dry_run=False),
-        store.keeper.pins,
-        lambda: store.keeper.pin("example.com/new*"),
-        lambda: store.keeper.passes(100),
-        lambda: store.keeper.difference("before", "now"),
+        lambda: store.control.evict(None, dry_run=False),
+        store.control.pins,
+        lambda: store.control.pin("example.com/new*"),
+        lambda: store.control.passes(100),
+        lambda: store.control.difference("before", "now"),
         store.figures.status,
     ):
         with contextlib.suppress(sqlite3.Error):
@@ -137,7 +137,7 @@ async def heals(root: Path) -> None:
         await store._queue.flushed()
         assert await content(store, 63) == bytes([63]) * SIZE
         assert store.usage.used == allocated(root / "modules") <= 17 * 32_768
-        assert len((await store.keeper.versions("", "name", 100, None)).items) >= 10
+        assert len((await store.control.versions("", "name", 100, None)).items) >= 10
 
 
 @pytest.mark.parametrize("seed", range(80 if LARGE else 24))
@@ -194,7 +194,7 @@ async def test_one_row_that_cannot_be_is_skipped_and_counted(
     with closing(sqlite3.connect(root / "index.db", isolation_level=None)) as database:
         database.execute(VALUES["path"])
     async with opened(root, **BUDGET) as store:
-        eviction = await store.keeper.evict(0, dry_run=False)
+        eviction = await store.control.evict(0, dry_run=False)
         assert eviction.removal.files == MODULES - 2, "all others went, but the pinned one"
     assert "index damaged" in logged(caplog)
     assert "index is begun anew at the next start {'skipped': 1}" in logged(caplog)

@@ -59,7 +59,7 @@ async def adopt(store: Store, i: int, data: bytes, *, h1: str | None = None) -> 
 
 async def content(store: Store, i: int, kind: str = "zip") -> bytes | None:
     """What is served for module ``i``."""
-    stored = await store.get(path(i, kind))
+    stored = await store.get(artifact(path(i, kind)))
     if stored is None:
         return None
     with stored:

@@ -742,8 +742,8 @@ async def test_lookups_of_what_nobody_fetches_leave_nothing_in_the_index(host: H
 
     async def rows() -> int:
         query = "SELECT count(*) FROM known"
-        execute = store._stock.index._connection.execute
-        return int((await store._stock.ask(lambda: execute(query).fetchone()))[0])
+        execute = store._core.index._connection.execute
+        return int((await store._core.ask(lambda: execute(query).fetchone()))[0])
 
     assert (await host.get(f"{M}/@v/v1.0.0.mod")).status == 200
     before = await rows()

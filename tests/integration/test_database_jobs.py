@@ -61,7 +61,7 @@ async def started(serve: Serve, world: World) -> Host:
 
 
 async def settled(store: Store) -> None:
-    await store._stock.queue.flushed()
+    await store._core.queue.flushed()
 
 
 async def test_the_first_miss_of_a_mod(
@@ -83,11 +83,11 @@ async def test_a_hit_waits_for_neither_a_write_nor_a_scan(serve: Serve, upstream
     paths = [f"{M}/@v/{version}.mod" for version in ("v0.9.0", "v1.0.0")]
     for path in paths:
         assert (await host.get(path)).status == 200
-    stock = host.server.store._stock
+    core = host.server.store._core
     await settled(host.server.store)
-    stock.memory.forget_all()
+    core.memory.forget_all()
     goes_on = threading.Event()
-    held = [asyncio.ensure_future(threads.run(goes_on.wait, 60)) for threads in (stock.database, stock.scans)]
+    held = [asyncio.ensure_future(threads.run(goes_on.wait, 60)) for threads in (core.database, core.scans)]
     try:
         async with asyncio.timeout(30):
             assert [(await host.get(path)).status for path in paths] == [200, 200]
@@ -103,12 +103,12 @@ async def test_a_miss_that_was_looked_for_is_seen_when_it_is_there(
     host = await serve(upstream)
     store = host.server.store
     path = "example.com/m/@v/v1.0.0.mod"
-    assert await store.get(path) is None
-    assert store._stock.memory.missing(path)
+    assert await store.get(artifact(path)) is None
+    assert store._core.memory.missing(path)
     (await store.put(artifact(path), b"module x\n", h1="h1:x")).close()
-    pending = await store.get(path)
+    pending = await store.get(artifact(path))
     await settled(store)
-    committed = await store.get(path)
+    committed = await store.get(artifact(path))
     assert pending is not None
     assert committed is not None
     pending.close()

@@ -17,6 +17,7 @@ from goproxy_vm.cache import download, publish
 from goproxy_vm.config.values import Amount
 from tests.fakes.disk import allocated, under
 from tests.fakes.modules import build_zip
+from tests.fakes.stores import artifact
 from tests.fakes.upstream import FakeUpstream
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ async def test_min_free_is_held(
         lowest = min(lowest, left)
         return left
 
-    monkeypatch.setattr(type(store._stock), "free", free)
+    monkeypatch.setattr(type(store._core), "free", free)
     for i in range(6):
         got = await host.get(name(i))
         assert (got.status, got.body) == (200, upstream.files[name(i)])
@@ -255,7 +256,7 @@ async def test_min_free_holds_for_many_at_once(
         lowest = min(lowest, left)
         return left
 
-    monkeypatch.setattr(type(store._stock), "free", free)
+    monkeypatch.setattr(type(store._core), "free", free)
     answers = await asyncio.gather(*(host.get(name(i)) for i in range(6)))
     await idle(host)
     free(None)
@@ -370,7 +371,7 @@ async def scenario(directory: Path, budget: int) -> None:
 
 
 async def _is_stored(host: Host, i: int) -> bool:
-    stored = await host.server.store.get(name(i)[1:])
+    stored = await host.server.store.get(artifact(name(i)[1:]))
     if stored is not None:
         stored.close()
     return stored is not None

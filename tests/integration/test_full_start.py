@@ -142,7 +142,7 @@ async def scenario(disk: Path, end: str) -> None:
                 await store.answers.set("k", b"x", keep=None)
                 assert await store.answers.get("k") is not None, left
                 await store._queue.flushed()
-                assert await store.keeper.snapshot("s") is not None, left
+                assert await store.control.snapshot("s") is not None, left
             finally:
                 await server.stop()
             async with opened(cache, sumdb=None) as again:

@@ -534,7 +534,7 @@ async def test_a_reload_that_fails_changes_nothing(
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server.store.keeper, "configure_pins", fail)
+        patch.setattr(server.store.control, "configure_pins", fail)
         with pytest.raises(sqlite3.OperationalError):
             await server.reload(wanted)
     assert (await host.get("/example.com/m/@v/list")).status == 200
@@ -545,7 +545,7 @@ async def test_a_reload_that_fails_changes_nothing(
     need_a_restart = {"fresh": Shown("5s", "file x")}
     await server.reload(replace(wanted, fresh=5), need_a_restart)
     assert server.in_force.settings == shown
-    assert [pin.pattern for pin in (await server.store.keeper.pins()).items] == ["example.com/*@*"]
+    assert [pin.pattern for pin in (await server.store.control.pins()).items] == ["example.com/*@*"]
     assert (await host.get("/example.com/m/@v/list")).status == 403
 
 

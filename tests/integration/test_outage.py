@@ -143,7 +143,7 @@ async def test_an_info_without_upstream_follows_from_the_mod(
         assert got.headers["Cache-Control"] == "public, max-age=0"
     upstream.forget_rules()
     for upstream_ in host.server.proxy._documents._upstreams._upstreams:
-        upstream_.health.succeeded()
+        upstream_.backoff.succeeded()
     got = await host.get(INFO)  # it was never stored as the upstream's
     assert (got.body, status(got)) == (upstream.files[INFO], "goproxy-vm; fwd=uri-miss; stored")
 
@@ -280,8 +280,8 @@ async def test_one_looks_whether_it_is_back(serve: Serve, upstream: FakeUpstream
     await host.get(LIST)
     upstream.add_module("example.com/m", "v1.1.0")
     gate = upstream.hold("*")
-    (health,) = (each.health for each in host.server.proxy._documents._upstreams._upstreams)
-    health._until = 0.0  # the back-off is over
+    (backoff,) = (each.backoff for each in host.server.proxy._documents._upstreams._upstreams)
+    backoff._until = 0.0  # the back-off is over
     seen = len(upstream.requests)
     finding_out = asyncio.create_task(host.get(LIST))
     await gate.arrived.wait()
@@ -308,11 +308,11 @@ async def test_what_has_changed_since_is_seen_once_the_back_off_is_over(
     assert (await host.get("/example.com/other/@v/list")).status == 502
     upstream.forget_rules()
     upstream.add_module("example.com/m", "v1.9.0")
-    (health,) = (each.health for each in host.server.proxy._documents._upstreams._upstreams)
-    health._until = 0.0  # the back-off is over
+    (backoff,) = (each.backoff for each in host.server.proxy._documents._upstreams._upstreams)
+    backoff._until = 0.0  # the back-off is over
     assert (await host.get(new)).status == 200
-    health.failed(None, "503")
-    health._until = 0.0
+    backoff.failed(None, "503")
+    backoff._until = 0.0
     assert b"v1.9.0" in (await host.get(LIST)).body
 
 

@@ -134,9 +134,9 @@ async def test_a_purge_between_the_last_look_and_the_queue(
     assert (await host.get(ZIP)).body == upstream.files[ZIP]
     await until(lambda: not ops.fetches_in_flight)  # what it brings along
     await drained(host.server.store)
-    assert await host.server.store.get(ZIP[1:]) is None
+    assert await host.server.store.get(artifact(ZIP[1:])) is None
     assert host.server.store.admission.reserved == 0
-    assert not list(host.server.store._stock.layout.tmp.iterdir())
+    assert not list(host.server.store._core.layout.tmp.iterdir())
 
 
 async def test_a_purge_of_idle_versions_leaves_downloads_alone(
@@ -410,7 +410,7 @@ async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
     asked = upstream.count(ZIP)
     assert (await host.get(ZIP)).status == 200
     assert upstream.count(ZIP) == asked, "one jump expires nothing"
-    facts = await store.keeper.version(M, V)
+    facts = await store.control.version(M, V)
     assert facts is not None
     assert 0 <= facts.idle_seconds < 2 * DAY
     await host.server.stop()
@@ -421,7 +421,7 @@ async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
         await host.server.stop()
     host = await serve(upstream, **settings)
     await host.server.store._parts.janitor._regularly()
-    assert await host.server.store.get(ZIP[1:]) is None, "it was not asked for for eleven days"
+    assert await host.server.store.get(artifact(ZIP[1:])) is None, "it was not asked for for eleven days"
 
 
 async def test_an_answer_from_the_future_is_not_fresh(

@@ -24,7 +24,7 @@ from goproxy_vm.cache.reports.figures import Statistics
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import ContentError, MalformedPath, StartError, Unavailable
-from goproxy_vm.protocol.artifact import Kind
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
 from tests.integration.stores import opened
@@ -61,7 +61,7 @@ async def adopt_zip(into: Store, data: bytes = b"zip bytes", *, h1: str = "h1:zi
 
 
 async def content(of: Store, path: str) -> bytes | None:
-    stored = await of.get(path)
+    stored = await of.get(artifact(path))
     if stored is None:
         return None
     with stored:
@@ -101,9 +101,9 @@ def on_disk(root: Path) -> dict[str, int]:
 
 async def test_put_and_adopt_come_back_before_and_after_the_commit(root: Path) -> None:
     async with opened(root) as s:
-        assert await s.get(MOD) is None
+        assert await s.get(artifact(MOD)) is None
         mod = await put_mod(s)
-        pending = await s.get(MOD)
+        pending = await s.get(artifact(MOD))
         assert pending is not None
         assert pending.data == mod
         answer = await adopt_zip(s)
@@ -112,7 +112,7 @@ async def test_put_and_adopt_come_back_before_and_after_the_commit(root: Path) -
             assert answer.etag == f'"{hashlib.sha256(b"zip bytes").hexdigest()[:32]}"'
         assert await content(s, ZIP) == b"zip bytes"
         await drained(s)
-        stored = await s.get(MOD)
+        stored = await s.get(artifact(MOD))
         assert stored is not None
         with stored:
             assert stored.fd is not None
@@ -186,7 +186,7 @@ async def test_a_file_handed_out_outlives_the_store(root: Path) -> None:
     async with opened(root) as s:
         await put_mod(s)
         await drained(s)
-        stored = await s.get(MOD)
+        stored = await s.get(artifact(MOD))
     assert stored is not None
     (root / "modules" / MOD).unlink()
     with stored:
@@ -197,7 +197,7 @@ async def test_paths_stay_inside(root: Path) -> None:
     async with opened(root) as s:
         with pytest.raises(MalformedPath):
             await s.put(artifact("../../etc/@v/v1.0.0.mod"), b"x", h1="h1:x")
-        assert await s.get("../../etc/passwd") is None
+        assert await s.get(Artifact("m", "v1.0.0", Kind.MOD, "../../etc/passwd")) is None
 
 
 async def test_memory_of_entries_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ async def test_a_later_difference_is_refused(root: Path, caplog: pytest.LogCaptu
         assert await s._hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
         with pytest.raises(ContentError):
             await adopt_zip(s, h1="h1:later")
-        assert await s.get(ZIP) is None
+        assert await s.get(artifact(ZIP)) is None
         assert s.admission.reserved == 0
         (await adopt_zip(s, h1="h1:first")).close()
         await put_mod(s)
@@ -282,7 +282,7 @@ async def test_a_file_without_a_row_is_not_served(root: Path) -> None:
         file = root / "modules" / MOD
         file.parent.mkdir(parents=True)
         file.write_bytes(b"planted")
-        assert await s.get(MOD) is None
+        assert await s.get(artifact(MOD)) is None
         data = await put_mod(s)
     assert file.read_bytes() == data
 
@@ -311,11 +311,11 @@ async def test_a_file_that_is_not_the_one_on_record_is_dropped(
         await drained(s)
         if not reopened:
             do()
-            assert await s.get(MOD) is None
+            assert await s.get(artifact(MOD)) is None
     if reopened:
         do()
     async with opened(root) as s:
-        assert await s.get(MOD) is None
+        assert await s.get(artifact(MOD)) is None
         assert (await s.figures.statistics()).files == 0
         assert not file.is_file()
         if damage != "directory":
@@ -351,7 +351,7 @@ async def test_out_of_descriptors_is_no_absence(root: Path, monkeypatch: pytest.
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "open", exhausted)
             with pytest.raises(Unavailable):
-                await s.get(MOD)
+                await s.get(artifact(MOD))
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "dup", exhausted)
             with pytest.raises(Unavailable):
@@ -373,7 +373,7 @@ async def test_a_full_disk_after_the_proof(root: Path, caplog: pytest.LogCapture
             await drained(s)
             assert answer.pread(0, 100) == b"zip bytes", "the client has its answer"
         assert not s.writable
-        assert await s.get(ZIP) is None
+        assert await s.get(artifact(ZIP)) is None
         assert s.admission.reserved == 0
         assert not list((root / "tmp").iterdir())
         full = False
@@ -389,7 +389,7 @@ async def test_an_index_that_breaks_while_running(root: Path) -> None:
         await drained(s)
         s._memory._entries.clear()
         sql(root, "DROP TABLE files")
-        assert await s.get(MOD) is None
+        assert await s.get(artifact(MOD)) is None
         assert not s.writable
         assert (await s.figures.statistics()).versions == 0
         sql(root, "DROP TABLE known")
@@ -478,7 +478,7 @@ async def test_a_broken_index_is_begun_anew(root: Path, caplog: pytest.LogCaptur
         await put_mod(s)
     (root / "index.db").write_bytes(b"no database\n" * 1000)
     async with opened(root) as s:
-        assert await s.get(MOD) is None
+        assert await s.get(artifact(MOD)) is None
         s.recover(cannot_tell)
         data = await put_mod(s)
         await drained(s)
@@ -508,7 +508,6 @@ KILLED = """
     import asyncio, os, signal, sys
     from pathlib import Path
     from goproxy_vm.cache.store import Store
-    from goproxy_vm.protocol.artifact import Artifact, Kind
 
     root, kill_at, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     M, V = "example.com/m", "v1.0.0"

@@ -250,9 +250,9 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.sizes()
         used = self.store.usage.used
         goal = used * share // 100
-        dry = self.do(self.store.keeper.evict(goal, dry_run=True))
+        dry = self.do(self.store.control.evict(goal, dry_run=True))
         assert self.gone() == []
-        real = self.do(self.store.keeper.evict(goal, dry_run=False))
+        real = self.do(self.store.control.evict(goal, dry_run=False))
         assert dry.removal.items == real.removal.items
         assert (real.before_bytes, real.after_bytes) == (used, self.store.usage.used)
         assert real.reached == (self.store.usage.used <= goal)
@@ -304,7 +304,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pattern=PATTERNS)
     def pins_some(self, pattern: str) -> None:
-        pin = self.do(self.store.keeper.pin(pattern))
+        pin = self.do(self.store.control.pin(pattern))
         self.pins.add(pin.pattern)
         matches = Selector([pattern])
         stored = {*self.zips, *self.mods}
@@ -314,8 +314,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def unpins_some(self, data: st.DataObject) -> None:
         pattern = data.draw(st.sampled_from(sorted(self.pins)))
-        assert self.do(self.store.keeper.unpin(pattern))
-        assert not self.do(self.store.keeper.unpin(pattern))
+        assert self.do(self.store.control.unpin(pattern))
+        assert not self.do(self.store.control.unpin(pattern))
         self.pins.remove(pattern)
 
     @rule()
@@ -384,7 +384,7 @@ async def test_eviction_order_is_that_of_a_simulated_lru(tmp_path: Path) -> None
                 await store.close()
                 store = await open_store(tmp_path / "cache", max_size=Amount(64 << 20, None), policy="lru")
             if step % 7 == 6:
-                done = await store.keeper.evict(store.usage.used - 1, dry_run=False)
+                done = await store.control.evict(store.usage.used - 1, dry_run=False)
                 order += [int(item.module.removeprefix("example.com/m")) for item in done.removal.items]
                 assert order[-1] == simulated.popitem(last=False)[0]
         assert len(order) == 42

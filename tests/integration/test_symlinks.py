@@ -109,8 +109,8 @@ async def test_nothing_is_removed_or_taken_through_a_link(root: Path, elsewhere:
             (root / "modules" / path(number)).rename(elsewhere / f"{V}.zip")
             (root / "modules" / path(number)).parent.rmdir()
             (root / "modules" / module(number) / "@v").symlink_to(elsewhere)
-        await store.keeper.evict(0, dry_run=False)
-        (victim,) = await store._stock.ask(store._stock.index.of_path, path(2)) or [None]
+        await store.control.evict(0, dry_run=False)
+        (victim,) = await store._core.ask(store._core.index.of_path, path(2)) or [None]
         assert victim is None
         assert (elsewhere / f"{V}.zip").read_bytes() == b"x"
 

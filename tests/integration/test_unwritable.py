@@ -91,7 +91,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         for i in (1, 2):
             (await s.put(artifact(path(i, "mod")), b"x", h1="h1:x")).close()
             await s._queue.flushed()
-        await s._parts.stock.ask(s._parts.stock.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
+        await s._parts.core.ask(s._parts.core.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
     with closing(sqlite3.connect(root / "index.db")) as database:
         database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
         database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
@@ -111,10 +111,10 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     monkeypatch.setattr(beginning, "settle", full)
     async with opened(root, boot="after", sumdb=key, pins=("a.example/*",)) as s:
         assert s.trouble == FULL
-        assert await s.get(path(1, "mod")) is None, "it was hashed"
-        assert await s.get(path(2, "mod")) is None, "it is not proven"
-        assert s.keeper.pinned("a.example/m", V)
-        assert s.keeper.pinned("old.example/m", V)
+        assert await s.get(artifact(path(1, "mod"))) is None, "it was hashed"
+        assert await s.get(artifact(path(2, "mod"))) is None, "it is not proven"
+        assert s.control.pinned("a.example/m", V)
+        assert s.control.pinned("old.example/m", V)
         forgotten: list[str | None] = []
         s.watch(forgotten.append)
         s._parts.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
@@ -125,11 +125,11 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         assert s.writable
         assert s._parts.memory.entry(path(2, "mod")) is None, "believed before"
         assert forgotten == [None], "nor is what was prepared of it"
-        assert s.keeper.pinned("a.example/m", V)
-        assert not s.keeper.pinned("old.example/m", V)
+        assert s.control.pinned("a.example/m", V)
+        assert not s.control.pinned("old.example/m", V)
         assert await s.strays.find(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
-        assert s._stock.index.withheld == frozenset()
+        assert s._core.index.withheld == frozenset()
 
 
 @pytest.mark.parametrize("name", ["tmp", "modules", "quarantine", "answers"])
@@ -158,7 +158,7 @@ async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
     async with opened(root, janitor_interval=0.001) as s:
         (root / "tmp").rmdir()
         (root / "tmp").touch()
-        await asyncio.wait_for(s._stock.health.degraded.wait(), 30)
+        await asyncio.wait_for(s._core.health.degraded.wait(), 30)
         assert "Not a directory" in s.trouble
         with pytest.raises(Unavailable):
             await adopt(s, 1, b"x")

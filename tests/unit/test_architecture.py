@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import tomllib
+from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -109,6 +110,12 @@ def test_no_module_is_part_of_a_circle() -> None:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_name_has_one_meaning() -> None:
+    trees = [ast.parse(path.read_text()) for path in MODULES.values()]
+    named = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in named.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.reports import selection
+from goproxy_vm.cache.reports import scanner
 from goproxy_vm.cache.upkeep import janitor
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import NoRoom
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, opened, purge_versions
+from tests.fakes.stores import BLOCK, Shop, artifact, open_shop, purge_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def test_from_high_to_low_water(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=20, high_water=80.0, low_water=50.0) as shop:
+    async with open_shop(tmp_path, max_size=20, high_water=80.0, low_water=50.0) as shop:
         await shop.put(*"abcdefghijklmnop")
         await shop.touch("a")
         await shop.janitor.relieve()
@@ -46,11 +46,11 @@ async def test_from_high_to_low_water(tmp_path: Path) -> None:
         assert shop.told.evictions[0][:2] == ("size", BLOCK)
         assert shop.janitor.reached
         shop.consistent()
-        assert (await shop.keeper.passes(9))[0] == last
+        assert (await shop.control.passes(9))[0] == last
 
 
 async def test_room_is_made_for_who_waits(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=10, still=False, high_water=100.0, low_water=100.0) as shop:
+    async with open_shop(tmp_path, max_size=10, still=False, high_water=100.0, low_water=100.0) as shop:
         await shop.put(*"abcdefghij")
         await shop.put("k", blocks=3)
         assert shop.zips() == "defghijk"
@@ -63,9 +63,9 @@ async def test_a_purge_that_takes_the_files_away_is_waited_for(
 ) -> None:
     """A pass that finds them dying has nothing to choose; their room comes free all the same."""
     blocked, free = threading.Event(), threading.Event()
-    async with opened(tmp_path, max_size=10, still=False) as shop:
+    async with open_shop(tmp_path, max_size=10, still=False) as shop:
         await shop.put(*"abcdefgh")
-        unlink, flush = shop.stock.remover._unlink, shop.janitor._flush
+        unlink, flush = shop.core.remover._unlink, shop.janitor._flush
         purges = []
 
         def slowly(victims: Sequence[Victim]) -> dict[str, OSError]:
@@ -76,11 +76,11 @@ async def test_a_purge_that_takes_the_files_away_is_waited_for(
         async def purge_first() -> None:
             monkeypatch.setattr(shop.janitor, "_flush", flush)
             victims = [shop.victim(name) for name in "abcdefgh"]
-            purges.append(asyncio.create_task(shop.stock.remover.remove(victims, "purge")))
+            purges.append(asyncio.create_task(shop.core.remover.remove(victims, "purge")))
             await asyncio.to_thread(blocked.wait, 9)
             asyncio.get_running_loop().call_later(0.1, free.set)
 
-        monkeypatch.setattr(shop.stock.remover, "_unlink", slowly)
+        monkeypatch.setattr(shop.core.remover, "_unlink", slowly)
         monkeypatch.setattr(shop.janitor, "_flush", purge_first)
         reservation = await shop.store.admission.reserve(6 * BLOCK)
         await reservation.hold(6 * BLOCK)
@@ -93,7 +93,7 @@ async def test_what_is_committed_during_a_pass_can_be_evicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was in the queue when the pass chose, and is on record when the pass found nothing."""
-    async with opened(tmp_path, max_size=10, still=False) as shop:
+    async with open_shop(tmp_path, max_size=10, still=False) as shop:
         choose = shop.janitor._choose
 
         async def too_early(*_: object) -> list[Victim]:
@@ -110,9 +110,9 @@ async def test_what_is_committed_during_a_pass_can_be_evicted(
 
 
 async def test_who_waits_is_told_that_nothing_may_go(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=10, still=False) as shop:
+    async with open_shop(tmp_path, max_size=10, still=False) as shop:
         reservation = await shop.store.admission.reserve(6 * BLOCK)
-        shop.stock.usage.sizes["zip"] += 5 * BLOCK  # files that nobody can remove
+        shop.core.usage.sizes["zip"] += 5 * BLOCK  # files that nobody can remove
         with pytest.raises(NoRoom, match="nothing in it may be removed"):
             await reservation.hold(6 * BLOCK)
         reservation.release()
@@ -121,15 +121,15 @@ async def test_who_waits_is_told_that_nothing_may_go(tmp_path: Path) -> None:
 
 
 async def test_what_is_queued_is_waited_for(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=4) as shop:
+    async with open_shop(tmp_path, max_size=4) as shop:
         reservation = await shop.store.admission.reserve(2 * BLOCK)
-        async with shop.stock.queue.disk:
+        async with shop.core.queue.disk:
             await shop.store.put(artifact(shop.path("a")), b"x" * BLOCK * 2, h1="h1:x")
             shop.store.admission._usage.sizes["zip"] += BLOCK  # a file that nobody can remove
             holding = asyncio.create_task(reservation.hold(2 * BLOCK))
             await asyncio.sleep(0)
             relieving = asyncio.create_task(shop.janitor.relieve())
-            while not relieving.done() and not shop.stock.queue.disk._waiters:
+            while not relieving.done() and not shop.core.queue.disk._waiters:
                 await asyncio.sleep(0)
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -143,7 +143,7 @@ async def test_what_is_queued_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_pins_beyond_half(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=20, pins=("p*",), high_water=70.0, low_water=50.0) as shop:
+    async with open_shop(tmp_path, max_size=20, pins=("p*",), high_water=70.0, low_water=50.0) as shop:
         await shop.put(*(f"p{i}" for i in range(1, 9)), blocks=2)
         await shop.put("a", blocks=2)
         await shop.janitor.relieve()
@@ -155,7 +155,7 @@ async def test_pins_beyond_half(tmp_path: Path) -> None:
 async def test_protected_pins_make_the_target_unreachable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path, max_size=20, pins=("p*",), high_water=30.0, low_water=20.0) as shop:
+    async with open_shop(tmp_path, max_size=20, pins=("p*",), high_water=30.0, low_water=20.0) as shop:
         await shop.put(*(f"p{i}" for i in range(1, 6)), blocks=2)
         await shop.put("a", "b")
         for _ in range(2):
@@ -163,32 +163,32 @@ async def test_protected_pins_make_the_target_unreachable(
         assert shop.zips() == "p1p2p3p4p5"
         assert not shop.janitor.reached
         assert logged(caplog).count("cache target missed") == 1
-        assert len(await shop.keeper.passes(9)) == 1, "no record of nothing"
+        assert len(await shop.control.passes(9)) == 1, "no record of nothing"
 
 
 async def test_metadata_is_a_tenth(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=50) as shop:
+    async with open_shop(tmp_path, max_size=50) as shop:
         await shop.put("a", kind="mod")
         await shop.put("a")
         await shop.put(*"bcdefgh", kind="mod")
         await shop.janitor.relieve()
         assert [name[0] for name in shop.files()] == list("aaefgh")
-        assert (await shop.keeper.passes(9))[0].evicted_entries == 3
+        assert (await shop.control.passes(9))[0].evicted_entries == 3
         shop.consistent()
 
 
 async def test_metadata_of_zips_stays(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=20) as shop:
+    async with open_shop(tmp_path, max_size=20) as shop:
         for name in "abc":
             await shop.put(name, kind="mod")
             await shop.put(name)
         await shop.janitor.relieve()
         assert len(shop.files()) == 6
-        assert await shop.keeper.passes(9) == []
+        assert await shop.control.passes(9) == []
 
 
 async def test_idle(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_idle=100.0, pins=("p",)) as shop:
+    async with open_shop(tmp_path, max_idle=100.0, pins=("p",)) as shop:
         await shop.put("a", "b", "p")
         await shop.put("m", kind="mod")
         shop.later(60)
@@ -197,14 +197,14 @@ async def test_idle(tmp_path: Path) -> None:
         await shop.janitor._regularly()
         assert shop.zips() == "bp"
         assert [(why, int(idle or 0)) for why, _, idle in shop.told.evictions] == [("idle", 120)]
-        (record,) = await shop.keeper.passes(9)
+        (record,) = await shop.control.passes(9)
         assert (record.reason, record.reached, record.target_bytes) == ("idle", True, None)
         await shop.janitor._regularly()
-        assert len(await shop.keeper.passes(9)) == 1
+        assert len(await shop.control.passes(9)) == 1
 
 
 async def test_no_idle_limit(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         shop.later(1e9)
         await shop.janitor._regularly()
@@ -214,25 +214,25 @@ async def test_no_idle_limit(tmp_path: Path) -> None:
 async def test_offline_nothing_goes_that_cannot_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, offline=True, max_idle=100.0, min_free=Amount(BLOCK, None)) as shop:
+    async with open_shop(tmp_path, offline=True, max_idle=100.0, min_free=Amount(BLOCK, None)) as shop:
         await shop.put("a", "b")
         shop.later(1e9)
-        monkeypatch.setattr(type(shop.stock), "free", lambda _: 0)
+        monkeypatch.setattr(type(shop.core), "free", lambda _: 0)
         await shop.janitor._regularly()
         assert shop.zips() == "ab"
         assert shop.janitor.reached
 
 
 async def test_min_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put(*"abcdef")
         others = 3
-        taken = shop.stock.usage
+        taken = shop.core.usage
 
         def free(_: object) -> int:
             return 10 * BLOCK - taken.used - others * BLOCK
 
-        monkeypatch.setattr(type(shop.stock), "free", free)
+        monkeypatch.setattr(type(shop.core), "free", free)
         assert await shop.janitor.make_room(1 * BLOCK)
         assert shop.zips() == "abcdef"
         assert await shop.janitor.make_room(3 * BLOCK)
@@ -249,7 +249,7 @@ async def test_min_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "DISK_STEP", 2 * BLOCK)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put(*"abcdef")
         assert await shop.janitor.full(BLOCK)
         assert shop.zips() == "cdef"
@@ -262,7 +262,7 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_target_missed_for_one_reason_is_not_reached_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, max_size=20, pins=("p",), high_water=30.0, low_water=20.0) as shop:
+    async with open_shop(tmp_path, max_size=20, pins=("p",), high_water=30.0, low_water=20.0) as shop:
         await shop.put("p", blocks=8)
         await shop.janitor.relieve()
         assert not shop.janitor.reached
@@ -284,9 +284,9 @@ async def test_a_record_that_cannot_be_written_stops_nothing(
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(janitor, "BATCH", 1)
-    async with opened(tmp_path, max_size=10, high_water=50.0, low_water=10.0) as shop:
+    async with open_shop(tmp_path, max_size=10, high_water=50.0, low_water=10.0) as shop:
         await shop.put(*"abcdefgh")
-        monkeypatch.setattr(shop.stock.ledger, "save", full)
+        monkeypatch.setattr(shop.core.ledger, "save", full)
         await shop.janitor.relieve()
         assert shop.zips() == "h"
         assert shop.janitor.reached
@@ -298,7 +298,7 @@ async def test_idle_files_that_cannot_go_do_not_hold_it_up(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    async with opened(tmp_path, max_idle=10.0) as shop:
+    async with open_shop(tmp_path, max_idle=10.0) as shop:
         await shop.put("a")
         shop.later(60)
         with monkeypatch.context() as patch:
@@ -312,9 +312,9 @@ async def test_idle_files_that_cannot_go_do_not_hold_it_up(
 
 
 async def test_evict(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=10, low_water=50.0) as shop:
+    async with open_shop(tmp_path, max_size=10, low_water=50.0) as shop:
         await shop.put(*"abcdefgh")
-        dry = await shop.keeper.evict(6 * BLOCK, dry_run=True)
+        dry = await shop.control.evict(6 * BLOCK, dry_run=True)
         assert (dry.before_bytes, dry.after_bytes, dry.reached, dry.pass_id) == (
             8 * BLOCK,
             6 * BLOCK,
@@ -322,35 +322,35 @@ async def test_evict(tmp_path: Path) -> None:
             None,
         )
         assert shop.zips() == "abcdefgh"
-        wet = await shop.keeper.evict(6 * BLOCK, dry_run=False)
+        wet = await shop.control.evict(6 * BLOCK, dry_run=False)
         assert wet.removal.items == dry.removal.items
         assert (wet.after_bytes, wet.reached, wet.removal.dry_run) == (6 * BLOCK, True, False)
         assert shop.zips() == "cdefgh"
         assert shop.told.evictions[-1][0] == "evict"
-        default = await shop.keeper.evict(None, dry_run=False)
+        default = await shop.control.evict(None, dry_run=False)
         assert default.target_bytes == 5 * BLOCK
         assert shop.zips() == "defgh"
-        nothing = await shop.keeper.evict(9 * BLOCK, dry_run=False)
+        nothing = await shop.control.evict(9 * BLOCK, dry_run=False)
         assert (nothing.removal.files, nothing.reached) == (0, True)
-        everything = await shop.keeper.evict(0, dry_run=False)
+        everything = await shop.control.evict(0, dry_run=False)
         assert everything.removal.files == 5
-        assert shop.stock.usage.used == 0
+        assert shop.core.usage.used == 0
         assert not any(shop.modules.iterdir()), "no empty directories either"
 
 
 async def test_evict_to_what_cannot_be(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=10, pins=("p",)) as shop:
+    async with open_shop(tmp_path, max_size=10, pins=("p",)) as shop:
         await shop.put("a", "p")
-        dry = await shop.keeper.evict(0, dry_run=True)
-        wet = await shop.keeper.evict(0, dry_run=False)
+        dry = await shop.control.evict(0, dry_run=True)
+        wet = await shop.control.evict(0, dry_run=False)
         assert (dry.reached, wet.reached) == (False, False)
         assert dry.after_bytes == wet.after_bytes == BLOCK
         assert not shop.store.target_reached
-        await shop.keeper.evict(BLOCK, dry_run=False)
+        await shop.control.evict(BLOCK, dry_run=False)
         assert shop.store.target_reached
-        await shop.keeper.evict(0, dry_run=False)
+        await shop.control.evict(0, dry_run=False)
         assert not shop.store.target_reached
-        await shop.stock.remover.remove([shop.victim("p")], "purge")
+        await shop.core.remover.remove([shop.victim("p")], "purge")
         await shop.janitor.relieve()
         assert shop.store.target_reached, "no more is used than was asked for"
 
@@ -358,28 +358,28 @@ async def test_evict_to_what_cannot_be(tmp_path: Path) -> None:
 async def test_a_dry_run_asks_no_thread_that_hits_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, max_size=10) as shop:
+    async with open_shop(tmp_path, max_size=10) as shop:
         await shop.put("a", "b")
         threads: set[str] = set()
-        to_evict = selection.Shelf.to_evict
+        to_evict = scanner.Scanner.to_evict
 
         def noting(*args: object) -> object:
             threads.add(threading.current_thread().name)
             return to_evict(*args)  # type: ignore[arg-type]  # as they came
 
-        monkeypatch.setattr(selection.Shelf, "to_evict", noting)
+        monkeypatch.setattr(scanner.Scanner, "to_evict", noting)
         async with shop.janitor._lock:  # nor does it wait for a pass, or a pass for it
-            dry = await shop.keeper.evict(BLOCK, dry_run=True)
+            dry = await shop.control.evict(BLOCK, dry_run=True)
         assert (dry.after_bytes, dry.removal.files) == (BLOCK, 1)
         assert {name.partition("_")[0] for name in threads} == {"goproxy-vm reports"}
 
 
 async def test_evict_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
-    async with opened(tmp_path, max_size=16, pins=("p*",)) as shop:
+    async with open_shop(tmp_path, max_size=16, pins=("p*",)) as shop:
         await shop.put(*"abcde", *(f"p{number}" for number in range(11)))
-        dry = await shop.keeper.evict(0, dry_run=True)
-        wet = await shop.keeper.evict(0, dry_run=False)
+        dry = await shop.control.evict(0, dry_run=True)
+        wet = await shop.control.evict(0, dry_run=False)
         assert wet.removal.items == dry.removal.items
         assert [each.module for each in wet.removal.items] == [*"abcde", "p0", "p1", "p2"]
         assert wet.after_bytes == dry.after_bytes == 8 * BLOCK, "the share of the pinned ones"
@@ -387,17 +387,17 @@ async def test_evict_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 async def test_evict_follows_no_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(janitor, "BATCH", 2)
-    async with opened(tmp_path, max_size=20) as shop:
+    async with open_shop(tmp_path, max_size=20) as shop:
         await shop.put(*"abcdef")
-        remove = shop.stock.remover.remove
+        remove = shop.core.remover.remove
         more = iter("uvwxyz")
 
         async def fetching(victims: Sequence[Victim], reason: str) -> list[Victim]:
             await shop.put(next(more), next(more))
             return await remove(victims, reason)
 
-        monkeypatch.setattr(shop.stock.remover, "remove", fetching)
-        eviction = await shop.keeper.evict(0, dry_run=False)
+        monkeypatch.setattr(shop.core.remover, "remove", fetching)
+        eviction = await shop.control.evict(0, dry_run=False)
         assert (eviction.removal.files, eviction.reached) == (6, False)
         assert shop.zips() == "uvwxyz"
 
@@ -406,9 +406,9 @@ async def test_evict_follows_no_fetches(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def unfinished(shop_root: Path, reason: str, target: int | None, **settings: object) -> None:
-    async with opened(shop_root, **settings) as shop:
+    async with open_shop(shop_root, **settings) as shop:
         await shop.put(*"abcdefgh")
-        await shop.stock.ask(shop.stock.ledger.begin, reason, target, 8, 8 * BLOCK)  # type: ignore[arg-type]  # a reason
+        await shop.core.ask(shop.core.ledger.begin, reason, target, 8, 8 * BLOCK)  # type: ignore[arg-type]  # a reason
 
 
 def killed(root: Path) -> None:
@@ -432,15 +432,15 @@ async def test_a_pass_that_a_kill_interrupted_goes_on(
 ) -> None:
     await unfinished(tmp_path, reason, target, max_size=10)
     killed(tmp_path)
-    async with opened(tmp_path, max_size=10, low_water=40.0) as shop:
+    async with open_shop(tmp_path, max_size=10, low_water=40.0) as shop:
         while shop.janitor.last is None:
             await asyncio.sleep(0)
         last = shop.janitor.last
         assert (last.reason, last.reached) == (reason, reached)
         assert last.evicted_entries == 8 - len(left)
         assert shop.zips() == left
-        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
-        assert len(await shop.keeper.passes(9)) == 1
+        assert await shop.core.ask(shop.core.ledger.unfinished) == []
+        assert len(await shop.control.passes(9)) == 1
 
 
 @pytest.mark.parametrize("reason", ["size", "evict"])
@@ -449,40 +449,40 @@ async def test_an_order_without_an_end_does_not_run_again_after_a_clean_end(
 ) -> None:
     """Its end could not be written, perhaps long ago."""
     await unfinished(tmp_path, reason, 0, max_size=10)
-    async with opened(tmp_path, max_size=10, low_water=40.0) as shop:
+    async with open_shop(tmp_path, max_size=10, low_water=40.0) as shop:
         while shop.janitor.last is None:
             await asyncio.sleep(0)
         assert (shop.zips(), shop.janitor.last.reached) == ("abcdefgh", False)
-        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
+        assert await shop.core.ask(shop.core.ledger.unfinished) == []
 
 
 async def test_the_end_of_a_pass_is_written_once_that_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill long after it must not have it run again."""
-    async with opened(tmp_path, max_size=10) as shop:
+    async with open_shop(tmp_path, max_size=10) as shop:
         await shop.put(*"abcd")
-        ledger = shop.stock.ledger
+        ledger = shop.core.ledger
         with monkeypatch.context() as patch:
             patch.setattr(type(ledger), "save", failing)
-            eviction = await shop.keeper.evict(3 * BLOCK, dry_run=False)
+            eviction = await shop.control.evict(3 * BLOCK, dry_run=False)
         assert eviction.reached
-        assert [each.id for each in await shop.stock.ask(ledger.unfinished)] == [eviction.pass_id]
+        assert [each.id for each in await shop.core.ask(ledger.unfinished)] == [eviction.pass_id]
         await shop.store._parts.trial.once()
-        assert await shop.stock.ask(ledger.unfinished) == []
-        assert (await shop.keeper.passes(1))[0].reached
+        assert await shop.core.ask(ledger.unfinished) == []
+        assert (await shop.control.passes(1))[0].reached
 
 
 async def test_a_pass_that_fails_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path, max_size=10) as shop:
+    async with open_shop(tmp_path, max_size=10) as shop:
         await shop.put(*"abcd")
-        monkeypatch.setattr(shop.stock.remover, "remove", failing)
+        monkeypatch.setattr(shop.core.remover, "remove", failing)
         with pytest.raises(sqlite3.Error):
-            await shop.keeper.evict(0, dry_run=False)
+            await shop.control.evict(0, dry_run=False)
         with pytest.raises(sqlite3.Error):
             await shop.janitor._clear("size", 0, lambda: 1)
-        assert await shop.stock.ask(shop.stock.ledger.unfinished) == []
-        assert [each.reached for each in await shop.keeper.passes(9)] == [False, False]
+        assert await shop.core.ask(shop.core.ledger.unfinished) == []
+        assert [each.reached for each in await shop.control.passes(9)] == [False, False]
 
 
 def failing(*_: object) -> None:
@@ -490,11 +490,11 @@ def failing(*_: object) -> None:
 
 
 async def test_a_pass_is_written_down_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path, max_size=4) as shop:
+    async with open_shop(tmp_path, max_size=4) as shop:
         await shop.put(*"abcd")
         monkeypatch.setattr(janitor.Janitor, "_end", lambda *_, **__: asyncio.sleep(0))
-        await shop.keeper.evict(BLOCK, dry_run=False)
-        (record,) = await shop.stock.ask(shop.stock.ledger.unfinished)
+        await shop.control.evict(BLOCK, dry_run=False)
+        (record,) = await shop.core.ask(shop.core.ledger.unfinished)
         assert record.evicted_entries == 3
 
 
@@ -519,7 +519,7 @@ async def test_pressure_does_not_keep_it_from_its_regular_work(
 
     monkeypatch.setattr(janitor.Janitor, "_regularly", regularly)
     monkeypatch.setattr(janitor.Janitor, "relieve", relieve)
-    async with opened(tmp_path, janitor_interval=0.001) as shop:
+    async with open_shop(tmp_path, janitor_interval=0.001) as shop:
         shop.janitor._pressed.set()
         due = asyncio.get_running_loop().time() + 0.001
         # Not one second of the clock but many passes after it was due: a slow machine changes nothing.
@@ -532,7 +532,7 @@ async def test_pressure_does_not_keep_it_from_its_regular_work(
 
 
 async def test_regular_work_trims_the_answers(tmp_path: Path) -> None:
-    async with opened(tmp_path, answers_max_size=1) as shop:
+    async with open_shop(tmp_path, answers_max_size=1) as shop:
         await shop.store.answers.set("k", b"x" * 100_000, keep=None)
         await shop.janitor._regularly()
         assert (await shop.store.answers.size())[0] == 0
@@ -544,14 +544,14 @@ async def test_regular_work_trims_the_answers(tmp_path: Path) -> None:
 async def test_an_error_ends_the_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    async with opened(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
+    async with open_shop(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
         await shop.put("a", "b")
 
         def fail(*_: object) -> None:
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(selection.Shelf, "to_evict", fail)
+            patch.setattr(scanner.Scanner, "to_evict", fail)
             reservation = await shop.store.admission.reserve(BLOCK)
             with pytest.raises(NoRoom):
                 await reservation.hold(BLOCK)
@@ -565,7 +565,7 @@ async def test_an_error_ends_the_waiting(
 async def test_a_bug_does_not_end_the_janitor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
+    async with open_shop(tmp_path, max_size=2, still=False, high_water=100.0, low_water=100.0) as shop:
         await shop.put("a", "b")
 
         def fail(*_: object) -> None:
@@ -573,7 +573,7 @@ async def test_a_bug_does_not_end_the_janitor(
 
         reservation = await shop.store.admission.reserve(BLOCK)
         with monkeypatch.context() as patch:
-            patch.setattr(selection.Shelf, "to_evict", fail)
+            patch.setattr(scanner.Scanner, "to_evict", fail)
             with pytest.raises(NoRoom):
                 await reservation.hold(BLOCK)
         await reservation.hold(BLOCK)
@@ -594,17 +594,17 @@ async def test_what_cannot_be_unlinked_is_not_served_and_tried_again(
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         remove(file, top)
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         with monkeypatch.context() as patch:
             patch.setattr(tree, "remove", fail)
-            eviction = await shop.keeper.evict(0, dry_run=False)
+            eviction = await shop.control.evict(0, dry_run=False)
         assert [each.module for each in eviction.removal.items] == ["b"]
         assert not eviction.reached
-        assert await shop.store.get(shop.path("a")) is None
+        assert await shop.store.get(artifact(shop.path("a"))) is None
         shop.consistent()
     assert "file not removed" in logged(caplog)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         shop.store.recover(lambda _: asyncio.sleep(0))
         while not shop.store.recovery.done:
             await asyncio.sleep(0)
@@ -614,33 +614,33 @@ async def test_what_cannot_be_unlinked_is_not_served_and_tried_again(
 
 
 async def test_a_file_in_the_place_of_a_directory(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         shop.file("a").unlink()
         shop.file("a").parent.rmdir()
         shop.file("a").parent.write_bytes(b"")
-        await shop.keeper.evict(0, dry_run=False)
-        assert shop.stock.usage.used == 0
+        await shop.control.evict(0, dry_run=False)
+        assert shop.core.usage.used == 0
         assert shop.file("a").parent.exists()
 
 
 async def test_directories_that_are_not_empty_stay(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/a/b")
         victim = shop.victim("x.org/a/b")
-        assert await shop.stock.remover.remove([victim], "size") == [victim]
-        assert await shop.stock.remover.remove([victim], "size") == []
+        assert await shop.core.remover.remove([victim], "size") == [victim]
+        assert await shop.core.remover.remove([victim], "size") == []
         assert [path.name for path in (shop.modules / "x.org" / "a").iterdir()] == ["@v"]
 
 
 async def test_cancelled_in_the_middle_it_still_counts(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
-        removing = asyncio.create_task(shop.stock.remover.remove([shop.victim("a")], "size"))
+        removing = asyncio.create_task(shop.core.remover.remove([shop.victim("a")], "size"))
         for _ in range(3):
             await asyncio.sleep(0)
         removing.cancel()
         await asyncio.wait([removing])
         assert removing.cancelled()
-        assert not shop.stock.queue.disk.locked()
+        assert not shop.core.queue.disk.locked()
         shop.consistent()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from goproxy_vm.cache.reader import Reader
-from tests.fakes.stores import Shop, artifact, opened, purge_versions
+from tests.fakes.stores import Shop, artifact, open_shop, purge_versions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ class Held:
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
-    async with opened(tmp_path) as made:
+    async with open_shop(tmp_path) as made:
         yield made
 
 
@@ -50,15 +50,15 @@ async def test_what_is_purged_while_it_is_looked_up_is_not_remembered(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await shop.put("x.org/a")
-    shop.stock.memory.forget_all()
+    shop.core.memory.forget_all()
     held = Held(monkeypatch)
-    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    looking = asyncio.create_task(shop.store.get(artifact(shop.path("x.org/a"))))
     await held.asked.wait()
     await purge_versions(shop.store, "x.org/a", None, forget_hash=True, dry_run=False)
     held.let()
     assert await looking is None
     assert held.looks == 2, "what came too late was asked for again"
-    assert shop.stock.memory.entry(shop.path("x.org/a")) is None
+    assert shop.core.memory.entry(shop.path("x.org/a")) is None
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip is None
 
 
@@ -67,18 +67,18 @@ async def test_what_is_replaced_while_it_is_looked_up_has_the_new_entry(
 ) -> None:
     """The old one has the same length: only its hash would be another."""
     await shop.put("x.org/a")
-    shop.stock.memory.forget_all()
+    shop.core.memory.forget_all()
     held = Held(monkeypatch)
-    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    looking = asyncio.create_task(shop.store.get(artifact(shop.path("x.org/a"))))
     await held.asked.wait()
     await shop.put("x.org/a")
     held.let()
     found = await looking
     assert found is not None
     with found:
-        entry = shop.stock.memory.entry(shop.path("x.org/a"))
+        entry = shop.core.memory.entry(shop.path("x.org/a"))
         assert entry is not None
-        row = await shop.stock.ask(shop.stock.index.entry, shop.path("x.org/a"))
+        row = await shop.core.ask(shop.core.index.entry, shop.path("x.org/a"))
         assert row is not None
         assert found.sha256 == entry.sha256 == row.sha256
 
@@ -87,30 +87,30 @@ async def test_what_comes_while_it_is_looked_up_is_not_remembered_as_missing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(monkeypatch)
-    looking = asyncio.create_task(shop.store.get(shop.path("x.org/a")))
+    looking = asyncio.create_task(shop.store.get(artifact(shop.path("x.org/a"))))
     await held.asked.wait()
     await shop.put("x.org/a")
     held.let()
     found = await looking
     assert found is not None
     found.close()
-    assert not shop.stock.memory.missing(shop.path("x.org/a"))
+    assert not shop.core.memory.missing(shop.path("x.org/a"))
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:x"
 
 
 async def test_a_stray_that_turns_up_is_not_missing_any_more(shop: Shop) -> None:
     path = shop.path("x.org/a")
-    assert await shop.store.get(path) is None
-    assert shop.stock.memory.missing(path)
+    assert await shop.store.get(artifact(path)) is None
+    assert shop.core.memory.missing(path)
     file = shop.file("x.org/a")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
     assert await shop.store.strays.find(path) == file, "before the recovery has been here"
-    assert not shop.stock.memory.missing(path)
+    assert not shop.core.memory.missing(path)
 
 
 async def test_hashes_are_asked_for_again_when_they_change(shop: Shop) -> None:
-    assert await shop.store.get(shop.path("x.org/a")) is None
+    assert await shop.store.get(artifact(shop.path("x.org/a"))) is None
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip is None
     assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:first") == "h1:first"
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:first"
@@ -122,6 +122,6 @@ async def test_readers_write_nothing(shop: Shop) -> None:
         reader._connection.execute("DELETE FROM files")
 
     with pytest.raises(Exception, match="readonly"):
-        await shop.stock.lookups.run(write)
+        await shop.core.lookups.run(write)
     with pytest.raises(Exception, match="readonly"):
-        await shop.stock.scan(shop.stock.shelf.connection.execute, "DELETE FROM files")
+        await shop.core.scan(shop.core.scanner.connection.execute, "DELETE FROM files")

@@ -12,7 +12,7 @@ import pytest
 from goproxy_vm.cache import answers as answers_module
 from goproxy_vm.cache.answers import Answers
 from tests.fakes.lines import logged
-from tests.fakes.stores import opened, purge_versions
+from tests.fakes.stores import open_shop, purge_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def key(kind: str, number: int) -> str:
 
 
 async def test_records_go_before_tiles_and_the_oldest_first(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         records = shop.store.records
         gone: list[str] = []
         records.watch(gone.extend)
@@ -53,17 +53,17 @@ async def test_records_go_before_tiles_and_the_oldest_first(tmp_path: Path) -> N
 
 
 async def test_the_janitor_bounds_them(tmp_path: Path) -> None:
-    async with opened(tmp_path, sumdb_max_size=1) as shop:
+    async with open_shop(tmp_path, sumdb_max_size=1) as shop:
         await shop.store.records.keep({key("tile", 1): b"t" * 8192})
         await shop.janitor._regularly()
         assert (await shop.store.records.size())[0] == 0
 
 
 async def test_no_purge_and_no_refresh_touches_them(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.store.records.keep({key("tile", 1): b"t", key("lookup", 1): b"r"})
         for name in ("sumdb", "record", "tile", NAME):
-            assert await shop.keeper.refresh(name) == 0
+            assert await shop.control.refresh(name) == 0
             removal = await purge_versions(shop.store, name, None, forget_hash=True, dry_run=False)
             assert removal.answers == 0
         assert (await shop.store.records.size())[0] == 2
@@ -78,14 +78,14 @@ async def test_what_lay_among_the_answers_is_taken_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for number in range(150):
             await shop.store.answers.set_all(old(number))
         await shop.store.answers.set("x.org/a/@v/list", b"v1.0.0\n", keep=None)
         await shop.store.records.keep({key("tile", 7): b"t" * 100, key("lookup", 8): b"the newer one"})
     with closing(sqlite3.connect(tmp_path / "answers" / "cache.db")) as database, database:
         database.execute("UPDATE Cache SET mode = 4 WHERE key = ?", (f"sumdb/{key('lookup', 9)}",))
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         records = shop.store.records
         assert (await records.size())[0] == 299, "and not what was planted"
         assert await records.get(key("tile", 7)) == b"t" * 8192, "the wider one"
@@ -109,7 +109,7 @@ async def test_a_kill_while_they_are_taken_over_loses_none(
         """Nothing is done after it."""
 
     monkeypatch.setattr(answers_module, "SLICE", 10)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for number in range(50):
             await shop.store.answers.set_all(old(number))
     left = random.Random(seed).randrange(1, 110)
@@ -128,9 +128,9 @@ async def test_a_kill_while_they_are_taken_over_loses_none(
         for name in ("_take", "_delete_all"):
             patch.setattr(Answers, name, dying(getattr(Answers, name)))
         with pytest.raises(Killed):
-            async with opened(tmp_path):
+            async with open_shop(tmp_path):
                 pass
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for number in range(50):
             assert await shop.store.records.get(key("tile", number)) == b"t" * 8192
             assert await shop.store.records.get(key("lookup", number)) == b"r%d" % number
@@ -140,7 +140,7 @@ async def test_a_kill_while_they_are_taken_over_loses_none(
 async def test_a_full_disk_leaves_them_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.store.answers.set_all(old(1))
 
     def full(*_: object) -> None:
@@ -148,8 +148,8 @@ async def test_a_full_disk_leaves_them_where_they_are(
 
     with monkeypatch.context() as patch:
         patch.setattr(Answers, "_take", full)
-        async with opened(tmp_path) as shop:
+        async with open_shop(tmp_path) as shop:
             assert (await shop.store.answers.size())[0] == 2
             assert "cache not writable" in logged(caplog)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         assert await shop.store.records.get(key("lookup", 1)) == b"r1"

@@ -14,7 +14,7 @@ import pytest
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.upkeep import recovery
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, opened, purge_versions
+from tests.fakes.stores import BLOCK, Shop, artifact, open_shop, purge_versions
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.upkeep.recovery import Prove
@@ -39,10 +39,10 @@ def plant(root: Path, path: str, data: bytes = b"planted") -> Path:
 
 
 async def test_nothing_to_put_right(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         await shop.put("a", kind="info")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         assert not shop.store.recovery.done
         await recovered(shop)
         facts = shop.store.recovery
@@ -52,13 +52,13 @@ async def test_nothing_to_put_right(tmp_path: Path) -> None:
 
 
 async def test_temporary_files_of_the_run_before(tmp_path: Path) -> None:
-    async with opened(tmp_path):
+    async with open_shop(tmp_path):
         pass
     tmp = tmp_path / "tmp"
     (tmp / "half").write_bytes(b"half")
     (tmp / "directory" / "x").mkdir(parents=True)
     (tmp / "link").symlink_to(tmp_path / "modules")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         download = shop.store.download()
         await download.begin(1)
         await recovered(shop)
@@ -78,12 +78,12 @@ async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
             raise PermissionError(1, "Operation not permitted")
         remove_all(name, top)
 
-    async with opened(tmp_path):
+    async with open_shop(tmp_path):
         pass
     (tmp_path / "tmp" / "directory").mkdir()
     (tmp_path / "tmp" / "half").write_bytes(b"half")
     plant(tmp_path, "a/@v/v1.0.0.info")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         with monkeypatch.context() as patch:
             patch.setattr(tree, "remove_all", fail)
             await recovered(shop)
@@ -93,12 +93,12 @@ async def test_one_that_cannot_be_removed_keeps_nothing_else_from_it(
 
 
 async def test_dying_rows_are_finished(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b", "c")
-        await shop.stock.ask(shop.stock.index.dying, [shop.victim("a"), shop.victim("b")])
+        await shop.core.ask(shop.core.index.dying, [shop.victim("a"), shop.victim("b")])
         shop.file("b").unlink()
-    async with opened(tmp_path) as shop:
-        assert shop.stock.usage.entries["zip"] == 3
+    async with open_shop(tmp_path) as shop:
+        assert shop.core.usage.entries["zip"] == 3
         await recovered(shop)
         assert shop.store.recovery.dying == 2
         assert shop.zips() == "c"
@@ -106,12 +106,12 @@ async def test_dying_rows_are_finished(tmp_path: Path) -> None:
 
 
 async def test_rows_without_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b", "c")
         shop.file("a").unlink()
         shutil.rmtree(shop.file("b").parent)
         shop.file("b").parent.write_bytes(b"")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await recovered(shop)
         assert shop.store.recovery.ghosts == 2
         assert shop.zips() == "c"
@@ -122,7 +122,7 @@ async def test_rows_without_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "link", "directory"])
 async def test_files_that_cannot_be_right(tmp_path: Path, damage: str) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         file = shop.file("a")
         data = file.read_bytes()
@@ -133,7 +133,7 @@ async def test_files_that_cannot_be_right(tmp_path: Path, damage: str) -> None:
         (file / "x").mkdir(parents=True)
     else:
         file.write_bytes(data[:-1] if damage == "cut" else data + b"x")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await recovered(shop)
         assert shop.files() == ["b@v1.0.0.zip"]
         assert shop.told.corrupted == 1
@@ -147,7 +147,7 @@ async def test_a_directory_that_cannot_be_read_is_no_proof_of_absence(
     def fail(*_: object) -> os.stat_result:
         raise PermissionError(13, "Permission denied")
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         with monkeypatch.context() as patch:
             patch.setattr(os, "lstat", fail)
@@ -158,14 +158,14 @@ async def test_a_directory_that_cannot_be_read_is_no_proof_of_absence(
 
 async def test_strays(tmp_path: Path) -> None:
     names = [f"x.org/{name}/@v/v1.0.0.{kind}" for name in ("yes", "no", "unsaid") for kind in ("mod", "zip")]
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for name in names:
             plant(tmp_path, name)
         asked: list[str] = []
 
         async def prove(path: str) -> bool | None:
             asked.append(path)
-            assert await shop.store.get(path) is None, "not served before it is proven"
+            assert await shop.store.get(artifact(path)) is None, "not served before it is proven"
             if "unsaid" in path:
                 return None
             if "no" in path:
@@ -180,38 +180,38 @@ async def test_strays(tmp_path: Path) -> None:
         facts = shop.store.recovery
         assert (facts.adopted, facts.refused, facts.withheld, facts.discarded) == (2, 2, 2, 0)
         assert {name.split("@")[0] for name in shop.files()} == {"x.org/yes", "x.org/unsaid"}
-        stored = await shop.store.get("x.org/yes/@v/v1.0.0.zip")
+        stored = await shop.store.get(artifact("x.org/yes/@v/v1.0.0.zip"))
         assert stored is not None
         with stored:
             assert stored.pread(0, 99) == b"planted"
-        assert await shop.store.get("x.org/unsaid/@v/v1.0.0.zip") is None
-    async with opened(tmp_path) as shop:
+        assert await shop.store.get(artifact("x.org/unsaid/@v/v1.0.0.zip")) is None
+    async with open_shop(tmp_path) as shop:
         await recovered(shop)
         assert {name.split("@")[0] for name in shop.files()} == {"x.org/yes"}
 
 
 async def test_strays_go_first_when_room_is_needed(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         plant(tmp_path, "x.org/c/@v/v1.0.0.zip")
 
         await recovered(shop, unsaid)
-        assert shop.stock.usage.entries["zip"] == 3
-        await shop.keeper.evict(2 * BLOCK, dry_run=False)
+        assert shop.core.usage.entries["zip"] == 3
+        await shop.control.evict(2 * BLOCK, dry_run=False)
         assert shop.files() == ["x.org/a@v1.0.0.zip", "x.org/c@v1.0.0.zip"]
-        await shop.keeper.evict(BLOCK, dry_run=False)
+        await shop.control.evict(BLOCK, dry_run=False)
         assert shop.files() == ["x.org/a@v1.0.0.zip"]
         shop.consistent()
 
 
 async def test_no_metadata_goes_unread_for_room(tmp_path: Path) -> None:
     """Like other metadata: it is little, and every build needs it."""
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for kind in ("info", "mod", "zip"):
             plant(tmp_path, f"x.org/a/@v/v1.0.0.{kind}")
         await recovered(shop, unsaid)
-        await shop.keeper.evict(0, dry_run=False)
+        await shop.control.evict(0, dry_run=False)
         assert shop.files() == ["x.org/a@v1.0.0.info", "x.org/a@v1.0.0.mod"]
         shop.consistent()
 
@@ -241,7 +241,7 @@ async def unsaid(_: str) -> None:
     ],
 )
 async def test_what_is_no_module_file_goes(tmp_path: Path, name: str) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/kept")
         file = plant(tmp_path, name)
         await recovered(shop)
@@ -254,7 +254,7 @@ async def test_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "@v").mkdir(parents=True)
     (outside / "@v" / "v1.0.0.zip").write_bytes(b"x")
-    async with opened(tmp_path / "cache") as shop:
+    async with open_shop(tmp_path / "cache") as shop:
         (shop.modules / "x.org").mkdir()
         (shop.modules / "x.org" / "a").symlink_to(outside)
         (shop.modules / "x.org" / "loop").symlink_to(shop.modules)
@@ -278,7 +278,7 @@ async def test_a_stray_that_cannot_be_removed(
             raise PermissionError(1, "Operation not permitted")
         remove(file, top)
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         file = plant(tmp_path, "x.org/a/@v/v1.0.0.lock")
         plant(tmp_path, "x.org/b/@v/v1.0.0.zip")
         with monkeypatch.context() as patch:
@@ -293,9 +293,9 @@ async def test_a_stray_that_cannot_be_removed(
 
 async def test_what_is_stored_meanwhile_is_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "BATCH", 2)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put(*(f"x.org/a{i}" for i in range(6)))
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
 
         async def work() -> None:
             for i in range(8):
@@ -317,7 +317,7 @@ async def recovered_without_looking(shop: Shop) -> None:
 
 
 async def test_a_stray_that_is_fetched_meanwhile(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
 
         async def prove(_: str) -> bool:
@@ -330,7 +330,7 @@ async def test_a_stray_that_is_fetched_meanwhile(tmp_path: Path) -> None:
 
 
 async def test_a_stray_that_goes_meanwhile(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         file = plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
 
         async def prove(path: str) -> bool:
@@ -340,11 +340,11 @@ async def test_a_stray_that_goes_meanwhile(tmp_path: Path) -> None:
             return False
 
         await recovered(shop, prove)
-        assert shop.stock.usage.used == 0
+        assert shop.core.usage.used == 0
 
 
 async def test_what_is_no_stray_is_not_claimed(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
         assert await shop.store.strays.find(shop.path("x.org/a")) is None
         claimed = shop.store.strays.claim(artifact(shop.path("x.org/a")), h1="h1:x")
@@ -358,9 +358,9 @@ async def test_an_error_stops_one_step_only(
     def fail(*_: object) -> None:
         raise error
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
-        monkeypatch.setattr(type(shop.stock.shelf), "dying", fail)
+        monkeypatch.setattr(type(shop.core.scanner), "dying", fail)
         await recovered(shop)
         assert shop.store.recovery.refused == 1
     assert "recovery incomplete" in logged(caplog)
@@ -370,7 +370,7 @@ async def test_an_error_stops_one_step_only(
 async def test_what_goes_wrong_with_one_stray_concerns_that_one_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for number in range(40):
             plant(tmp_path, f"x.org/m{number:02}/@v/v1.0.0.zip")
 
@@ -390,7 +390,7 @@ async def test_what_goes_wrong_with_one_stray_concerns_that_one_alone(
 
 
 async def test_a_file_is_asked_for_before_recovery_has_come_to_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         file = plant(tmp_path, "x.org/a/@v/v1.0.0.info", b"{}")
         outside = tmp_path / "outside"
         (outside / "@v").mkdir(parents=True)
@@ -407,9 +407,9 @@ async def test_a_file_is_asked_for_before_recovery_has_come_to_it(tmp_path: Path
 
 
 async def test_a_purge_waits_for_what_was_not_looked_at(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
-        async with shop.stock.queue.disk:
+        async with shop.core.queue.disk:
             shop.store.recover(unsaid)
             await asyncio.sleep(0)
             purging = asyncio.create_task(
@@ -425,24 +425,24 @@ async def test_a_stray_that_is_purged_while_it_is_looked_at(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         path = "x.org/a/@v/v1.0.0.zip"
         plant(tmp_path, path)
-        since = shop.stock.fences.now
+        since = shop.core.fences.now
         assert await shop.store.strays.find(path) is not None
-        shop.stock.fences.add(lambda module, _: module == "x.org/a")
+        shop.core.fences.add(lambda module, _: module == "x.org/a")
         claimed = await shop.store.strays.claim(artifact(path), h1="h1:x", since=since)
         assert claimed is None
-        assert await shop.store.get(path) is None
+        assert await shop.store.get(artifact(path)) is None
     assert "kept out by a purge" in logged(caplog)
 
 
 async def test_an_index_that_is_gone_is_a_new_one_and_the_disk_is_counted_first(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
     for name in ("index.db", "index.db-wal", "index.db-shm"):
         (tmp_path / name).unlink(missing_ok=True)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         assert shop.store.recovery.index_rebuilt
         assert not shop.store.admission.counted.is_set()
         await recovered(shop, unsaid)
@@ -450,7 +450,7 @@ async def test_an_index_that_is_gone_is_a_new_one_and_the_disk_is_counted_first(
 
 
 async def test_closing_ends_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         plant(tmp_path, "x.org/a/@v/v1.0.0.zip")
         begun = asyncio.Event()
 
@@ -465,12 +465,12 @@ async def test_closing_ends_it(tmp_path: Path) -> None:
 
 
 async def test_a_new_index_proves_everything_again(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
         await shop.put("x.org/a", kind="mod")
         await shop.put("x.org/a", kind="info")
     (tmp_path / "index.db").write_bytes(b"no database" * 1000)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
 
         async def prove(path: str) -> bool:
             h1 = None if path.endswith(".info") else "h1:x"

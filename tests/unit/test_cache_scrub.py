@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache.reports import selection
-from goproxy_vm.cache.reports.keeper import MOST_ORDERED
+from goproxy_vm.cache.reports import scanner
+from goproxy_vm.cache.reports.control import MOST_ORDERED
 from goproxy_vm.cache.upkeep import scrub
 from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher
 from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, open_shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +34,9 @@ def spoil(file: Path) -> bytes:
 
 
 async def ended(shop: Shop, number: int) -> None:
-    while (await shop.keeper.passes(1))[0].finished is None or shop.keeper._ordered:
+    while (await shop.control.passes(1))[0].finished is None or shop.control._ordered:
         await asyncio.sleep(0)
-    assert (await shop.keeper.passes(1))[0].id == number
+    assert (await shop.control.passes(1))[0].id == number
 
 
 # One file
@@ -129,18 +129,18 @@ def test_no_link_is_followed(file: Path, tmp_path: Path) -> None:
 async def test_what_is_corrupt_is_quarantined_and_gone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b", "c")
         await shop.put("b", kind="mod")
         bad = spoil(shop.file("b"))
         await shop.touch("b")
-        number = await shop.keeper.scrub(None, None)
+        number = await shop.control.scrub(None, None)
         await ended(shop, number)
-        (record,) = await shop.keeper.passes(9)
+        (record,) = await shop.control.passes(9)
         assert (record.reason, record.reached) == ("scrub", None)
         assert record.scrubbed == (4, 4 * (BLOCK - 1), 1)
         assert shop.zips() == "ac"
-        assert await shop.store.get(shop.path("b")) is None
+        assert await shop.store.get(artifact(shop.path("b"))) is None
         assert [path.read_bytes() for path in (tmp_path / "quarantine").iterdir()] == [bad]
         assert shop.told.corrupted == 1
         assert shop.told.read == 4 * (BLOCK - 1)
@@ -153,35 +153,35 @@ async def test_what_is_corrupt_is_quarantined_and_gone(
 
 
 async def test_some_versions_only(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "a@v1.1.0", "b")
         for name in ("a", "a@v1.1.0", "b"):
             spoil(shop.file(name))
-        await ended(shop, await shop.keeper.scrub(("a@v1.1.*",), 1 << 20))
+        await ended(shop, await shop.control.scrub(("a@v1.1.*",), 1 << 20))
         assert shop.files() == ["a@v1.0.0.zip", "b@v1.0.0.zip"]
         with pytest.raises(ValueError, match="not closed"):
-            await shop.keeper.scrub(("[",), None)
+            await shop.control.scrub(("[",), None)
 
 
 async def test_what_is_due(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         shop.scrub._interval = 100.0
         await shop.put("a")
         await shop.scrub._regular()
-        assert await shop.keeper.passes(9) == [], "nothing is due"
+        assert await shop.control.passes(9) == [], "nothing is due"
         shop.later(60)
         await shop.put("b")
         shop.later(60)
         await shop.scrub._regular()
-        assert (await shop.keeper.passes(9))[0].scrubbed == (1, BLOCK - 1, 0)
+        assert (await shop.control.passes(9))[0].scrubbed == (1, BLOCK - 1, 0)
         await shop.scrub._regular()
-        assert len(await shop.keeper.passes(9)) == 1
+        assert len(await shop.control.passes(9)) == 1
 
 
 async def test_it_runs_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
-    async with opened(tmp_path, scrub_interval=0.001) as shop:
+    async with open_shop(tmp_path, scrub_interval=0.001) as shop:
         shop.later(1)
         while not shop.told.read:
             await asyncio.sleep(0)
@@ -206,9 +206,9 @@ async def test_the_rate(
         slept.append(seconds)
         await sleep(0)
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", blocks=blocks)
-        monkeypatch.setattr(shop.stock.clock, "_monotonic", lambda: 0.0)
+        monkeypatch.setattr(shop.core.clock, "_monotonic", lambda: 0.0)
         monkeypatch.setattr(asyncio, "sleep", note)
         data = shop.file("a").read_bytes()
         assert await shop.scrub.check(shop.victim("a"), hashlib.sha256(data).hexdigest(), 2 * CHUNK)
@@ -217,31 +217,31 @@ async def test_the_rate(
 
 
 async def test_one_that_has_grown(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         with shop.file("a").open("ab") as file:
             file.write(b"x")
-        await ended(shop, await shop.keeper.scrub(None, None))
+        await ended(shop, await shop.control.scrub(None, None))
         assert shop.files() == []
         assert shop.told.corrupted == 1
 
 
 async def test_how_far_it_has_come_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "SAVE_EVERY", -1.0)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         saved = []
-        save = shop.stock.ledger.save
+        save = shop.core.ledger.save
         monkeypatch.setattr(
-            shop.stock.ledger, "save", lambda record: (saved.append(record.scrubbed), save(record))
+            shop.core.ledger, "save", lambda record: (saved.append(record.scrubbed), save(record))
         )
-        await ended(shop, await shop.keeper.scrub(None, None))
+        await ended(shop, await shop.control.scrub(None, None))
         assert [each and each[0] for each in saved] == [0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("damage", ["gone", "gone directory", "link", "directory", "fifo", "cut"])
 async def test_what_is_no_file_any_more(tmp_path: Path, damage: str) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         file = shop.file("a")
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -262,9 +262,9 @@ async def test_what_is_no_file_any_more(tmp_path: Path, damage: str) -> None:
         assert shop.told.corrupted == (not gone)
         assert (tmp_path / "index.db").is_file()
         assert len(list((tmp_path / "quarantine").iterdir())) == (damage == "cut")
-        assert await shop.store.get(shop.path("a")) is None
+        assert await shop.store.get(artifact(shop.path("a"))) is None
         assert shop.told.corrupted == (not gone), "what is missing is not corrupt"
-        assert shop.stock.usage.used == 0
+        assert shop.core.usage.used == 0
 
 
 async def test_a_host_that_cannot_look_condemns_nothing(
@@ -273,16 +273,16 @@ async def test_a_host_that_cannot_look_condemns_nothing(
     def exhausted(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         with monkeypatch.context() as patch:
             patch.setattr(scrub, "Hasher", exhausted)
-            await ended(shop, await shop.keeper.scrub(None, None))
-            assert (await shop.keeper.passes(1))[0].scrubbed == (0, 0, 0)
+            await ended(shop, await shop.control.scrub(None, None))
+            assert (await shop.control.passes(1))[0].scrubbed == (0, 0, 0)
             await shop.sql("UPDATE files SET unsure = 1")
-            shop.stock.remover._hide(shop.path("a"))
+            shop.core.remover._hide(shop.path("a"))
             with pytest.raises(Unavailable):
-                await shop.store.get(shop.path("a"))
+                await shop.store.get(artifact(shop.path("a")))
         await shop.touch("a")
     assert "stored file not checked" in logged(caplog)
 
@@ -293,7 +293,7 @@ async def test_an_unreadable_file_is_condemned(
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         with monkeypatch.context() as patch:
             patch.setattr(os, "pread", fail)
@@ -309,18 +309,18 @@ async def test_a_quarantine_that_takes_nothing(
     def fail(*_: object) -> bool:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         spoil(shop.file("a"))
         monkeypatch.setattr(shop.quarantine, "take", fail)
-        await ended(shop, await shop.keeper.scrub(None, None))
+        await ended(shop, await shop.control.scrub(None, None))
         assert shop.files() == []
         assert shop.told.corrupted == 1
     assert "corrupt file not kept" in logged(caplog)
 
 
 async def test_what_has_come_in_its_place_is_spared(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         before = shop.victim("a")
         await shop.put("a")
@@ -330,26 +330,26 @@ async def test_what_has_come_in_its_place_is_spared(tmp_path: Path) -> None:
 
 
 async def test_evicted_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         compare = shop.scrub._compare
 
         async def evicting(*args: object) -> bool | None:
             if shop.zips() == "ab":
-                await shop.stock.remover.remove([shop.victim("b")], "size")
+                await shop.core.remover.remove([shop.victim("b")], "size")
             return await compare(*args)  # type: ignore[arg-type]  # as they came
 
         monkeypatch.setattr(shop.scrub, "_compare", evicting)
-        await ended(shop, await shop.keeper.scrub(None, None))
-        assert (await shop.keeper.passes(1))[0].scrubbed == (1, BLOCK - 1, 0)
+        await ended(shop, await shop.control.scrub(None, None))
+        assert (await shop.control.passes(1))[0].scrubbed == (1, BLOCK - 1, 0)
 
 
 async def test_closing_ends_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", blocks=20)
-        number = await shop.keeper.scrub(None, 1)
-    async with opened(tmp_path) as shop:
-        (record,) = await shop.keeper.passes(9)
+        number = await shop.control.scrub(None, 1)
+    async with open_shop(tmp_path) as shop:
+        (record,) = await shop.control.passes(9)
         assert record.id == number
         assert record.finished is not None
         assert (record.reached, record.state) == (None, "cancelled")
@@ -370,63 +370,63 @@ async def slow(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 async def states(shop: Shop, *expected: str) -> None:
     """The states of all passes, oldest first, once they are these."""
-    while [each.state for each in reversed(await shop.keeper.passes(99))] != list(expected):
+    while [each.state for each in reversed(await shop.control.passes(99))] != list(expected):
         await asyncio.sleep(0)
 
 
 async def test_one_checks_the_others_wait_and_any_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
         go_on = await slow(shop, monkeypatch)
-        first, second, third = [await shop.keeper.scrub(None, None) for _ in range(3)]
+        first, second, third = [await shop.control.scrub(None, None) for _ in range(3)]
         assert first is not None
         assert second is not None
         assert third is not None
         await states(shop, "running", "waiting", "waiting")
-        assert await shop.keeper.cancel_scrub(second)
+        assert await shop.control.cancel_scrub(second)
         await states(shop, "running", "cancelled", "waiting")
-        assert not await shop.keeper.cancel_scrub(second)
-        assert await shop.keeper.cancel_scrub(first)
+        assert not await shop.control.cancel_scrub(second)
+        assert await shop.control.cancel_scrub(first)
         await states(shop, "cancelled", "cancelled", "running")
         go_on.set()
         await states(shop, "cancelled", "cancelled", "done")
-        assert not await shop.keeper.cancel_scrub(third)
-        assert not await shop.keeper.cancel_scrub(99)
-        found = await shop.keeper.one_pass(third)
+        assert not await shop.control.cancel_scrub(third)
+        assert not await shop.control.cancel_scrub(99)
+        found = await shop.control.one_pass(third)
         assert found is not None
         assert found.scrubbed == (2, 2 * (BLOCK - 1), 0)
 
 
 async def test_a_scrub_is_cancelled_before_it_begins(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         record, task = await shop.scrub.order(None, None)
         assert await shop.scrub.cancel(record, task)
         await states(shop, "cancelled")
 
 
 async def test_no_more_wait_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         go_on = await slow(shop, monkeypatch)
-        ordered = await asyncio.gather(*(shop.keeper.scrub(None, None) for _ in range(MOST_ORDERED + 3)))
+        ordered = await asyncio.gather(*(shop.control.scrub(None, None) for _ in range(MOST_ORDERED + 3)))
         assert [each is None for each in ordered] == [False] * MOST_ORDERED + [True] * 3
         go_on.set()
         await states(shop, *["done"] * MOST_ORDERED)
-        assert await shop.keeper.scrub(None, None) is not None
+        assert await shop.control.scrub(None, None) is not None
 
 
 async def test_what_is_under_way_at_the_end_has_ended_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         await slow(shop, monkeypatch)
         for _ in range(3):
-            await shop.keeper.scrub(None, None)
+            await shop.control.scrub(None, None)
         await states(shop, "running", "waiting", "waiting")
-    async with opened(tmp_path, scrub_interval=1.0) as shop:
+    async with open_shop(tmp_path, scrub_interval=1.0) as shop:
         await states(shop, *["cancelled"] * 3)
         shop.later(10.0)
         await slow(shop, monkeypatch)
@@ -436,7 +436,7 @@ async def test_what_is_under_way_at_the_end_has_ended_with_it(
         await states(shop, *["cancelled"] * 4)
         await shop.sql("UPDATE passes SET finished = NULL, record = json_set(record, '$.finished', NULL)")
         await shop.sql("UPDATE passes SET record = json_set(record, '$.cancelled', json('false'))")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await states(shop, *["cancelled"] * 4)
     assert "evicted" not in logged(caplog)
 
@@ -444,13 +444,13 @@ async def test_what_is_under_way_at_the_end_has_ended_with_it(
 async def test_a_bug_ends_the_pass_and_not_the_scrub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         with monkeypatch.context() as patch:
             patch.setattr(shop.scrub, "_compare", lambda *_: 1 // 0)
-            await shop.keeper.scrub(None, None)
+            await shop.control.scrub(None, None)
             await states(shop, "failed")
-        await shop.keeper.scrub(None, None)
+        await shop.control.scrub(None, None)
         await states(shop, "failed", "done")
     assert "scrub failed" in logged(caplog)
 
@@ -461,29 +461,29 @@ async def test_a_pass_that_cannot_be_written_down_does_not_begin(
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    async with opened(tmp_path) as shop:
-        monkeypatch.setattr(shop.stock.ledger, "_insert", full)
+    async with open_shop(tmp_path) as shop:
+        monkeypatch.setattr(shop.core.ledger, "_insert", full)
         with pytest.raises(Unavailable):
-            await shop.keeper.scrub(None, None)
+            await shop.control.scrub(None, None)
 
 
 # After a power loss
 
 
 async def test_unsure_files_are_hashed_before_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with opened(tmp_path, boot="one") as shop:
+    async with open_shop(tmp_path, boot="one") as shop:
         await shop.put("a")
-        await shop.stock.ask(shop.stock.ledger._database.set, "clean", shop.victim("a").id or 0)
+        await shop.core.ask(shop.core.ledger._database.set, "clean", shop.victim("a").id or 0)
         await shop.put("b", "c")
         await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
         killed = (tmp_path / "index.db").read_bytes()
     (tmp_path / "index.db").write_bytes(killed)
-    async with opened(tmp_path, boot="two") as shop:
+    async with open_shop(tmp_path, boot="two") as shop:
         assert await shop.sql("SELECT module FROM files WHERE unsure") == [("b",), ("c",)]
         for name in "abc":
             spoil(shop.file(name))
         await shop.touch("a")
-        assert await shop.store.get(shop.path("b")) is None
+        assert await shop.store.get(artifact(shop.path("b"))) is None
         assert shop.zips() == "ac"
     assert "power loss" in logged(caplog)
 
@@ -497,13 +497,13 @@ async def test_an_ordered_scrub_that_meets_an_error_of_the_database_has_failed(
     def failing(*_: object) -> None:
         raise sqlite3.DatabaseError("database disk image is malformed")
 
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
-        monkeypatch.setattr(selection.Shelf, "to_check", failing)
-        number = await shop.keeper.scrub(None, None)
-        while (await shop.keeper.passes(1))[0].finished is None:
+        monkeypatch.setattr(scanner.Scanner, "to_check", failing)
+        number = await shop.control.scrub(None, None)
+        while (await shop.control.passes(1))[0].finished is None:
             await asyncio.sleep(0)
-        (record,) = await shop.keeper.passes(1)
+        (record,) = await shop.control.passes(1)
         assert (record.id, record.reached) == (number, False)
     gc.collect()
     assert unretrieved == []

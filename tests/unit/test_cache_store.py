@@ -14,11 +14,11 @@ from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.store import AT_ONCE, Store
 from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.cache.upkeep.janitor import Janitor
-from goproxy_vm.cache.upkeep.scrub import Scrub
+from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.errors import StartError, Unavailable
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, artifact, opened
+from tests.fakes.stores import BLOCK, artifact, open_shop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,26 +32,26 @@ def running(root: Path) -> object:
 async def test_without_room_the_client_has_its_answer_all_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path, max_size=2, still=False) as shop:
+    async with open_shop(tmp_path, max_size=2, still=False) as shop:
         data = b"x" * 3 * BLOCK
         stored = await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert stored.data == data
-        shop.stock.usage.sizes["zip"] += 2 * BLOCK  # files that nobody can remove
+        shop.core.usage.sizes["zip"] += 2 * BLOCK  # files that nobody can remove
         stored = await shop.store.put(artifact(shop.path("b")), b"x", h1="h1:x")
         assert stored.data == b"x"
         assert shop.files() == []
-        assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
-        shop.stock.usage.sizes["zip"] -= 2 * BLOCK
+        assert (shop.core.admission.reserved, shop.core.admission._admitted) == (0, 0)
+        shop.core.usage.sizes["zip"] -= 2 * BLOCK
     assert logged(caplog).count("file not stored") == 2
 
 
 async def test_what_is_large_is_read_from_its_file(tmp_path: Path) -> None:
     """64 of 15 MiB each that nobody read took 1,150 MiB for as long as that lasted."""
     data = b"x" * (AT_ONCE + 1)
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         path = shop.path("a", "mod")
         stored = await shop.store.put(artifact(path), data, h1="h1:x")
-        awaited = await shop.store.get(path)
+        awaited = await shop.store.get(artifact(path))
         assert awaited is not None
         for each in (stored, awaited):
             assert each.data is None
@@ -63,28 +63,28 @@ async def test_what_is_large_is_read_from_its_file(tmp_path: Path) -> None:
 
 async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Path) -> None:
     data = b"x" * (AT_ONCE + 1)
-    async with opened(tmp_path, max_size=2) as shop:
+    async with open_shop(tmp_path, max_size=2) as shop:
         with pytest.raises(Unavailable):
             await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert shop.files() == []
-        assert (shop.stock.admission.reserved, shop.stock.admission._admitted) == (0, 0)
-        assert list(shop.stock.layout.temporary().parent.iterdir()) == []
+        assert (shop.core.admission.reserved, shop.core.admission._admitted) == (0, 0)
+        assert list(shop.core.layout.temporary().parent.iterdir()) == []
 
 
 async def test_cancelled_while_it_waits_for_room(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_size=2) as shop:
-        shop.stock.usage.sizes["zip"] += 2 * BLOCK
+    async with open_shop(tmp_path, max_size=2) as shop:
+        shop.core.usage.sizes["zip"] += 2 * BLOCK
         putting = asyncio.create_task(shop.store.put(artifact(shop.path("b")), b"x", h1="h1:x"))
-        while not shop.stock.admission.wanted:
+        while not shop.core.admission.wanted:
             await asyncio.sleep(0)
         putting.cancel()
         await asyncio.wait([putting])
-        assert (shop.stock.admission.wanted, shop.stock.admission._admitted) == (0, 0)
-        shop.stock.usage.sizes["zip"] -= 2 * BLOCK
+        assert (shop.core.admission.wanted, shop.core.admission._admitted) == (0, 0)
+        shop.core.usage.sizes["zip"] -= 2 * BLOCK
 
 
 async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         file = shop.file("a")
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
@@ -101,10 +101,10 @@ async def test_a_stray_that_cannot_be_put_on_record(tmp_path: Path) -> None:
 
 
 async def test_an_index_that_fails_while_a_file_is_looked_at(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         await shop.sql("UPDATE files SET unsure = 1")
-        shop.stock.remover._hide(shop.path("a"))
+        shop.core.remover._hide(shop.path("a"))
         await shop.sql("CREATE TRIGGER full BEFORE UPDATE ON files BEGIN SELECT raise(ABORT, 'full'); END")
         await shop.touch("a")  # it was read, and is sound
         assert not shop.store.writable
@@ -116,7 +116,7 @@ async def test_an_index_that_fails_while_a_file_is_looked_at(tmp_path: Path) -> 
 async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
         killed = (tmp_path / "index.db").read_bytes()
@@ -130,7 +130,7 @@ async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
         with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
             await Store.open(tmp_path, lock_wait=0, boot="other")
     assert running(tmp_path) == 1
-    async with opened(tmp_path, boot="other") as shop:
+    async with open_shop(tmp_path, boot="other") as shop:
         assert await shop.sql("SELECT unsure FROM files") == [(1,)]
     assert running(tmp_path) == 0
 
@@ -142,7 +142,7 @@ async def test_snapshots_that_cannot_be_opened_are_named(tmp_path: Path) -> None
         await Store.open(tmp_path, lock_wait=0)
 
 
-@pytest.mark.parametrize("work", [Janitor, Scrub, Recency, Trial])
+@pytest.mark.parametrize("work", [Janitor, Scrubber, Recency, Trial])
 async def test_a_bug_does_not_end_what_runs_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, work: type
 ) -> None:
@@ -159,7 +159,7 @@ async def test_a_bug_does_not_end_what_runs_in_the_background(
 
     monkeypatch.setattr(opening, "AGAIN", 0.0, raising=False)
     monkeypatch.setattr(work, "run", run)
-    async with opened(tmp_path):
+    async with open_shop(tmp_path):
         async with asyncio.timeout(5.0):
             await again.wait()
     assert "background task failed" in logged(caplog)

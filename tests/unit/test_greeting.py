@@ -10,7 +10,7 @@ import pytest
 from goproxy_vm.config import load
 from goproxy_vm.config.load import file_of_settings
 from goproxy_vm.console.greeting import Serving, greeting, said, status_command
-from goproxy_vm.upstream.probe import Trial
+from goproxy_vm.upstream.probe import ProbeResult
 from goproxy_vm.web import listener
 
 
@@ -23,8 +23,8 @@ def test_greeting() -> None:
         used_bytes=450_000,
         limit_bytes=50_000_000_000,
         upstreams=[
-            ("goproxy.cn", said(Trial("goproxy.cn", 0.0123))),
-            ("proxy.golang.org", said(Trial("x", 3.0, "Name or service not known"))),
+            ("goproxy.cn", said(ProbeResult("goproxy.cn", 0.0123))),
+            ("proxy.golang.org", said(ProbeResult("x", 3.0, "Name or service not known"))),
             ("files", said(None)),
         ],
         database="sum.golang.org",

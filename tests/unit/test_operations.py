@@ -10,7 +10,7 @@ import pytest
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.errors import Unavailable
-from tests.fakes.stores import opened
+from tests.fakes.stores import open_shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ class Forgetful:
 
 
 async def test_an_index_that_fails(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         operations = Operations(shop.store, Forgetful(), "1", lambda: 0)  # type: ignore[arg-type]  # see there
         await shop.sql("ALTER TABLE files RENAME TO lost")
@@ -49,7 +49,7 @@ async def test_an_index_that_fails(tmp_path: Path) -> None:
 
 
 async def test_what_is_forgotten(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a", "a@v1.1.0", "b")
         proxy = Forgetful()
         operations = Operations(shop.store, proxy, "1", lambda: 0)  # type: ignore[arg-type]  # see there
@@ -69,14 +69,14 @@ async def test_what_is_forgotten(tmp_path: Path) -> None:
         before = len(proxy.forgotten)
         await operations.purge(Selection(), forget_hash=False, dry_run=True)
         assert len(proxy.forgotten) == before
-        serial = shop.stock.fences.now
+        serial = shop.core.fences.now
         await operations.refresh("a")
         assert last() == [False] * 3, "files stay; documents are forgotten by the proxy in any case"
-        assert shop.stock.fences.now == serial + 1
+        assert shop.core.fences.now == serial + 1
 
 
 async def test_memory_is_forgotten_before_and_after_a_purge(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("a")
         seen: list[list[str]] = []
 
@@ -90,9 +90,9 @@ async def test_memory_is_forgotten_before_and_after_a_purge(tmp_path: Path) -> N
 
 
 async def test_a_failing_index_is_not_hidden_otherwise(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.sql("ALTER TABLE files RENAME TO lost")
         with pytest.raises(sqlite3.OperationalError):
-            await shop.keeper.versions("", "name", 9, None)
+            await shop.control.versions("", "name", 9, None)
         assert (await shop.store.figures.statistics()).versions == 0
         await shop.sql("ALTER TABLE lost RENAME TO files")

@@ -12,7 +12,7 @@ from goproxy_vm.protocol.lines import Steps
 from goproxy_vm.proxy import substitutes as module
 from goproxy_vm.proxy.substitutes import KEPT, Substitutes
 from goproxy_vm.traffic.steps import SHORT
-from tests.fakes.stores import Shop, artifact, opened
+from tests.fakes.stores import Shop, artifact, open_shop
 
 NAME = "example.com/m"
 
@@ -47,7 +47,7 @@ async def versions(substitutes: Substitutes, name: str, client: str) -> object:
 
 
 async def test_a_long_go_mod_is_read_once_for_all(tmp_path: Path, read: list[int]) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stock(shop, NAME, b"// retract\n" * SHORT)
         substitutes = Substitutes(shop.store)
         got = await asyncio.gather(*(versions(substitutes, NAME, f"192.0.2.{n % 3}") for n in range(6)))
@@ -56,7 +56,7 @@ async def test_a_long_go_mod_is_read_once_for_all(tmp_path: Path, read: list[int
 
 
 async def test_what_is_kept_of_long_ones_is_bounded(tmp_path: Path, read: list[int]) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         names = [f"example.com/m{n}" for n in range(KEPT + 1)]
         for number, name in enumerate(names):
             await stock(shop, name, b"// %d\n" % number * SHORT)
@@ -68,7 +68,7 @@ async def test_what_is_kept_of_long_ones_is_bounded(tmp_path: Path, read: list[i
 
 async def test_who_leaves_has_nothing_read_on(tmp_path: Path, read: list[int]) -> None:
     """No thread goes on with it, for which the end of the process would wait."""
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stock(shop, NAME, b"// retract\n" * SHORT)
         substitutes = Substitutes(shop.store)
         task = asyncio.create_task(versions(substitutes, NAME, "192.0.2.1"))

@@ -31,7 +31,7 @@ class Figures:
 
     def __init__(self, parts: Parts, settings: Settings) -> None:
         self._parts = parts
-        self._stock = parts.stock
+        self._core = parts.core
         self._settings = settings
         self._counted: tuple[float, int] | None = None
 
@@ -40,29 +40,29 @@ class Figures:
         now = time.monotonic()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
             self._counted = (now, await self._count())
-        return Statistics(self._counted[1], self._stock.entries, self._stock.usage.used)
+        return Statistics(self._counted[1], self._core.entries, self._core.usage.used)
 
     async def status(self) -> CacheStatus:
         """Everything about the store in figures."""
-        stock, settings = self._stock, self._settings
-        quarantined, quarantine_bytes = await stock.disk.run(self._parts.quarantine.totals)
+        core, settings = self._core, self._settings
+        quarantined, quarantine_bytes = await core.disk.run(self._parts.quarantine.totals)
         answers, answers_bytes = await self._parts.answers.size()
         records, records_bytes = await self._parts.records.size()
         return CacheStatus(
-            dir=str(stock.layout.root),
+            dir=str(core.layout.root),
             policy=settings.policy,
-            limit_bytes=stock.admission.limits.total,
-            used_bytes=stock.usage.used,
-            reserved_bytes=stock.admission.reserved,
-            pinned_bytes=stock.usage.pinned,
-            pinned_limit_bytes=stock.admission.limits.pinned,
+            limit_bytes=core.admission.limits.total,
+            used_bytes=core.usage.used,
+            reserved_bytes=core.admission.reserved,
+            pinned_bytes=core.usage.pinned,
+            pinned_limit_bytes=core.admission.limits.pinned,
             min_free_bytes=self._parts.min_free,
-            disk_free_bytes=await stock.disk.run(stock.free),
+            disk_free_bytes=await core.disk.run(core.free),
             max_idle_seconds=settings.max_idle or None,
-            oldest_idle_seconds=await stock.attempt(0.0, stock.ledger.oldest_idle),
-            versions=await self._parts.keeper.count(),
-            entries=dict(stock.usage.entries),
-            sizes=dict(stock.usage.sizes),
+            oldest_idle_seconds=await core.attempt(0.0, core.ledger.oldest_idle),
+            versions=await self._parts.control.count(),
+            entries=dict(core.usage.entries),
+            sizes=dict(core.usage.sizes),
             answers=answers,
             answers_bytes=answers_bytes,
             answers_limit_bytes=settings.answers_max_size,
@@ -75,7 +75,7 @@ class Figures:
 
     async def _count(self) -> int:
         try:
-            return await self._parts.keeper.count()
+            return await self._parts.control.count()
         except sqlite3.Error as error:
-            self._stock.unavailable(error)
+            self._core.unavailable(error)
             return self._counted[1] if self._counted else 0

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from goproxy_vm.cache.answers import Answers
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.facts import Removal, Selection
     from goproxy_vm.cache.fences import Matches
-    from goproxy_vm.cache.reports.selection import Shelf
+    from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.recovery import Recoverer
 
 
 @dataclass(frozen=True, slots=True)
-class Purge:
+class PurgePlan:
     """What one is to remove: files, the answers of ``modules``, and of ``versions`` the hashes first seen.
 
     ``since`` is what a fetch remembers that it bars, whatever became of it.
@@ -44,10 +44,10 @@ class Purges:
     """sqlite3.Error from any method: index.db cannot be read or written."""
 
     def __init__(
-        self, stock: Stock, reader: Shelf, reading: Threads, answers: Answers, recoverer: Recoverer
+        self, core: Core, reader: Scanner, reading: Threads, answers: Answers, recoverer: Recoverer
     ) -> None:
         """``reading`` are the threads of ``reader``."""
-        self._stock = stock
+        self._core = core
         self._reader = reader
         self._reading = reading
         self._answers = answers
@@ -57,18 +57,18 @@ class Purges:
         """What tells which versions are meant, made beside the loop. ValueError: a malformed glob."""
         return await self._reading.run(lambda: Selector(paused(globs)))
 
-    async def choose(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> Purge:
+    async def choose(self, selection: Selection, *, forget_hash: bool, dry_run: bool) -> PurgePlan:
         """What a selection means, and the cached answers of its modules; with ``forget_hash`` the hashes
         first seen too. No fetch begun before is stored from now on, unless it is a ``dry_run``. ValueError: a
         malformed glob."""
-        since = self._stock.fences.now
-        await self._stock.flush()
+        since = self._core.fences.now
+        await self._core.flush()
         matches: Matches = _every if selection.match is None else await self.selector(selection.match)
         # Conditions on what is stored select nothing that is not.
         stored_only = (selection.idle_for, selection.older_than, selection.larger_than) != (None,) * 3
         if not dry_run:
             self._fence_under_way(selection, matches)
-        await self._stock.queue.flushed()
+        await self._core.queue.flushed()
         victims = await self._reading.run(self._reader.selected, selection)
         if stored_only and victims and not dry_run:
             victims = await self._fence_selected(selection, victims)
@@ -81,35 +81,35 @@ class Purges:
             modules |= await self._answers.modules(matches)
             if forget_hash:
                 versions = set(await self._reading.run(self._reader.known, matches))
-        return Purge(victims, modules, versions, since)
+        return PurgePlan(victims, modules, versions, since)
 
     async def choose_versions(
         self, module: str, version: str | None, *, forget_hash: bool, dry_run: bool
-    ) -> Purge:
+    ) -> PurgePlan:
         """As :meth:`choose`, one version, or all of a module, and the module's cached answers."""
 
         def matches(m: str, v: str) -> bool:
             return m == module and version in (None, v)
 
-        since = self._stock.fences.now
+        since = self._core.fences.now
         if not dry_run:
-            self._stock.fences.add(matches)
-        await self._stock.queue.flushed()
+            self._core.fences.add(matches)
+        await self._core.queue.flushed()
         victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
         versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
-        return Purge(victims, {module}, versions, since)
+        return PurgePlan(victims, {module}, versions, since)
 
-    async def foretell(self, purge: Purge) -> Removal:
+    async def foretell(self, purge: PurgePlan) -> Removal:
         """What would be removed."""
         return await removal(purge.victims, await self._answers.count(purge.modules), dry_run=True)
 
-    async def remove(self, purge: Purge) -> Removal:
+    async def remove(self, purge: PurgePlan) -> Removal:
         """Remove it; what is in memory of it is the caller's to forget, before and after."""
-        gone = await self._stock.remover.remove(purge.victims, "purge")
+        gone = await self._core.remover.remove(purge.victims, "purge")
         if purge.versions:
-            await self._stock.ask(self._stock.index.forget, sorted(purge.versions))
-            self._stock.memory.forget_known(*purge.versions)
+            await self._core.ask(self._core.index.forget, sorted(purge.versions))
+            self._core.memory.forget_known(*purge.versions)
         answers = sum([await self._answers.drop(module) for module in sorted(purge.modules)])
         return await removal(gone, answers, dry_run=False)
 
@@ -119,14 +119,14 @@ class Purges:
         if (selection.idle_for or 0) > 0 or (selection.older_than or 0) > 0:
             return
         least = -1 if selection.larger_than is None else selection.larger_than
-        self._stock.fences.add(matches, larger_than=least)
+        self._core.fences.add(matches, larger_than=least)
 
     async def _fence_selected(self, selection: Selection, victims: list[Victim]) -> list[Victim]:
         """Bar what is being fetched of versions that were selected for what is stored of them; their files,
         those included that came while they were being selected."""
         versions = frozenset((victim.module, victim.version) for victim in victims)
-        self._stock.fences.add(lambda module, version: (module, version) in versions)
-        await self._stock.queue.flushed()
+        self._core.fences.add(lambda module, version: (module, version) in versions)
+        await self._core.queue.flushed()
         return await self._reading.run(self._reader.files, sorted(versions), selection.kinds)
 
     async def _strays(self, matches: Matches, kinds: tuple[str, ...]) -> list[Victim]:

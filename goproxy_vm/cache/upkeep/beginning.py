@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.database import Database, unsound
 from goproxy_vm.cache.index import Index
 from goproxy_vm.cache.recency import begin_clock
-from goproxy_vm.cache.reports.selection import Shelf
+from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.upkeep.ledger import Ledger
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
@@ -105,7 +105,7 @@ def settle(
         ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys() or database.unclean:
-            pin, unpin = Shelf(database.connection, clock, database.notice).pinned(marked)
+            pin, unpin = Scanner(database.connection, clock, database.notice).pinned(marked)
             index.mark_pinned(pin, pinned=True)
             index.mark_pinned(unpin, pinned=False)
     database.unclean = False

@@ -19,8 +19,8 @@ from goproxy_vm.observe.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.stock import Stock
 
 log = get_logger("cache")
 
@@ -45,7 +45,7 @@ class Janitor:
 
     def __init__(
         self,
-        stock: Stock,
+        core: Core,
         policy: Policy,
         pressed: asyncio.Event,
         trim: Callable[[], Awaitable[object]],
@@ -54,7 +54,7 @@ class Janitor:
     ) -> None:
         """``interrupted``: the run before did not end cleanly, so that a pass without an end goes on."""
         self._interrupted = interrupted
-        self._stock = stock
+        self._core = core
         self._policy = policy
         self._trim = trim
         self._lock = asyncio.Lock()
@@ -97,13 +97,13 @@ class Janitor:
 
     async def relieve(self) -> None:
         """Evict from the high water mark to the low one, and what somebody waits for in any case."""
-        admission = self._stock.admission
+        admission = self._core.admission
         limits = admission.limits
-        if self._unmet is not None and self._stock.usage.used <= self._unmet:
+        if self._unmet is not None and self._core.usage.used <= self._unmet:
             self._unmet = None
 
         def held() -> int:
-            return self._stock.usage.used + admission.reserved
+            return self._core.usage.used + admission.reserved
 
         def target() -> int:
             return min(limits.low, limits.total - admission.wanted)
@@ -113,10 +113,10 @@ class Janitor:
             done = await self._clear("size", target(), lambda: held() - target())
             if not done and admission.wanted and held() + admission.wanted > limits.total:
                 # What was on its way into the store can be evicted now, and a purge under way frees room too.
-                await self._stock.queue.flushed()
+                await self._core.queue.flushed()
                 if admission.changes != seen:
                     self._pressed.set()
-                elif self._stock.holders.busy:
+                elif self._core.holders.busy:
                     admission.blocked()
                 else:
                     admission.give_up()
@@ -129,8 +129,8 @@ class Janitor:
         whether that was possible."""
 
         async def short() -> int:
-            needed = self._policy.min_free + self._stock.admission.writing + more
-            return needed - await self._stock.disk.run(self._stock.free)
+            needed = self._policy.min_free + self._core.admission.writing + more
+            return needed - await self._core.disk.run(self._core.free)
 
         if await short() <= 0:
             self._missed.discard("min_free")
@@ -143,30 +143,30 @@ class Janitor:
 
     async def full(self, more: int) -> bool:
         """A write of ``more`` bytes found the disk full, whatever its numbers say: free some, once."""
-        before = self._stock.usage.used
+        before = self._core.usage.used
         goal = max(0, before - max(more, DISK_STEP))
         try:
             await self._clear("min_free", goal, partial(self._above, goal))
         except sqlite3.Error as error:
             self._failed(error)
-        return self._stock.usage.used < before
+        return self._core.usage.used < before
 
     async def evict(self, goal: int) -> Eviction:
         """An operator's eviction, to ``goal`` bytes used; answers when done."""
-        stock = self._stock
+        core = self._core
         async with self._lock:
             await self._flush()
-            before = stock.usage.used
-            record = await stock.begin("evict", goal)
+            before = core.usage.used
+            record = await core.begin("evict", goal)
             gone: list[Victim] = []
             async with self._ended_if_failed(record):
                 # No more than was too much at first, however much is fetched meanwhile.
-                while (need := min(before - record.evicted_bytes, stock.usage.used) - goal) > 0:
+                while (need := min(before - record.evicted_bytes, core.usage.used) - goal) > 0:
                     some = await self._remove(record, await self._choose(need))
                     if not some:
                         break
                     gone += some
-            after = stock.usage.used
+            after = core.usage.used
             reached = after <= goal
             self._unmet = None if reached else goal
             self._missed.discard("evict")
@@ -181,22 +181,22 @@ class Janitor:
     async def _resume(self) -> None:
         """Go on with the pass that a kill interrupted, to its target. After a clean end there is none: what
         has no end then could not write it, and its order may be old."""
-        stock = self._stock
-        for record in await stock.ask(stock.ledger.unfinished):
+        core = self._core
+        for record in await core.ask(core.ledger.unfinished):
             if record.reason in ("scrub", "recovery"):
                 record.cancelled = True
-                await stock.end(record, reached=None)
+                await core.end(record, reached=None)
                 continue
             goal = record.target_bytes
             if record.reason == "size" and goal is not None:
-                goal = max(goal, stock.admission.limits.low)  # who waited is gone; the budget may have grown
+                goal = max(goal, core.admission.limits.low)  # who waited is gone; the budget may have grown
             if self._interrupted and record.reason in ("size", "evict") and goal is not None:
                 await self._clear(record.reason, goal, partial(self._above, goal), record)
             if record.finished is None:
-                await self._end(record, reached=None if goal is None else stock.usage.used <= goal)
+                await self._end(record, reached=None if goal is None else core.usage.used <= goal)
 
     def _above(self, goal: int) -> int:
-        return self._stock.usage.used - goal
+        return self._core.usage.used - goal
 
     async def _clear(
         self, reason: PassReason, target: int | None, excess: Callable[[], int], record: Pass | None = None
@@ -214,7 +214,7 @@ class Janitor:
         record: Pass | None = None,
     ) -> bool:
         """Evict in batches until no excess is left; whether that was possible. No record of nothing."""
-        stock = self._stock
+        core = self._core
         async with self._lock:
             if await excess() <= 0:
                 self._missed.discard(reason)
@@ -223,12 +223,12 @@ class Janitor:
             while (need := await excess()) > 0:
                 async with self._ended_if_failed(record):
                     # What waits for its commit cannot be chosen yet: others would go in its place.
-                    await stock.queue.flushed()
+                    await core.queue.flushed()
                     await self._flush()
                     # What is being sent stays on the disk, removed or not.
-                    victims = await self._choose(need, stock.holders.paths)
+                    victims = await self._choose(need, core.holders.paths)
                 if victims and record is None:
-                    record = await stock.begin(reason, target)
+                    record = await core.begin(reason, target)
                 async with self._ended_if_failed(record):
                     if record is None or not await self._remove(record, victims):
                         reached = False
@@ -237,26 +237,26 @@ class Janitor:
                 await self._end(record, reached=reached)
             if reached:
                 self._missed.discard(reason)
-            elif reason not in self._missed and not stock.holders.busy:  # else it comes with their end
+            elif reason not in self._missed and not core.holders.busy:  # else it comes with their end
                 self._missed.add(reason)
-                log.warning("cache target missed", reason=reason, target=target, used=stock.usage.used)
+                log.warning("cache target missed", reason=reason, target=target, used=core.usage.used)
             return reached
 
     async def _choose(self, need: int, spared: Container[str] = ()) -> list[Victim]:
-        stock = self._stock
-        return await stock.scan(stock.shelf.to_evict, need, stock.pinned_excess, BATCH, spared)
+        core = self._core
+        return await core.scan(core.scanner.to_evict, need, core.pinned_excess, BATCH, spared)
 
     async def _clear_idle(self) -> None:
         longest = self._policy.max_idle
         if longest is None:
             return
-        await self._clear_chosen("idle", lambda: self._stock.shelf.idle(longest, BATCH))
+        await self._clear_chosen("idle", lambda: self._core.scanner.idle(longest, BATCH))
 
     async def _clear_metadata(self) -> None:
-        usage, total = self._stock.usage, self._stock.admission.limits.total
+        usage, total = self._core.usage, self._core.admission.limits.total
 
         def choose() -> list[Victim]:
-            return self._stock.shelf.metadata(usage.metadata - total // METADATA_SHARE, BATCH)
+            return self._core.scanner.metadata(usage.metadata - total // METADATA_SHARE, BATCH)
 
         if usage.metadata > total // METADATA_SHARE:
             await self._clear_chosen("size", choose)
@@ -265,8 +265,8 @@ class Janitor:
         async with self._lock:
             await self._flush()
             record, reached = None, True
-            while reached and (victims := await self._stock.scan(choose)):
-                record = record or await self._stock.begin(reason, None)
+            while reached and (victims := await self._core.scan(choose)):
+                record = record or await self._core.begin(reason, None)
                 async with self._ended_if_failed(record):
                     reached = bool(await self._remove(record, victims))
             if record is not None:
@@ -283,40 +283,40 @@ class Janitor:
             raise
 
     async def _remove(self, record: Pass, victims: Sequence[Victim]) -> list[Victim]:
-        gone = await self._stock.remover.remove(victims, record.reason)
+        gone = await self._core.remover.remove(victims, record.reason)
         record.evicted_entries += len(gone)
         record.evicted_bytes += sum(victim.bytes for victim in gone)
         with contextlib.suppress(sqlite3.OperationalError):  # a full disk: its end is written down
-            await self._stock.ask(self._stock.ledger.save, record)
+            await self._core.ask(self._core.ledger.save, record)
         return gone
 
     async def _end(self, record: Pass, *, reached: bool | None) -> None:
-        await self._stock.end(record, reached=reached)
+        await self._core.end(record, reached=reached)
         self.last = record
         log.info(
             "evicted",
             reason=record.reason,
             files=record.evicted_entries,
             bytes=record.evicted_bytes,
-            used=self._stock.usage.used,
+            used=self._core.usage.used,
             reached=reached,
         )
 
     async def _flush(self) -> None:
         # An order without the newest hits would evict what was just asked for.
-        await self._stock.flush()
+        await self._core.flush()
 
     def _failed(self, error: sqlite3.Error | OSError) -> None:
         log.error("janitor failed", reason=phrase(error))
-        self._stock.health.failed(error)
+        self._core.health.failed(error)
 
     async def _guarded(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
-            self._stock.admission.give_up()
+            self._core.admission.give_up()
         except Exception:
             # A bug; without a janitor every download would wait for room in vain.
             log.exception("janitor failed")
-            self._stock.admission.give_up()
+            self._core.admission.give_up()

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.stock import Stock
-    from goproxy_vm.cache.upkeep.scrub import Scrub
+    from goproxy_vm.cache.upkeep.scrub import Scrubber
 
 log = get_logger("cache")
 
@@ -45,15 +45,15 @@ None where it stays, unserved, until it is asked for."""
 class Recoverer:
     """One pass over the whole directory after a start."""
 
-    def __init__(self, stock: Stock, scrub: Scrub, temporary: list[Path], rebuilt: bool) -> None:
+    def __init__(self, core: Core, scrub: Scrubber, temporary: list[Path], rebuilt: bool) -> None:
         self.facts = Recovery(index_rebuilt=rebuilt)
         self.looked = asyncio.Event()
         """Cleared while files may lie there that were not looked at yet."""
         self.looked.set()
-        self._stock = stock
+        self._core = core
         self._scrub = scrub
         self._temporary = temporary
-        admission = stock.admission
+        admission = core.admission
         # What an earlier run left in tmp/ takes room until it is gone.
         self._leftover = sum(map(tree.allocated, temporary))
         admission.set_aside(self._leftover)
@@ -77,7 +77,7 @@ class Recoverer:
                 await step()
             except (OSError, sqlite3.Error) as error:
                 log.error("recovery incomplete", reason=phrase(error))
-                self._stock.health.failed(error)
+                self._core.health.failed(error)
             except Exception:
                 # A bug; the other steps are of use all the same.
                 log.exception("recovery incomplete")
@@ -96,14 +96,14 @@ class Recoverer:
         )
 
     async def _clear_temporary(self) -> None:
-        left = await self._stock.disk.run(self._delete_temporary)
+        left = await self._core.disk.run(self._delete_temporary)
         for entry, (size, error) in left.items():
-            self._stock.leftovers.keep(entry, entry.parent, size, error)
-        self._stock.admission.clear(self._leftover)
+            self._core.leftovers.keep(entry, entry.parent, size, error)
+        self._core.admission.clear(self._leftover)
 
     async def _counted(self) -> None:
         self.looked.set()
-        self._stock.admission.count(known=True)
+        self._core.admission.count(known=True)
 
     def _delete_temporary(self) -> dict[Path, tuple[int, OSError]]:
         """Those that are still there, with their size."""
@@ -119,23 +119,23 @@ class Recoverer:
         return left
 
     async def _finish_dying(self) -> None:
-        dying = await self._stock.scan(self._stock.shelf.dying)
-        self.facts.dying = len(await self._stock.remover.remove(dying, "size"))
+        dying = await self._core.scan(self._core.scanner.dying)
+        self.facts.dying = len(await self._core.remover.remove(dying, "size"))
 
     async def _look_at_rows(self) -> None:
         last = 0
-        while rows := await self._stock.scan(self._stock.shelf.after, last, BATCH):
+        while rows := await self._core.scan(self._core.scanner.after, last, BATCH):
             last = rows[-1].id or 0
-            for victim, missing in await self._stock.disk.run(self._wrong, rows):
+            for victim, missing in await self._core.disk.run(self._wrong, rows):
                 if missing:
-                    self.facts.ghosts += len(await self._stock.remover.remove([victim], "ghost"))
+                    self.facts.ghosts += len(await self._core.remover.remove([victim], "ghost"))
                 else:
                     await self._scrub.condemn(victim)
 
     def _wrong(self, rows: list[Victim]) -> list[tuple[Victim, bool]]:
         wrong = []
         for victim in rows:
-            file = self._stock.layout.file(victim.path)
+            file = self._core.layout.file(victim.path)
             try:
                 facts = os.lstat(file)
             except OSError as error:
@@ -148,24 +148,24 @@ class Recoverer:
 
     async def _look_at_files(self) -> None:
         walk = self._walk()
-        while files := await self._stock.disk.run(lambda: list(islice(walk, BATCH))):
-            unknown = await self._stock.ask(self._unknown, files)
+        while files := await self._core.disk.run(lambda: list(islice(walk, BATCH))):
+            unknown = await self._core.ask(self._unknown, files)
             if not unknown:
                 continue
             # What is being published right now is on record before the disk is free again.
-            async with self._stock.queue.disk:
-                unknown = await self._stock.ask(self._unknown, unknown)
-                strays = await self._stock.queue.threads.run(self._sort, unknown)
+            async with self._core.queue.disk:
+                unknown = await self._core.ask(self._unknown, unknown)
+                strays = await self._core.queue.threads.run(self._sort, unknown)
                 await to_the_end(self._count(strays))
 
     async def _count(self, strays: list[tuple[str, Kind, int]]) -> None:
-        for stray in await self._stock.ask(self._stock.index.add_strays, strays):
-            self._stock.memory.forget(stray.path)
-            self._stock.usage.add(stray)
+        for stray in await self._core.ask(self._core.index.add_strays, strays):
+            self._core.memory.forget(stray.path)
+            self._core.usage.add(stray)
 
     def _missing(self, strays: list[Victim]) -> list[Victim]:
         """Those that an earlier run unlinked and was killed before it could say so."""
-        return [each for each in strays if not os.path.lexists(self._stock.layout.file(each.path))]
+        return [each for each in strays if not os.path.lexists(self._core.layout.file(each.path))]
 
     def _walk(self) -> Iterator[str]:
         """Every file below modules/, as a path below it."""
@@ -174,28 +174,28 @@ class Recoverer:
             # Nothing of ours is as deep as that, and the rest is looked at all the same.
             log.warning("directory not looked at", path=str(directory)[-200:], reason=phrase(error))
 
-        return tree.files(self._stock.layout.modules, failed)
+        return tree.files(self._core.layout.modules, failed)
 
     def _unknown(self, paths: list[str]) -> list[str]:
         # Names outside ASCII are never of ours, and some are no text at all.
-        return [path for path in paths if not path.isascii() or not self._stock.index.of_path(path)]
+        return [path for path in paths if not path.isascii() or not self._core.index.of_path(path)]
 
     def _sort(self, paths: list[str]) -> list[tuple[str, Kind, int]]:
         """The files of modules; others go: nobody would ever ask for them."""
         strays: list[tuple[str, Kind, int]] = []
         for path in paths:
-            file = self._stock.layout.modules / path
+            file = self._core.layout.modules / path
             kind: Kind | None
             try:
                 kind = Artifact.at(path).kind
             except MalformedPath:
                 kind = None
             try:
-                facts = tree.status(file, self._stock.layout.modules)
+                facts = tree.status(file, self._core.layout.modules)
                 if kind is not None and stat.S_ISREG(facts.st_mode):
                     strays.append((path, kind, facts.st_blocks))
                 else:
-                    tree.remove(file, self._stock.layout.modules)
+                    tree.remove(file, self._core.layout.modules)
                     self.facts.discarded += 1
             except FileNotFoundError:
                 continue
@@ -205,12 +205,12 @@ class Recoverer:
 
     async def _prove_strays(self, prove: Prove) -> None:
         last = ""
-        while strays := await self._stock.ask(
-            self._stock.index.strays, "WHERE path > ? ORDER BY path LIMIT 16", last
+        while strays := await self._core.ask(
+            self._core.index.strays, "WHERE path > ? ORDER BY path LIMIT 16", last
         ):
             last = strays[-1].path
-            ghosts = await self._stock.disk.run(self._missing, strays)
-            self.facts.ghosts += len(await self._stock.remover.remove(ghosts, "ghost"))
+            ghosts = await self._core.disk.run(self._missing, strays)
+            self.facts.ghosts += len(await self._core.remover.remove(ghosts, "ghost"))
             strays = [stray for stray in strays if stray not in ghosts]
             await asyncio.gather(*(self._prove(prove, stray.path) for stray in strays))
 
@@ -224,27 +224,27 @@ class Recoverer:
                 self.facts.withheld += 1
         except (OSError, sqlite3.Error) as error:
             log.error("file without a record not looked at", path=path, reason=phrase(error))
-            self._stock.health.failed(error)
+            self._core.health.failed(error)
         except Exception:
             # A bug; the file stays where it is.
             log.exception("file without a record not looked at", path=path)
 
     async def stray(self, path: str) -> Victim | None:
         """The file of that path that is there without a row, also where this has not come to it yet."""
-        missing = self._stock.memory.missing(path)
-        found = [] if missing else await self._stock.lookups.run(Reader.of_path, path)
-        if not found and not self.facts.done and await self._stock.disk.run(self._lies_there, path):
+        missing = self._core.memory.missing(path)
+        found = [] if missing else await self._core.lookups.run(Reader.of_path, path)
+        if not found and not self.facts.done and await self._core.disk.run(self._lies_there, path):
             # What is being published right now is on record before the disk is free again.
-            async with self._stock.queue.disk:
-                strays = await self._stock.queue.threads.run(self._sort, [path])
+            async with self._core.queue.disk:
+                strays = await self._core.queue.threads.run(self._sort, [path])
                 await to_the_end(self._count(strays))
-            found = await self._stock.lookups.run(Reader.of_path, path)
+            found = await self._core.lookups.run(Reader.of_path, path)
         return found[0] if found and found[0].id is None else None
 
     def _lies_there(self, path: str) -> bool:
-        file = self._stock.layout.file(path)
+        file = self._core.layout.file(path)
         # As the walk, this goes by no link.
-        return file.exists() and file.resolve() == self._stock.layout.modules.resolve() / path
+        return file.exists() and file.resolve() == self._core.layout.modules.resolve() / path
 
     async def refuse(self, path: str) -> None:
         """A file without a row failed its check: its bytes are kept in quarantine."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
-from goproxy_vm.cache.reports.selection import BEGIN
+from goproxy_vm.cache.reports.scanner import BEGIN
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import Unavailable
 from goproxy_vm.observe.logs import get_logger
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.facts import Pass
     from goproxy_vm.cache.rows import Victim
-    from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.upkeep.quarantine import Quarantine
     from goproxy_vm.protocol.selector import Selector
 
@@ -83,7 +83,7 @@ class Hasher:
         return piece
 
 
-class Scrub:
+class Scrubber:
     """Checks files, least recently checked first; what is not what it was goes to quarantine.
 
     ``interval`` in seconds (0: only when asked), ``rate`` in bytes a second; ``read`` and ``corrupt`` tell
@@ -92,14 +92,14 @@ class Scrub:
 
     def __init__(
         self,
-        stock: Stock,
+        core: Core,
         quarantine: Quarantine,
         interval: float,
         rate: int,
         read: Callable[[int], None],
         corrupt: Callable[[], None],
     ) -> None:
-        self._stock = stock
+        self._core = core
         self._quarantine = quarantine
         self._interval = interval
         self._rate = rate
@@ -117,12 +117,12 @@ class Scrub:
             await asyncio.sleep(min(self._interval, 3600.0))
 
     async def _regular(self) -> None:
-        before = self._stock.clock.now() - self._interval
-        due, _ = await self._stock.scan(self._stock.shelf.to_check, before, None, BEGIN)
+        before = self._core.clock.now() - self._interval
+        due, _ = await self._core.scan(self._core.scanner.to_check, before, None, BEGIN)
         if not due:
             return
         async with self._lock:
-            record = await self._stock.begin("scrub", None)
+            record = await self._core.begin("scrub", None)
             try:
                 await self._guarded(record, before, None, self._rate)
             except asyncio.CancelledError:
@@ -135,18 +135,18 @@ class Scrub:
         It waits for others that are under way. Unavailable: its record cannot be written, so that nobody
         could see what becomes of it.
         """
-        stock = self._stock
-        record = await stock.begin("scrub", None)
+        core = self._core
+        record = await core.begin("scrub", None)
         if not record.id:
             raise Unavailable("this host cannot write down that a scrub has begun")
         record.scrubbed, record.waiting = (0, 0, 0), True
-        await stock.ask(stock.ledger.save, record)
+        await core.ask(core.ledger.save, record)
 
         async def work() -> None:
             async with self._lock:
                 record.waiting = False
-                await stock.attempt(None, stock.ledger.save, record)
-                await self._guarded(record, stock.clock.now(), match, rate or self._rate)
+                await core.attempt(None, core.ledger.save, record)
+                await self._guarded(record, core.clock.now(), match, rate or self._rate)
 
         return record, asyncio.create_task(work(), name="scrub")
 
@@ -161,7 +161,7 @@ class Scrub:
 
     async def _cancelled(self, record: Pass) -> None:
         record.cancelled = True
-        await self._stock.end(record, reached=None)
+        await self._core.end(record, reached=None)
 
     async def check(self, victim: Victim, sha256: str, rate: int | None = None) -> bool:
         """Whether a file still has the hash on record; else it is gone or in quarantine now. OSError: the
@@ -172,7 +172,7 @@ class Scrub:
             await self._note([victim])
         except sqlite3.Error as error:
             # It is sound all the same; on a full disk it is read again after a restart.
-            self._stock.health.failed(error)
+            self._core.health.failed(error)
         return True
 
     async def _compare(self, victim: Victim, sha256: str, rate: int | None) -> bool | None:
@@ -186,31 +186,31 @@ class Scrub:
                 return None  # evicted meanwhile, or a ghost: the next hit or start sees to it
             log.error("stored file unreadable", path=victim.path, reason=phrase(error))
             if error.errno == errno.EIO:
-                self._stock.health.failed(error)
+                self._core.health.failed(error)
             sound = False
         return sound or (False if await self.condemn(victim) else None)
 
     async def _note(self, sound: Sequence[Victim]) -> None:
         paths = [victim.path for victim in sound]
-        await self._stock.ask(self._stock.index.checked, paths, self._stock.clock.now())
+        await self._core.ask(self._core.index.checked, paths, self._core.clock.now())
 
     async def condemn(self, victim: Victim) -> bool:
         """Take a file that is not what it was off the record, and keep its bytes for the operator; False for
         one that has gone by itself."""
-        stock = self._stock
-        async with stock.queue.disk:
-            if [victim.id] != [each.id for each in await stock.ask(stock.index.of_path, victim.path)]:
+        core = self._core
+        async with core.queue.disk:
+            if [victim.id] != [each.id for each in await core.ask(core.index.of_path, victim.path)]:
                 return False
-            file = stock.layout.file(victim.path)
+            file = core.layout.file(victim.path)
             there = True
             try:
-                there = await stock.queue.threads.run(self._quarantine.take, file, victim.path)
+                there = await core.queue.threads.run(self._quarantine.take, file, victim.path)
             except OSError as error:
                 log.warning("corrupt file not kept", path=victim.path, reason=phrase(error))
             if there:
                 log.error("corrupt file", path=victim.path, module=victim.module, version=victim.version)
                 self._corrupt()
-            await stock.remover.remove_now([victim], "corrupt" if there else "ghost")
+            await core.remover.remove_now([victim], "corrupt" if there else "ghost")
             return there
 
     async def _guarded(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
@@ -219,19 +219,19 @@ class Scrub:
             await self._pass(record, before, match, rate)
         except sqlite3.Error as error:
             log.error("scrub failed", reason=phrase(error))
-            self._stock.health.failed(error)
-            await self._stock.end(record, reached=False)
+            self._core.health.failed(error)
+            await self._core.end(record, reached=False)
         except Exception:
             log.exception("scrub failed")  # a bug: whoever waits for its end is told all the same
-            await self._stock.end(record, reached=False)
+            await self._core.end(record, reached=False)
 
     async def _pass(self, record: Pass, before: float, match: Selector | None, rate: int) -> None:
-        stock = self._stock
+        core = self._core
         entries = size = corrupt = 0
         after: tuple[float, int] | None = BEGIN
-        saved = stock.clock.now()
+        saved = core.clock.now()
         while after is not None:
-            batch, after = await stock.scan(stock.shelf.to_check, before, match, after)
+            batch, after = await core.scan(core.scanner.to_check, before, match, after)
             passed = []
             for victim, sha256 in batch:
                 try:
@@ -245,19 +245,19 @@ class Scrub:
                     passed.append(victim)
                 entries, size, corrupt = entries + 1, size + victim.length, corrupt + (not sound)
                 record.scrubbed = (entries, size, corrupt)
-                if stock.clock.now() - saved > SAVE_EVERY:
-                    saved = stock.clock.now()
-                    await stock.ask(stock.ledger.save, record)
+                if core.clock.now() - saved > SAVE_EVERY:
+                    saved = core.clock.now()
+                    await core.ask(core.ledger.save, record)
             if passed:
                 await self._note(passed)
         record.scrubbed = (entries, size, corrupt)
-        await stock.end(record, reached=None)
+        await core.end(record, reached=None)
         log.info("scrubbed", files=entries, bytes=size, corrupt=corrupt)
 
     async def _hash(self, victim: Victim, rate: int | None) -> str:
-        file = self._stock.layout.file(victim.path)
-        top = self._stock.layout.modules
-        clock = self._stock.clock
+        file = self._core.layout.file(victim.path)
+        top = self._core.layout.modules
+        clock = self._core.clock
         started = clock.now()
         step = STEP if rate is None else min(STEP, rate)
         done = 0
@@ -270,12 +270,12 @@ class Scrub:
                 await asyncio.sleep(max(0.0, started + max(done, CHUNK) / rate - clock.now()))
 
         if victim.length < step:
-            digest, n = await self._stock.disk.run(_whole, file, top, step)
+            digest, n = await self._core.disk.run(_whole, file, top, step)
             await keep_pace(n)
             return digest
-        hasher = await self._stock.disk.open(Hasher, file, top)
+        hasher = await self._core.disk.open(Hasher, file, top)
         try:
-            while n := await self._stock.disk.run(hasher.step, step):
+            while n := await self._core.disk.run(hasher.step, step):
                 await keep_pace(n)
             return hasher.hexdigest()
         finally:

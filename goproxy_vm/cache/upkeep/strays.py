@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.rows import Proven, Row, Victim
+from goproxy_vm.cache.rows import Proven, Row
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.cache.upkeep.scrub import Hasher
 from goproxy_vm.errors import ContentError, Unavailable
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.files import StoredFile
-    from goproxy_vm.cache.reports.keeper import Keeper
-    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.reports.control import Control
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.recovery import Recoverer
     from goproxy_vm.protocol.artifact import Artifact
-
-NOTHING: list[Victim] = []
 
 
 class Strays:
@@ -32,15 +30,15 @@ class Strays:
 
     def __init__(
         self,
-        stock: Stock,
-        keeper: Keeper,
+        core: Core,
+        control: Control,
         recoverer: Recoverer,
         threads: Threads,
         hold: Callable[[Artifact, str | None, Proven | None], Awaitable[None]],
         open_file: Callable[[str, int, str], Awaitable[StoredFile]],
     ) -> None:
-        self._stock = stock
-        self._keeper = keeper
+        self._core = core
+        self._control = control
         self._recoverer = recoverer
         self._threads = threads
         self._hold = hold
@@ -51,13 +49,13 @@ class Strays:
         try:
             victim = await self._recoverer.stray(path)
         except sqlite3.Error as error:
-            self._stock.unavailable(error)
+            self._core.unavailable(error)
             return None
-        return None if victim is None else self._stock.layout.file(path)
+        return None if victim is None else self._core.layout.file(path)
 
     async def read(self, file: Path, most: int) -> bytes:
         """The bytes of a small one. ContentError: it has more than ``most``. OSError: it cannot be read."""
-        data = await self._threads.run(tree.read, file, self._stock.layout.modules, most + 1)
+        data = await self._threads.run(tree.read, file, self._core.layout.modules, most + 1)
         if len(data) > most:
             raise ContentError(f"it has more than {most} bytes")
         return data
@@ -79,16 +77,16 @@ class Strays:
         """
         await self._hold(artifact, h1, proven)
         path = artifact.path
-        file = self._stock.layout.file(path)
-        length, blocks, sha256 = await self._threads.run(_facts, file, self._stock.layout.modules)
-        async with self._stock.queue.disk:
+        file = self._core.layout.file(path)
+        length, blocks, sha256 = await self._threads.run(_facts, file, self._core.layout.modules)
+        async with self._core.queue.disk:
             # Whatever is published meanwhile is on record, and this is no stray any more.
-            standing = await self._stock.attempt(NOTHING, self._stock.index.of_path, path)
+            standing = await self._core.attempt((), self._core.index.of_path, path)
             if [each.id for each in standing] != [None]:
                 return None
-            if self._stock.fences.keep_out(since, artifact, length):
+            if self._core.fences.keep_out(since, artifact, length):
                 return None
-            pinned = self._keeper.pinned(artifact.module, artifact.version)
+            pinned = self._control.pinned(artifact.module, artifact.version)
             row = Row(artifact, length, blocks, sha256, h1, pinned)
             await to_the_end(self._record(row, first_seen=first_seen))
             return await self._open(path, length, sha256)
@@ -98,23 +96,23 @@ class Strays:
         try:
             await self._recoverer.refuse(path)
         except sqlite3.Error as error:
-            self._stock.unavailable(error)
+            self._core.unavailable(error)
             raise Unavailable("this host cannot write its index") from error
 
     async def _record(self, row: Row, *, first_seen: bool) -> None:
-        clock, index = self._stock.clock, self._stock.index
+        clock, index = self._core.clock, self._core.index
         try:
             if first_seen:
-                await self._stock.ask(index.note_first_seen)
-            replaced = await self._stock.ask(index.add, [row], clock.wall(), clock.now())
+                await self._core.ask(index.note_first_seen)
+            replaced = await self._core.ask(index.add, [row], clock.wall(), clock.now())
         except sqlite3.Error as error:
-            self._stock.unavailable(error)
+            self._core.unavailable(error)
             raise Unavailable("this host cannot write its index") from error
-        self._stock.memory.forget(row.artifact.path)
-        self._stock.memory.forget_known((row.artifact.module, row.artifact.version))
+        self._core.memory.forget(row.artifact.path)
+        self._core.memory.forget_known((row.artifact.module, row.artifact.version))
         for victim in replaced:
-            self._stock.usage.remove(victim)
-        self._stock.usage.add(row)
+            self._core.usage.remove(victim)
+        self._core.usage.add(row)
         if first_seen:
             self._recoverer.facts.first_seen += 1
         else:

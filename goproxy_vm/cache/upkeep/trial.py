@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from goproxy_vm.cache.stock import Stock
+    from goproxy_vm.cache.core import Core
 
 RETRY = 5.0
 """Seconds between two attempts while something cannot be written."""
@@ -37,19 +37,19 @@ class Trial:
 
     def __init__(
         self,
-        stock: Stock,
+        core: Core,
         min_free: int,
         interval: float,
         attempts: Mapping[str, Callable[[], Awaitable[object]]],
     ) -> None:
-        self._stock = stock
+        self._core = core
         self._min_free = min_free
         self._interval = interval
         self._attempts = {"files": self._files, **attempts}
 
     async def run(self) -> None:
         """Work until cancelled."""
-        health = self._stock.health
+        health = self._core.health
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
@@ -60,7 +60,7 @@ class Trial:
 
     async def once(self) -> None:
         """Try every place."""
-        health = self._stock.health
+        health = self._core.health
         for place, attempt in self._attempts.items():
             try:
                 await attempt()
@@ -72,15 +72,15 @@ class Trial:
                 health.succeeded(place)
 
     async def _files(self) -> None:
-        stock = self._stock
-        if stock.health.failing("files") and await stock.disk.run(stock.free) < self._min_free:
+        core = self._core
+        if core.health.failing("files") and await core.disk.run(core.free) < self._min_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for directory in (stock.layout.tmp, stock.layout.modules):
-            await stock.disk.run(_write, directory)
-        for file, top in stock.leftovers.files():
-            async with stock.queue.disk:  # nothing comes to lie in its place meanwhile
-                await stock.disk.run(remove, file, top)
-                stock.leftovers.replaced(file)
+        for directory in (core.layout.tmp, core.layout.modules):
+            await core.disk.run(_write, directory)
+        for file, top in core.leftovers.files():
+            async with core.queue.disk:  # nothing comes to lie in its place meanwhile
+                await core.disk.run(remove, file, top)
+                core.leftovers.replaced(file)
 
 
 def _write(directory: Path) -> None:

@@ -28,7 +28,7 @@ class Condition:
     reason: str = ""
 
 
-class Health:
+class Backoff:
     """Whether an upstream may be asked, by the clock ``now`` (seconds, monotonic).
 
     After its back-off one request is let through as a probe; others keep passing it over until the probe's

@@ -1,4 +1,4 @@
-"""cache/index.py and cache/reports/selection.py: the order in which files go, and what a selection means."""
+"""cache/index.py and cache/reports/scanner.py: the order in which files go, and what a selection means."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.database import Database
 from goproxy_vm.cache.facts import Selection, Sort
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.reports import selection
-from goproxy_vm.cache.reports.selection import Shelf
+from goproxy_vm.cache.reports import scanner
+from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.rows import Row, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.protocol.artifact import Kind
@@ -41,7 +41,7 @@ class Rig:
         self.clock = LogicalClock((0.0, 0.0), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
         self.database = database
         self.index = Index(database)
-        self.shelf = Shelf(database.connection, self.clock, database.notice)
+        self.scanner = Scanner(database.connection, self.clock, database.notice)
 
     def add(
         self,
@@ -62,14 +62,14 @@ class Rig:
         self.index.touch({f"{name}/@v/v1.0.0.zip": Touch(at, 1) for name in names}, protected * BLOCK)
 
     def order(self) -> str:
-        return "".join(each.module for each in self.shelf.victims(1 << 60, 1 << 60, None))
+        return "".join(each.module for each in self.scanner.victims(1 << 60, 1 << 60, None))
 
     def take(self, need: int, pinned_excess: int = 0, limit: int | None = None) -> str:
-        return names(self.shelf.victims(need * BLOCK, pinned_excess * BLOCK, limit))
+        return names(self.scanner.victims(need * BLOCK, pinned_excess * BLOCK, limit))
 
     def selected(self, **conditions: object) -> list[str]:
         selection = Selection(**conditions)  # type: ignore[arg-type]  # by name
-        return [f"{each.module}@{each.version}.{each.kind}" for each in self.shelf.selected(selection)]
+        return [f"{each.module}@{each.version}.{each.kind}" for each in self.scanner.selected(selection)]
 
 
 def names(victims: Iterable[Victim]) -> str:
@@ -220,7 +220,7 @@ def test_dying_rows_are_gone_for_readers_only(rig: Rig) -> None:
     assert rig.index.dying(victims) == victims
     assert rig.index.entry("a/@v/v1.0.0.zip") is None
     assert rig.order() == ""
-    assert rig.shelf.dying() == victims
+    assert rig.scanner.dying() == victims
     assert rig.index.sums()[0].entries == 1, "it still takes its room"
     assert rig.add("a", 1.0) == victims
     assert rig.index.dying(victims) == [], "another file has come in its place"
@@ -247,8 +247,8 @@ def test_known_hashes(rig: Rig) -> None:
     rig.index.remember(artifact("a/@v/v1.0.0.zip"), "h1:x", 0.0)
     rig.index.remember(artifact("a/@v/v1.0.0.mod"), "h1:x", 0.0)
     rig.index.remember(artifact("b/@v/v1.0.0.mod"), "h1:x", 0.0)
-    assert rig.shelf.known(Selector(["*"])) == [("a", "v1.0.0"), ("b", "v1.0.0")]
-    assert rig.shelf.known(Selector(["a"])) == [("a", "v1.0.0")]
+    assert rig.scanner.known(Selector(["*"])) == [("a", "v1.0.0"), ("b", "v1.0.0")]
+    assert rig.scanner.known(Selector(["a"])) == [("a", "v1.0.0")]
     rig.index.forget([("a", "v1.0.0")])
     assert rig.index.known("a", "v1.0.0").zip is None
 
@@ -287,10 +287,10 @@ def test_metadata_of_versions_without_a_zip(rig: Rig) -> None:
     rig.add("p", 0.0, kind=Kind.INFO, pinned=True)
     rig.add("c", 2.0, kind=Kind.INFO)
     rig.add("b", 1.0, kind=Kind.MOD)
-    assert names(rig.shelf.metadata(BLOCK, 9)) == "b"
-    assert names(rig.shelf.metadata(99 * BLOCK, 9)) == "bcp"
-    assert names(rig.shelf.metadata(99 * BLOCK, 1)) == "b"
-    assert names(rig.shelf.metadata(0, 9)) == ""
+    assert names(rig.scanner.metadata(BLOCK, 9)) == "b"
+    assert names(rig.scanner.metadata(99 * BLOCK, 9)) == "bcp"
+    assert names(rig.scanner.metadata(99 * BLOCK, 1)) == "b"
+    assert names(rig.scanner.metadata(0, 9)) == ""
 
 
 def test_idle(rig: Rig) -> None:
@@ -299,18 +299,18 @@ def test_idle(rig: Rig) -> None:
     rig.add("p", 0.0, pinned=True)
     rig.add("m", 0.0, kind=Kind.MOD)
     rig.monotonic = 30.0
-    assert names(rig.shelf.idle(20.0, 9)) == ""
-    assert names(rig.shelf.idle(19.0, 9)) == "a"
-    assert names(rig.shelf.idle(1.0, 9)) == "ab"
-    assert names(rig.shelf.idle(1.0, 1)) == "a"
+    assert names(rig.scanner.idle(20.0, 9)) == ""
+    assert names(rig.scanner.idle(19.0, 9)) == "a"
+    assert names(rig.scanner.idle(1.0, 9)) == "ab"
+    assert names(rig.scanner.idle(1.0, 1)) == "a"
 
 
 def test_rows_by_id(rig: Rig) -> None:
     for name in "abc":
         rig.add(name, 0.0)
-    first = rig.shelf.after(0, 2)
+    first = rig.scanner.after(0, 2)
     assert names(first) == "ab"
-    assert names(rig.shelf.after(first[-1].id or 0, 2)) == "c"
+    assert names(rig.scanner.after(first[-1].id or 0, 2)) == "c"
 
 
 # Selections
@@ -335,7 +335,7 @@ def test_a_selection_means_all_its_conditions(rig: Rig) -> None:
     assert rig.selected(larger_than=2 * BLOCK) == every[:2], "of the version in all"
     assert rig.selected(idle_for=50.0, larger_than=BLOCK, match=("x.org/*",)) == [every[2]]
     assert rig.selected(idle_for=50.0, larger_than=BLOCK, older_than=99.5) == []
-    assert [each.kind for each in rig.shelf.of_version("x.org/a", None)] == ["mod", "zip", "zip"]
+    assert [each.kind for each in rig.scanner.of_version("x.org/a", None)] == ["mod", "zip", "zip"]
     with pytest.raises(ValueError, match="not closed"):
         rig.selected(match=("[",))
 
@@ -344,22 +344,22 @@ def test_scrub_order(rig: Rig) -> None:
     for at, name in enumerate("abcd"):
         rig.add(name, at)
     rig.index.checked(["a/@v/v1.0.0.zip"], 3.0)
-    batch, after = rig.shelf.to_check(3.0, None, (-1.0, 0))
+    batch, after = rig.scanner.to_check(3.0, None, (-1.0, 0))
     assert names([each for each, _ in batch]) == "bc"
     assert after is not None
-    assert rig.shelf.to_check(3.0, None, after) == ([], None)
-    batch, _ = rig.shelf.to_check(99.0, Selector(["d"]), (-1.0, 0))
+    assert rig.scanner.to_check(3.0, None, after) == ([], None)
+    batch, _ = rig.scanner.to_check(99.0, Selector(["d"]), (-1.0, 0))
     assert names([each for each, _ in batch]) == "d"
-    assert rig.shelf.to_check(99.0, Selector(["e"]), (-1.0, 0))[0] == []
+    assert rig.scanner.to_check(99.0, Selector(["e"]), (-1.0, 0))[0] == []
 
 
 def test_few_that_match_are_not_looked_for_at_one_go(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "CHECKS", 2)
+    monkeypatch.setattr(scanner, "CHECKS", 2)
     for at, name in enumerate("abcde"):
         rig.add(name, at)
-    asked, after = [], selection.BEGIN
+    asked, after = [], scanner.BEGIN
     while after is not None:
-        batch, after = rig.shelf.to_check(99.0, Selector(["d"]), after)
+        batch, after = rig.scanner.to_check(99.0, Selector(["d"]), after)
         asked.append(names([each for each, _ in batch]))
     assert asked == ["", "d", "", ""]
 
@@ -377,8 +377,8 @@ def test_pages_show_every_version_once(rig: Rig, sort: Sort, limit: int) -> None
     rig.index.touch({"m1/@v/v1.1.0.zip": Touch(500.5, 7), "m2/@v/v1.2.0.zip": Touch(500.5, 7)}, 0)
     seen, cursor, pages = [], None, 0
     while True:
-        page = rig.shelf.page("", sort, limit, cursor)
-        assert page.total == 12 == rig.shelf.versions()
+        page = rig.scanner.page("", sort, limit, cursor)
+        assert page.total == 12 == rig.scanner.versions()
         seen += page.items
         pages += 1
         cursor = page.next_cursor
@@ -399,13 +399,13 @@ def test_pages_show_every_version_once(rig: Rig, sort: Sort, limit: int) -> None
 def test_pages_of_a_prefix(rig: Rig) -> None:
     for name in ("a.b/c", "a.b/c/d", "a.b/cc", "a.bc", "a.a"):
         rig.add(name, 0.0)
-    assert [v.module for v in rig.shelf.page("a.b/c", "name", 9, None).items] == [
+    assert [v.module for v in rig.scanner.page("a.b/c", "name", 9, None).items] == [
         "a.b/c",
         "a.b/c/d",
         "a.b/cc",
     ]
-    assert rig.shelf.page("a.b/c", "name", 1, None).total == 3
-    assert rig.shelf.page("%", "name", 9, None).items == []
+    assert rig.scanner.page("a.b/c", "name", 1, None).total == 3
+    assert rig.scanner.page("%", "name", 9, None).items == []
 
 
 @pytest.mark.parametrize("sort", get_args(Sort))
@@ -415,10 +415,10 @@ def test_pages_of_what_matches_are_those_of_the_whole_list(rig: Rig, sort: Sort,
     for i in range(12):
         rig.add(f"m{i % 4}@v1.{i}.0", i // 2 * 1.1, blocks=i % 5 + 1)
     match = Selector(["m1", "*@v1.[04].0"])
-    every = rig.shelf.page("", sort, 100, None).items
+    every = rig.scanner.page("", sort, 100, None).items
     seen, cursor = [], None
     while True:
-        page = rig.shelf.page("", sort, limit, cursor, match)
+        page = rig.scanner.page("", sort, limit, cursor, match)
         assert page.total == 5
         assert len(page.items) <= limit
         seen += page.items
@@ -426,14 +426,14 @@ def test_pages_of_what_matches_are_those_of_the_whole_list(rig: Rig, sort: Sort,
         if cursor is None:
             break
     assert seen == [each for each in every if match(each.module, each.version)]
-    assert rig.shelf.page("m0", sort, limit, None, match).total == 2
+    assert rig.scanner.page("m0", sort, limit, None, match).total == 2
 
 
 def test_a_version(rig: Rig) -> None:
     rig.wall, rig.monotonic = 5000.0, 100.0
     rig.add("a", 40.0, kind=Kind.MOD, pinned=True, fetched=4000.0)
     rig.add("a", 90.0, kind=Kind.ZIP, blocks=3, fetched=4100.0)
-    facts = rig.shelf.version("a", "v1.0.0")
+    facts = rig.scanner.version("a", "v1.0.0")
     assert facts is not None
     assert (facts.bytes, facts.fetched, facts.last_used, facts.idle_seconds) == (
         4 * BLOCK,
@@ -443,7 +443,7 @@ def test_a_version(rig: Rig) -> None:
     )
     assert facts.pinned
     assert list(facts.files) == ["mod", "zip"]
-    assert rig.shelf.version("a", "v2.0.0") is None
+    assert rig.scanner.version("a", "v2.0.0") is None
 
 
 def encoded(value: object) -> str:
@@ -472,7 +472,7 @@ def encoded(value: object) -> str:
 )
 def test_a_cursor_that_is_none(rig: Rig, cursor: str) -> None:
     with pytest.raises(ValueError, match="the cursor is none"):
-        rig.shelf.page("", "name", 9, cursor)
+        rig.scanner.page("", "name", 9, cursor)
 
 
 # Pins
@@ -482,12 +482,12 @@ def test_pins(rig: Rig) -> None:
     rig.add("a", 0.0, blocks=2)
     rig.add("a", 0.0, kind=Kind.MOD)
     rig.add("b", 0.0, pinned=True)
-    (pin,) = rig.shelf.pins({"a@*": "config"})
+    (pin,) = rig.scanner.pins({"a@*": "config"})
     assert (pin.source, pin.versions, pin.bytes) == ("config", 1, 2 * BLOCK)
-    pin_ids, unpin_ids = rig.shelf.pinned(["a"])
+    pin_ids, unpin_ids = rig.scanner.pinned(["a"])
     assert (len(pin_ids), len(unpin_ids)) == (2, 1)
     assert rig.index.mark_pinned(pin_ids, pinned=True) == 2 * BLOCK
     assert rig.index.mark_pinned(pin_ids, pinned=True) == 0, "they are already"
     assert rig.index.mark_pinned(unpin_ids, pinned=False) == BLOCK
-    assert rig.shelf.pinned(["a"]) == ([], [])
+    assert rig.scanner.pinned(["a"]) == ([], [])
     assert rig.take(99) == "b"

@@ -37,7 +37,7 @@ T = TypeVar("T")
 CHECKS = 64
 """Files to scrub that are looked up at once."""
 BEGIN = (-1.0, 0)
-"""Where :meth:`Shelf.to_check` begins."""
+"""Where :meth:`Scanner.to_check` begins."""
 
 
 def _of_types(read: Callable[P, T]) -> Callable[P, T]:
@@ -54,7 +54,7 @@ def _of_types(read: Callable[P, T]) -> Callable[P, T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class Scanner:
     """Reads of index.db on one connection, which may be another one than the writer's."""
 
     connection: sqlite3.Connection

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.layout import Layout
     from goproxy_vm.cache.memory import Memory
     from goproxy_vm.cache.reader import Lookups, Reader
-    from goproxy_vm.cache.reports.selection import Shelf
+    from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.ledger import Ledger
     from goproxy_vm.cache.upkeep.leftovers import Leftovers
@@ -34,17 +34,18 @@ log = get_logger("cache")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class Core:
     """The open store's pieces, and the short ways to ask them."""
 
     layout: Layout
     memory: Memory
     index: Index
     lookups: Lookups
-    shelf: Shelf
+    scanner: Scanner
     ledger: Ledger
     fences: Fences
     usage: Usage
@@ -58,7 +59,7 @@ class Stock:
     database: Threads
     """The one thread that writes to index.db."""
     scans: Threads
-    """The thread of ``shelf``, which looks through index.db in the background."""
+    """The thread of ``scanner``, which looks through index.db in the background."""
     disk: Threads
     """Threads for reading and looking at files in the background."""
     flush: Callable[[], Awaitable[None]]
@@ -69,11 +70,13 @@ class Stock:
         return await self.database.run(function, *args, **kwargs)
 
     async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function of the shelf: nobody waits behind it but what scans too. sqlite3.Error as the
+        """Run a function of the scanner: nobody waits behind it but what scans too. sqlite3.Error as the
         function."""
         return await self.scans.run(function, *args, **kwargs)
 
-    async def attempt(self, otherwise: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def attempt(
+        self, otherwise: U, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | U:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self.ask(function, *args, **kwargs)
@@ -83,11 +86,11 @@ class Stock:
 
     async def attempt_look(
         self,
-        otherwise: T,
+        otherwise: U,
         function: Callable[Concatenate[Reader, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> T:
+    ) -> T | U:
         """As :meth:`attempt`, of a reader, beside whatever is written."""
         try:
             return await self.lookups.run(function, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""cache/reports/keeper.py: purges and the fences against older fetches, pins, and what is shown."""
+"""cache/reports/control.py: purges and the fences against older fetches, pins, and what is shown."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.cache.fences import Fences
-from goproxy_vm.cache.reports import keeper, selection
+from goproxy_vm.cache.reports import control, scanner
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes import stores
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, opened
+from tests.fakes.stores import BLOCK, Shop, artifact, open_shop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
-    from goproxy_vm.cache.reports.selection import Shelf
+    from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.rows import Victim
 
 
@@ -102,12 +102,12 @@ async def test_what_a_purge_keeps_out(
 ) -> None:
     """Of what is being fetched meanwhile only what it selects: that was asked for just now, and is new."""
     caplog.set_level("INFO")
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         for kind in ("info", "mod"):
             await shop.put("x.org/a", kind=kind, blocks=2)
         shop.later(100)
         await shop.put("x.org/b", kind="mod")
-        since = shop.stock.fences.now
+        since = shop.core.fences.now
         await purge(shop, **conditions)
         barred = [
             name for name in ("x.org/a", "x.org/b", "small.org/m") if not await fetched(shop, name, since)
@@ -116,16 +116,16 @@ async def test_what_a_purge_keeps_out(
         assert barred == kept_out
         assert logged(caplog).count("kept out by a purge") == len(kept_out)
         for name in kept_out:
-            assert await fetched(shop, name, shop.stock.fences.now), "a later one is stored"
+            assert await fetched(shop, name, shop.core.fences.now), "a later one is stored"
 
 
 async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", kind="mod")
         shop.later(100)
-        selected = type(shop.keeper._reader).selected
+        selected = type(shop.control._reader).selected
 
-        def slowly(reader: Shelf, selection: Selection) -> list[Victim]:
+        def slowly(reader: Scanner, selection: Selection) -> list[Victim]:
             found = selected(reader, selection)
             put = shop.store.put(artifact(shop.path("x.org/a")), b"x", h1="h1:x")
             asyncio.run_coroutine_threadsafe(put, loop).result()
@@ -133,7 +133,7 @@ async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_pat
 
         loop = asyncio.get_running_loop()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(shop.keeper._reader), "selected", slowly)
+            patch.setattr(type(shop.control._reader), "selected", slowly)
             removal = await purge(shop, idle_for=50.0)
         assert (removal.versions, removal.files) == (1, 2)
         assert shop.files() == []
@@ -160,15 +160,15 @@ async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_pat
     ],
 )
 async def test_a_dry_run_says_what_follows(tmp_path: Path, conditions: dict[str, object]) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stocked(shop)
         shop.later(100)
         await shop.touch("x.org/a")
         before = shop.files()
-        serial = shop.stock.fences.now
+        serial = shop.core.fences.now
         dry = await purge(shop, dry_run=True, **conditions)
         assert shop.files() == before
-        assert shop.stock.fences.now == serial
+        assert shop.core.fences.now == serial
         wet = await purge(shop, **conditions)
         assert dry.dry_run
         assert not wet.dry_run
@@ -183,7 +183,7 @@ async def test_a_dry_run_says_what_follows(tmp_path: Path, conditions: dict[str,
 
 
 async def test_a_module_or_a_version(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stocked(shop)
         dry = await purge_versions(shop, "x.org/a", "v1.0.0", dry_run=True)
         wet = await purge_versions(shop, "x.org/a", "v1.0.0")
@@ -198,7 +198,7 @@ async def test_a_module_or_a_version(tmp_path: Path) -> None:
 
 
 async def test_a_hash_is_forgotten_when_told_to(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stocked(shop)
         await purge_versions(shop, "x.org/a", "v1.0.0", dry_run=True, forget_hash=True)
         assert (await shop.store.known("x.org/a", "v1.0.0")).zip is not None
@@ -211,9 +211,9 @@ async def test_a_hash_is_forgotten_when_told_to(tmp_path: Path) -> None:
 
 
 async def test_a_hash_of_what_was_evicted_is_forgotten_too(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/a@v1.1.0", "x.org/b")
-        await shop.keeper.evict(0, dry_run=False)
+        await shop.control.evict(0, dry_run=False)
         removal = await purge_versions(shop, "x.org/a", "v1.0.0", forget_hash=True)
         assert removal.files == 0
         assert await shop.store.known("x.org/a", "v1.0.0") == Known(None, None)
@@ -225,10 +225,10 @@ async def test_a_hash_of_what_was_evicted_is_forgotten_too(tmp_path: Path) -> No
 
 
 async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
-        since = shop.stock.fences.now
+    async with open_shop(tmp_path) as shop:
+        since = shop.core.fences.now
         path = shop.path("x.org/a")
-        async with shop.stock.queue.disk:
+        async with shop.core.queue.disk:
             await shop.store.put(artifact(path), b"x", h1="h1:x")
             purging = asyncio.create_task(purge_versions(shop, "x.org/a", None))
             await asyncio.sleep(0)
@@ -246,117 +246,117 @@ async def test_a_purge_takes_what_is_queued_and_bars_what_is_under_way(tmp_path:
         await download.discard()
         await shop.settled()
         assert shop.files() == []
-        assert await shop.store.get(path) is None
+        assert await shop.store.get(artifact(path)) is None
         assert shop.store.admission.reserved == 0
         assert list((tmp_path / "tmp").iterdir()) == []
 
-        await shop.store.put(artifact(path), b"x", h1="h1:x", since=shop.stock.fences.now)
+        await shop.store.put(artifact(path), b"x", h1="h1:x", since=shop.core.fences.now)
         await shop.settled()
         assert shop.zips() == "x.org/a"
 
 
 async def test_what_comes_while_a_purge_removes_is_spared(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
         chosen = await shop.store.purges.choose_versions("x.org/a", None, forget_hash=False, dry_run=False)
         await shop.put("x.org/a", blocks=2)
         await shop.store.purges.remove(chosen)
         assert shop.zips() == "x.org/a"
-        assert shop.stock.usage.used == 2 * BLOCK
+        assert shop.core.usage.used == 2 * BLOCK
         shop.consistent()
 
 
 async def test_refresh(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await stocked(shop)
-        assert await shop.keeper.refresh("x.org/a") == 2
-        assert await shop.keeper.refresh("x.org/a") == 0
+        assert await shop.control.refresh("x.org/a") == 2
+        assert await shop.control.refresh("x.org/a") == 0
 
 
 # Pins
 
 
 async def test_pins(tmp_path: Path) -> None:
-    async with opened(tmp_path, pins=("golang.org/toolchain",)) as shop:
+    async with open_shop(tmp_path, pins=("golang.org/toolchain",)) as shop:
         await shop.put("x.org/a", "x.org/b", "golang.org/toolchain", blocks=2)
-        assert shop.stock.usage.pinned == 2 * BLOCK
-        pin = await shop.keeper.pin("x.org/a")
+        assert shop.core.usage.pinned == 2 * BLOCK
+        pin = await shop.control.pin("x.org/a")
         assert (pin.pattern, pin.source, pin.versions, pin.bytes) == ("x.org/a@*", "api", 1, 2 * BLOCK)
-        assert shop.stock.usage.pinned == 4 * BLOCK
+        assert shop.core.usage.pinned == 4 * BLOCK
         await shop.put("x.org/a@v1.1.0")
-        pins = await shop.keeper.pins()
+        pins = await shop.control.pins()
         assert [(each.pattern, each.source, each.versions) for each in pins.items] == [
             ("golang.org/toolchain@*", "config", 1),
             ("x.org/a@*", "api", 2),
         ]
         assert pins.pinned_bytes == 5 * BLOCK
-        assert pins.limit_bytes == shop.stock.admission.limits.total // 2
-        version = await shop.keeper.version("x.org/a", "v1.1.0")
+        assert pins.limit_bytes == shop.core.admission.limits.total // 2
+        version = await shop.control.version("x.org/a", "v1.1.0")
         assert version is not None
         assert version.pinned
         shop.consistent()
-        assert (await shop.keeper.pin("golang.org/toolchain@*")).source == "config"
-        assert not await shop.keeper.unpin("golang.org/toolchain")
-        assert not await shop.keeper.unpin("x.org/b")
+        assert (await shop.control.pin("golang.org/toolchain@*")).source == "config"
+        assert not await shop.control.unpin("golang.org/toolchain")
+        assert not await shop.control.unpin("x.org/b")
         with pytest.raises(ValueError, match="not closed"):
-            await shop.keeper.pin("[")
-        await shop.keeper.evict(0, dry_run=False)
+            await shop.control.pin("[")
+        await shop.control.evict(0, dry_run=False)
         assert [name.partition("@")[0] for name in shop.files()] == [
             "golang.org/toolchain",
             "x.org/a",
             "x.org/a",
         ]
-    async with opened(tmp_path) as shop:
-        assert [each.pattern for each in (await shop.keeper.pins()).items] == ["x.org/a@*"]
-        assert shop.stock.usage.pinned == 3 * BLOCK
-        assert await shop.keeper.unpin("x.org/a")
-        assert shop.stock.usage.pinned == 0
+    async with open_shop(tmp_path) as shop:
+        assert [each.pattern for each in (await shop.control.pins()).items] == ["x.org/a@*"]
+        assert shop.core.usage.pinned == 3 * BLOCK
+        assert await shop.control.unpin("x.org/a")
+        assert shop.core.usage.pinned == 0
         shop.consistent()
-        await shop.keeper.evict(0, dry_run=False)
+        await shop.control.evict(0, dry_run=False)
         assert shop.files() == []
 
 
 async def test_a_pin_that_a_kill_left_unmarked(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a")
-        await shop.stock.ask(shop.stock.ledger.add_pin, "x.org/a@*")
+        await shop.core.ask(shop.core.ledger.add_pin, "x.org/a@*")
         await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
         killed = (tmp_path / "index.db").read_bytes()
     (tmp_path / "index.db").write_bytes(killed)
-    async with opened(tmp_path) as shop:
-        assert shop.stock.usage.pinned == BLOCK
+    async with open_shop(tmp_path) as shop:
+        assert shop.core.usage.pinned == BLOCK
 
 
 async def test_two_pins_at_once(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/b")
         await asyncio.gather(
-            *(shop.keeper.pin(f"x.org/{name}") for name in "ab"), shop.keeper.unpin("x.org/b")
+            *(shop.control.pin(f"x.org/{name}") for name in "ab"), shop.control.unpin("x.org/b")
         )
-        pins = await shop.keeper.pins()
+        pins = await shop.control.pins()
         assert pins.pinned_bytes == sum(each.bytes for each in pins.items)
         shop.consistent()
 
 
 async def test_what_pins_cover_adds_up(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/b", "x.org/c", blocks=2)
         await shop.put("x.org/a", "x.org/d", kind="mod")
         for pattern in ("x.org/[ab]", "x.org/d"):
-            await shop.keeper.pin(pattern)
-        pins = await shop.keeper.pins()
+            await shop.control.pin(pattern)
+        pins = await shop.control.pins()
         assert [(each.versions, each.bytes) for each in pins.items] == [(2, 4 * BLOCK), (1, 0)]
-        assert pins.pinned_bytes == sum(each.bytes for each in pins.items) == shop.stock.usage.pinned
+        assert pins.pinned_bytes == sum(each.bytes for each in pins.items) == shop.core.usage.pinned
         shop.consistent()
 
 
 async def test_marking_pins_lets_others_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MARKED", 2)
-    async with opened(tmp_path) as shop:
+    monkeypatch.setattr(control, "MARKED", 2)
+    async with open_shop(tmp_path) as shop:
         await shop.put(*(f"x.org/{name}" for name in "abcde"))
         scanned: set[str] = set()
         marked: list[int] = []
-        pinned, mark = selection.Shelf.pinned, shop.stock.index.mark_pinned
+        pinned, mark = scanner.Scanner.pinned, shop.core.index.mark_pinned
 
         def scanning(*args: object) -> object:
             scanned.add(threading.current_thread().name.partition("_")[0])
@@ -366,14 +366,14 @@ async def test_marking_pins_lets_others_in_between(tmp_path: Path, monkeypatch: 
             marked.append(len(ids))
             return mark(ids, pinned=pinned)
 
-        monkeypatch.setattr(selection.Shelf, "pinned", scanning)
-        monkeypatch.setattr(shop.stock.index, "mark_pinned", marking)
+        monkeypatch.setattr(scanner.Scanner, "pinned", scanning)
+        monkeypatch.setattr(shop.core.index, "mark_pinned", marking)
         chosen = shop.victim("x.org/e")
-        await shop.keeper.pin("x.org/*")
+        await shop.control.pin("x.org/*")
         assert scanned == {"goproxy-vm reports"}
         assert marked == [2, 2, 1]
-        await shop.stock.remover.remove([chosen], "size")
-        assert shop.stock.usage.pinned == 4 * BLOCK, "what was chosen before it was pinned"
+        await shop.core.remover.remove([chosen], "size")
+        assert shop.core.usage.pinned == 4 * BLOCK, "what was chosen before it was pinned"
         shop.consistent()
 
 
@@ -381,46 +381,46 @@ async def test_marking_pins_lets_others_in_between(tmp_path: Path, monkeypatch: 
 
 
 async def test_what_was_just_fetched_is_listed(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         path = shop.path("x.org/a")
         await shop.store.put(artifact(path), b"x", h1="h1:x")
-        assert (await shop.keeper.versions("", "name", 9, None)).total == 1
+        assert (await shop.control.versions("", "name", 9, None)).total == 1
         await shop.touch("x.org/a")
         shop.later(10)
-        version = await shop.keeper.version("x.org/a", "v1.0.0")
+        version = await shop.control.version("x.org/a", "v1.0.0")
         assert version is not None
         assert version.hits == 1
         assert version.idle_seconds >= 10
         assert version.fetched <= time.time()
-        assert await shop.keeper.count() == 1
+        assert await shop.control.count() == 1
         with pytest.raises(ValueError, match="cursor"):
-            await shop.keeper.versions("", "name", 9, "no")
+            await shop.control.versions("", "name", 9, "no")
 
 
 async def test_snapshots(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/b")
-        assert await shop.keeper.snapshot("first") is not None
-        assert await shop.keeper.snapshot("first") is None
-        await shop.keeper.evict(BLOCK, dry_run=False)
+        assert await shop.control.snapshot("first") is not None
+        assert await shop.control.snapshot("first") is None
+        await shop.control.evict(BLOCK, dry_run=False)
         await purge(shop, match=("x.org/b",))
-        difference = await shop.keeper.difference("first", "now")
+        difference = await shop.control.difference("first", "now")
         assert difference is not None
         assert difference.freed_by_reason == {"evict": BLOCK, "purge": BLOCK}
-        assert [each.name for each in await shop.keeper.snapshots()] == ["first"]
-        assert await shop.keeper.difference("first", "other") is None
-        await shop.keeper.snapshot("second")
-        gone = await shop.keeper.delete_snapshot("first")
+        assert [each.name for each in await shop.control.snapshots()] == ["first"]
+        assert await shop.control.difference("first", "other") is None
+        await shop.control.snapshot("second")
+        gone = await shop.control.delete_snapshot("first")
         assert gone is not None
         assert (gone.name, gone.versions) == ("first", 2)
-        assert await shop.keeper.delete_snapshot("first") is None
-        assert [each.name for each in await shop.keeper.snapshots()] == ["second"]
-        assert await shop.keeper.difference("first", "now") is None
-        assert await shop.keeper.snapshot("first") is not None
+        assert await shop.control.delete_snapshot("first") is None
+        assert [each.name for each in await shop.control.snapshots()] == ["second"]
+        assert await shop.control.difference("first", "now") is None
+        assert await shop.control.snapshot("first") is not None
 
 
 async def test_status(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_idle=100.0) as shop:
+    async with open_shop(tmp_path, max_idle=100.0) as shop:
         await shop.put("x.org/a")
         shop.later(5)
         status = await shop.store.figures.status()

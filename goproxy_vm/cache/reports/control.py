@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from goproxy_vm.cache.answers import Answers
+    from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.facts import Sort, VersionFacts
     from goproxy_vm.cache.reports.purges import Purges
-    from goproxy_vm.cache.reports.selection import Shelf
+    from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.reports.snapshots import Snapshots
-    from goproxy_vm.cache.stock import Stock
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.janitor import Janitor
     from goproxy_vm.cache.upkeep.recovery import Recoverer
-    from goproxy_vm.cache.upkeep.scrub import Scrub
+    from goproxy_vm.cache.upkeep.scrub import Scrubber
 
 log = get_logger("cache")
 
@@ -41,24 +41,24 @@ MARKED = 128
 """Rows whose pin is marked in one transaction."""
 
 
-class Keeper:
+class Control:
     """The operator's side of an open store. sqlite3.Error: index.db cannot be read or written."""
 
     def __init__(
         self,
-        stock: Stock,
-        reader: Shelf,
+        core: Core,
+        reader: Scanner,
         reading: Threads,
         reports: Threads,
         snapshots: Snapshots,
         answers: Answers,
         purges: Purges,
         janitor: Janitor,
-        scrub: Scrub,
+        scrub: Scrubber,
         recoverer: Recoverer,
         pins: dict[str, str],
     ) -> None:
-        self._stock = stock
+        self._core = core
         self._reader = reader
         self._reading = reading
         """The threads of ``reader``, which are those of the snapshots."""
@@ -110,8 +110,8 @@ class Keeper:
 
     async def _settled(self) -> None:
         """What was fetched and asked for until now is on record."""
-        await self._stock.queue.flushed()
-        await self._stock.flush()
+        await self._core.queue.flushed()
+        await self._core.flush()
 
     async def count(self) -> int:
         """Versions of which a file is stored."""
@@ -123,65 +123,65 @@ class Keeper:
 
     async def evict(self, target_bytes: int | None, *, dry_run: bool) -> Eviction:
         """Evict down to a size, the low water mark where None; returns when that is done."""
-        stock = self._stock
-        await stock.queue.flushed()
-        goal = stock.admission.limits.low if target_bytes is None else target_bytes
+        core = self._core
+        await core.queue.flushed()
+        goal = core.admission.limits.low if target_bytes is None else target_bytes
         if not dry_run:
             return await self._janitor.evict(goal)
         # On the connection of reports, and beside the janitor: hits and downloads must not wait for it.
-        await stock.flush()
-        before = stock.usage.used
-        victims = await self._reading.run(self._reader.to_evict, before - goal, stock.pinned_excess, None)
+        await core.flush()
+        before = core.usage.used
+        victims = await self._reading.run(self._reader.to_evict, before - goal, core.pinned_excess, None)
         after = before - sum(victim.bytes for victim in victims)
         return Eviction(await removal(victims, 0, dry_run=True), goal, before, after, after <= goal, None)
 
     async def pins(self) -> Pins:
         """All pins and what they cover."""
         items = await self._reading.run(self._reader.pins, dict(self._pins))
-        return Pins(items, self._stock.usage.pinned, self._stock.admission.limits.pinned)
+        return Pins(items, self._core.usage.pinned, self._core.admission.limits.pinned)
 
     async def pin(self, pattern: str) -> Pin:
         """Keep versions from eviction, from now on and over restarts. ValueError: a malformed pattern."""
         pattern = normalize(pattern)
-        await self._stock.ask(self._stock.ledger.add_pin, pattern)
+        await self._core.ask(self._core.ledger.add_pin, pattern)
         await self._settle_pins()
         (pin,) = await self._reading.run(self._reader.pins, {pattern: self._pins.get(pattern, "api")})
         return pin
 
     async def unpin(self, pattern: str) -> bool:
         """Take back a pin of the API; False where there is none."""
-        removed = await self._stock.ask(self._stock.ledger.remove_pin, normalize(pattern))
+        removed = await self._core.ask(self._core.ledger.remove_pin, normalize(pattern))
         await self._settle_pins()
         return removed
 
     async def configure_pins(self, patterns: Sequence[str]) -> None:
         """Replace the pins of the settings, from now on. ValueError: a malformed pattern."""
-        stock = self._stock
-        await stock.ask(stock.ledger.set_pins, [normalize(pattern) for pattern in patterns], "config")
+        core = self._core
+        await core.ask(core.ledger.set_pins, [normalize(pattern) for pattern in patterns], "config")
         await self._settle_pins()
 
     async def _settle_pins(self) -> None:
         """Mark the rows by the pins as they are now. Which ones, the connection of reports finds out; they
         are marked a few at a time: neither hits nor commits wait for long."""
-        stock = self._stock
+        core = self._core
         async with self._settling:
-            pins = await stock.ask(stock.ledger.pins)
+            pins = await core.ask(core.ledger.pins)
             self.pins_settled(pins, await self._purges.selector(pins))
-            await stock.queue.flushed()  # what comes from here on comes with its mark
+            await core.queue.flushed()  # what comes from here on comes with its mark
             pin, unpin = await self._reading.run(self._reader.pinned, self._pins, paused)
             for ids, pinned in ((pin, True), (unpin, False)):
                 for start in range(0, len(ids), MARKED):
-                    async with stock.queue.disk:
+                    async with core.queue.disk:
                         await to_the_end(self._mark(ids[start : start + MARKED], pinned=pinned))
-        stock.admission.changed()
+        core.admission.changed()
 
     async def _mark(self, ids: Sequence[int], *, pinned: bool) -> None:
-        marked = await self._stock.ask(self._stock.index.mark_pinned, ids, pinned=pinned)
-        self._stock.usage.pinned += marked if pinned else -marked
+        marked = await self._core.ask(self._core.index.mark_pinned, ids, pinned=pinned)
+        self._core.usage.pinned += marked if pinned else -marked
 
     async def scrub(self, match: tuple[str, ...] | None, rate: int | None) -> int | None:
         """Begin to check files, all or those of some versions; the pass, None where MOST_ORDERED have not
-        ended. ValueError: a malformed glob. Unavailable: as Scrub.order."""
+        ended. ValueError: a malformed glob. Unavailable: as Scrubber.order."""
         selector = None if match is None else await self._purges.selector(match)
         async with self._ordering:
             if len(self._ordered) >= MOST_ORDERED:
@@ -198,15 +198,15 @@ class Keeper:
 
     async def one_pass(self, number: int) -> Pass | None:
         """The record of a pass."""
-        return await self._stock.ask(self._stock.ledger.find, number)
+        return await self._core.ask(self._core.ledger.find, number)
 
     async def last_scrub(self) -> Pass | None:
         """The newest scrub, whether it has ended or not."""
-        return await self._stock.ask(self._stock.ledger.newest, "scrub")
+        return await self._core.ask(self._core.ledger.newest, "scrub")
 
     async def passes(self, limit: int) -> list[Pass]:
         """The newest passes, newest first."""
-        return await self._stock.ask(self._stock.ledger.passes, limit)
+        return await self._core.ask(self._core.ledger.passes, limit)
 
     async def snapshots(self) -> list[Snapshot]:
         """All snapshots, oldest first."""
@@ -214,7 +214,7 @@ class Keeper:
 
     async def snapshot(self, name: str) -> Snapshot | None:
         """Keep what is stored now; None: the name is taken."""
-        await self._stock.queue.flushed()
+        await self._core.queue.flushed()
         return await self._reports.run(self._snapshots.take, name)
 
     async def delete_snapshot(self, name: str) -> Snapshot | None:
