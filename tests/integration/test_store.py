@@ -508,6 +508,7 @@ KILLED = """
     import asyncio, os, signal, sys
     from pathlib import Path
     from goproxy_vm.cache.store import Store
+    from goproxy_vm.protocol.artifact import Artifact, Kind
 
     root, kill_at, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     M, V = "example.com/m", "v1.0.0"
@@ -579,6 +580,7 @@ LIMITED = """
     import asyncio, os, resource, sys
     from pathlib import Path
     from goproxy_vm.cache.store import Store
+    from goproxy_vm.protocol.artifact import Artifact, Kind
     from goproxy_vm.errors import Unavailable
 
     async def main():
