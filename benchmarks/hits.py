@@ -7,7 +7,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import load, tree
+from benchmarks import load, tree, wide
 from benchmarks.servers import Target, fetch, nginx, ours, plain
 
 PATHS = {
@@ -35,7 +35,17 @@ def main() -> None:
     parser.add_argument(
         "--older", metavar="PYTHON", help="the interpreter of an environment with another version of ours"
     )
+    parser.add_argument(
+        "--wide",
+        action="append",
+        nargs=2,
+        metavar=("N", "SIZE"),
+        help="N different files: zips of so many kB (100kB), mod or info; --peer is NAME=COMMAND then",
+    )
     options = parser.parse_args()
+    if options.wide:
+        wide.measure(options)
+        return
     rows = []
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
@@ -71,36 +81,13 @@ def main() -> None:
                 for _ in range(options.rounds):
                     for target, own in zip(targets, runs, strict=True):
                         own.append(load.wrk(target, path, connections, options.seconds))
-                rows.append(row(name, connections, [load.median(own) for own in runs]))
+                rows.append([name, *load.row(connections, runs)])
                 print(*rows[-1], flush=True)
     older = ["older"] if options.older else []
     names = ["goproxy_vm", "nginx", "plain", *older, *(peer.partition("=")[0] for peer in options.peer)]
-    head = ["what", "connections", "requests/s", *(f"ratio to {name}" for name in names[1:])]
-    head += [
-        "p50 ms",
-        "p99 ms",
-        *(f"p99 {name}" for name in names[1:]),
-        "CPU µs",
-        *(f"CPU {n}" for n in names[1:]),
-    ]
+    head = ["what", *load.head(names)]
     title = "Hits" if options.access_log == "misses" else f"Hits with access_log = {options.access_log}"
     load.write(title, load.table(head, rows))
-
-
-def row(name: str, connections: int, runs: list[load.Run]) -> list[str]:
-    """One line of the table: ours first."""
-    mine, *others = runs
-    return [
-        name,
-        str(connections),
-        f"{mine.rate:,.0f}",
-        *(f"{mine.rate / other.rate:.2f}" for other in others),
-        f"{mine.p50:.2f}",
-        f"{mine.p99:.2f}",
-        *(f"{other.p99:.2f}" for other in others),
-        f"{mine.cpu:.1f}",
-        *(f"{other.cpu:.1f}" for other in others),
-    ]
 
 
 if __name__ == "__main__":

@@ -29,15 +29,18 @@ class Run:
     cpu: float
 
 
-def wrk(target: Target, path: str, connections: int, seconds: int) -> Run:
-    """One bounded run on one path, from the client's core; only 200 counts."""
+def wrk(target: Target, path: str, connections: int, seconds: int, *script: str) -> Run:
+    """One bounded run on one path, from the client's core; only 200 counts. ``script``: options of a script
+    that chooses other paths, after ``--`` its arguments."""
     binary = shutil.which("wrk")
     if binary is None:
         raise SystemExit("wrk is needed to make load (Debian: wrk)")
     command = ["taskset", "-c", CLIENT_CORE, binary, "-t1", f"-c{connections}", f"-d{seconds}s"]
     before = target.cpu()
+    given = [*script, "--"]
+    mark = given.index("--")
     out = subprocess.run(
-        [*command, "--timeout", "30s", "--latency", target.url + path],
+        [*command, "--timeout", "30s", "--latency", *given[:mark], target.url + path, *given[mark:]],
         capture_output=True,
         text=True,
         check=True,
@@ -48,6 +51,8 @@ def wrk(target: Target, path: str, connections: int, seconds: int) -> Run:
         raise SystemExit(f"{target.name}: {out}")
     count = int(found[1])
     lasted = float(found[2]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[found[3]]
+    if each := re.search(r"each once in (\d+) us", out):
+        lasted = int(each[1]) / 1e6
     at = {which: re.search(rf"{which}%\s+([\d.]+)(us|ms|s)", out) for which in ("50", "99")}
     p50, p99 = (float(m[1]) * UNITS[m[2]] if m else 0.0 for m in at.values())
     return Run(count / lasted, p50, p99, used / max(1, count) * 1e6)
@@ -64,6 +69,35 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def head(names: Sequence[str]) -> list[str]:
+    """The head of a table of :func:`row`, of servers with these names."""
+    return [
+        "connections",
+        "requests/s",
+        *(f"ratio to {name}" for name in names[1:]),
+        "p50 ms",
+        "p99 ms",
+        *(f"p99 {name}" for name in names[1:]),
+        "CPU µs",
+        *(f"CPU {name}" for name in names[1:]),
+    ]
+
+
+def row(connections: int, runs: Sequence[Sequence[Run]]) -> list[str]:
+    """One line of a table: the first server against the others, medians of its runs."""
+    mine, *others = [median(own) for own in runs]
+    return [
+        str(connections),
+        f"{mine.rate:,.0f}",
+        *(f"{mine.rate / other.rate:.2f}" for other in others),
+        f"{mine.p50:.2f}",
+        f"{mine.p99:.2f}",
+        *(f"{other.p99:.2f}" for other in others),
+        f"{mine.cpu:.1f}",
+        *(f"{other.cpu:.1f}" for other in others),
+    ]
 
 
 def machine() -> str:

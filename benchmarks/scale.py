@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import signal
 import tempfile
@@ -13,38 +12,12 @@ from pathlib import Path
 
 from benchmarks import load, tree
 from benchmarks.servers import Target, fetch, ours
-from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.layout import Layout
-from goproxy_vm.cache.rows import Row
+from benchmarks.stored import populate
 from goproxy_vm.protocol.artifact import Kind
 
 LARGE = 490 << 20
-
-
-def populate(root: Path, versions: int) -> None:
-    """A cache directory as after that many versions."""
-    layout = Layout.at(root)
-    layout.prepare()
-    layout.lock.touch()
-    database = Database.open(layout.index)
-    index = Index(database)
-    content = b"x" * 100
-    sha256 = hashlib.sha256(content).hexdigest()
-    now = time.time()
-    rows: list[Row] = []
-    for number in range(versions):
-        module, version = f"example.com/m{number // 10}/p", f"v1.{number % 10}.0"
-        directory = layout.modules / module / "@v"
-        directory.mkdir(parents=True, exist_ok=True)
-        for kind in Kind:
-            path = f"{module}/@v/{version}.{kind}"
-            (layout.modules / path).write_bytes(content)
-            rows.append(Row(path, module, version, kind, len(content), 8, sha256, "h1:x"))
-        if len(rows) >= 3000 or number == versions - 1:
-            index.add(rows, now, now + number)
-            rows = []
-    database.close()
+SMALL = 100
+"""Bytes of each of the many files."""
 
 
 def main() -> None:
@@ -56,7 +29,7 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-        populate(root / "cache", options.versions)
+        populate(root / "cache", options.versions, dict.fromkeys(Kind, SMALL))
         (root / "tree").mkdir()
         large(root / "tree")
         hit = "/example.com/m5/p/@v/v1.5.0.info"

@@ -18,12 +18,13 @@ from pathlib import Path
 
 SERVER_CORE, CLIENT_CORE = "0", "1"
 NGINX = """
-daemon off; master_process off; worker_processes 1; pid {root}/pid; error_log stderr crit;
+daemon off; master_process off; worker_processes 1; worker_rlimit_nofile 100000;
+pid {root}/pid; error_log stderr crit;
 events {{ worker_connections 2048; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000;
   default_type application/octet-stream;
-  open_file_cache max=10000; open_file_cache_valid 60s;
+  {kept}
   client_body_temp_path {root}/b; proxy_temp_path {root}/p; fastcgi_temp_path {root}/f;
   uwsgi_temp_path {root}/u;
   scgi_temp_path {root}/s;
@@ -142,8 +143,8 @@ def far(milliseconds: float) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def nginx(tree: Path) -> Iterator[Target]:
-    """nginx as a static server of a tree, one process, no log."""
+def nginx(tree: Path, kept: int = 10_000) -> Iterator[Target]:
+    """nginx as a static server of a tree, one process, no log; ``kept``: files that it keeps open."""
     binary = shutil.which("nginx") or "/usr/sbin/nginx"
     if not Path(binary).exists():
         raise SystemExit("nginx is needed to compare with (Debian: nginx-light)")
@@ -151,7 +152,8 @@ def nginx(tree: Path) -> Iterator[Target]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         tree.chmod(0o755)
         port = free_port()
-        (root / "conf").write_text(NGINX.format(root=root, tree=tree, port=port))
+        keeps = f"open_file_cache max={kept}; open_file_cache_valid 60s;" if kept else ""
+        (root / "conf").write_text(NGINX.format(root=root, tree=tree, port=port, kept=keeps))
         command = [binary, "-c", str(root / "conf"), "-e", str(root / "err"), "-p", str(root)]
         yield stack.enter_context(running("nginx", command, port))
 

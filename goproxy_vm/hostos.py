@@ -26,12 +26,13 @@ _BYTES_ACKED = 120
 _OPENAT2 = 437
 """The number of openat2(2) on the architectures that CPython supports (PEP 11); on MIPS it is no call's.
 Since Linux 5.6."""
-_NO_SYMLINKS, _BENEATH = 0x04, 0x08
-"""RESOLVE_NO_SYMLINKS and RESOLVE_BENEATH (linux/openat2.h)."""
+_NO_SYMLINKS, _BENEATH, _CACHED = 0x04, 0x08, 0x20
+"""RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH and, since Linux 5.12, RESOLVE_CACHED (linux/openat2.h)."""
 _HOW = struct.Struct("=QQQ")
 """Linux's struct open_how: flags, mode, resolve."""
 _CANNOT = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG, errno.EAGAIN})
-"""What openat2 says where there is none, a sandbox forbids it, or somebody moves directories meanwhile."""
+"""What openat2 says where there is none, a sandbox forbids it, somebody moves directories meanwhile, or it would
+wait for a disk and must not."""
 
 
 def unsent_bytes(sock: socket.socket) -> int:
@@ -58,20 +59,24 @@ def acknowledged_bytes(sock: socket.socket) -> int | None:
 
 
 @functools.cache
-def _system_call() -> Callable[..., int] | None:
-    """The C library's syscall(2); None on systems whose numbers are others."""
-    return ctypes.CDLL(None, use_errno=True).syscall if sys.platform == "linux" else None
+def _openat2(flags: int, resolve: int) -> Callable[[int, bytes], int] | None:
+    """openat2(2) for a directory and a path from there; None on systems whose calls have other numbers."""
+    if sys.platform != "linux":
+        return None
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+    how = ctypes.create_string_buffer(_HOW.pack(flags, 0, resolve), _HOW.size)
+    return lambda directory, name: int(call(_OPENAT2, directory, name, how, _HOW.size))
 
 
-def open_beneath(directory: int, path: str, flags: int) -> int | None:
+def open_beneath(directory: int, path: str, flags: int, *, cached: bool = False) -> int | None:
     """Open a file that is there, by a relative path that leads from ``directory`` by no link, nor above it;
-    the descriptor. None where the system cannot do that in one step. OSError, ELOOP for a link."""
-    call = _system_call()
+    the descriptor. None where the system cannot do that in one step, or, if only what is ``cached`` may be
+    looked at, not without waiting for a disk. OSError, ELOOP for a link."""
+    call = _openat2(flags, _NO_SYMLINKS | _BENEATH | (_CACHED if cached else 0))
     if call is None:
         return None
-    how = ctypes.create_string_buffer(_HOW.pack(flags, 0, _NO_SYMLINKS | _BENEATH), _HOW.size)
-    name = ctypes.c_char_p(os.fsencode(path))
-    fd = call(_OPENAT2, ctypes.c_int(directory), name, how, ctypes.c_size_t(_HOW.size))
+    fd = call(directory, os.fsencode(path))
     if fd >= 0:
         return fd
     number = ctypes.get_errno()

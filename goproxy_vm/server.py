@@ -53,7 +53,7 @@ from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http_protocol import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable, url_of
-from goproxy_vm.web.shares import most_connections, most_of_one
+from goproxy_vm.web.shares import most_connections, most_kept, most_of_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +201,16 @@ class Server:
         )
         front = None
         if settings.fast_path:
-            front = Front(proxy, self.metrics, reader, store.touch, settings.allow_clients, access, forwarded)
+            front = Front(
+                proxy,
+                self.metrics,
+                reader,
+                store.touch,
+                settings.allow_clients,
+                access,
+                forwarded,
+                most_kept(open_files_limit(0) or sys.maxsize),
+            )
             stack.push_async_callback(front.close)
             store.watch(front.forget)
             store.records.watch(front.forget_records)

@@ -12,16 +12,30 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.holders import Hold
 
 
+class _Shared:
+    """An open file, and how many handles there are of it: the last one closes it."""
+
+    __slots__ = ("file", "handles")
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+        self.handles = 1
+
+
 class StoredFile:
     """Proven bytes, open for reading: a descriptor, or the bytes themselves while they await their commit.
 
-    Whoever holds it closes it. Unlinking or renaming the file meanwhile changes nothing.
+    Whoever holds it closes it. Unlinking or renaming the file meanwhile changes nothing. All handles of one
+    opening share a descriptor: none has a position.
     """
 
-    __slots__ = ("_file", "_resting", "data", "hold", "length", "sha256")
+    __slots__ = ("_resting", "_shared", "data", "hold", "length", "sha256")
 
-    def __init__(self, source: io.FileIO | bytes, length: int, sha256: str) -> None:
-        self._file = source if isinstance(source, io.FileIO) else None
+    def __init__(self, source: io.FileIO | _Shared | bytes, length: int, sha256: str) -> None:
+        self._shared = _Shared(source) if isinstance(source, io.FileIO) else None
+        if isinstance(source, _Shared):
+            source.handles += 1
+            self._shared = source
         self.data = source if isinstance(source, bytes) else None
         """The whole content where it is in memory, else None."""
         self.length = length
@@ -47,14 +61,14 @@ class StoredFile:
     @property
     def fd(self) -> int | None:
         """The open descriptor, or None where the content is in :attr:`data`. ValueError once closed."""
-        return None if self._file is None else self._file.fileno()
+        return None if self.data is not None else self.raw.fileno()
 
     @property
     def raw(self) -> io.FileIO:
         """The open file, for whoever takes no descriptor. ValueError where the content is in :attr:`data`."""
-        if self._file is None:
-            raise ValueError("in memory")
-        return self._file
+        if self._shared is None:
+            raise ValueError("in memory" if self.data is not None else "closed")
+        return self._shared.file
 
     @property
     def etag(self) -> str:
@@ -63,10 +77,10 @@ class StoredFile:
 
     def pread(self, offset: int, n: int) -> bytes:
         """Up to ``n`` bytes from ``offset``, fewer only at the end. Blocking. OSError: the disk failed."""
-        if self._file is None:
-            return (self.data or b"")[offset : offset + n]
+        if self.data is not None:
+            return self.data[offset : offset + n]
         pieces = []
-        while n > 0 and (piece := os.pread(self._file.fileno(), n, offset)):
+        while n > 0 and (piece := os.pread(self.raw.fileno(), n, offset)):
             pieces.append(piece)
             offset += len(piece)
             n -= len(piece)
@@ -74,15 +88,19 @@ class StoredFile:
 
     def share(self) -> StoredFile:
         """Another handle on the same content, to be closed on its own."""
-        if self._file is None:
-            return StoredFile(self.data or b"", self.length, self.sha256)
-        copy = StoredFile(io.FileIO(os.dup(self._file.fileno()), "rb"), self.length, self.sha256)
+        source = self.data if self._shared is None else self._shared
+        if source is None:
+            raise ValueError("closed")
+        copy = StoredFile(source, self.length, self.sha256)
         return copy if self.hold is None else copy.held(self.hold.take())
 
     def close(self) -> None:
         """Release the descriptor; a second call does nothing."""
-        if self._file is not None:
-            self._file.close()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.handles -= 1
+            if not shared.handles:
+                shared.file.close()
         hold, self.hold = self.hold, None
         if hold is not None:
             hold.release(resting=self._resting)

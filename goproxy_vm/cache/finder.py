@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.reader import Reader
-from goproxy_vm.cache.reading import Mismatch, open_stored
+from goproxy_vm.cache.reading import Mismatch, open_cached, open_stored
 from goproxy_vm.cache.rows import Entry
 from goproxy_vm.observe.logs import get_logger
 
@@ -25,10 +26,22 @@ log = get_logger("cache")
 class Finder:
     """Opens what is stored, in ``threads``. OSError, sqlite3.Error: the host cannot open it now."""
 
-    def __init__(self, core: Core, scrub: Scrubber, threads: Threads) -> None:
+    def __init__(self, core: Core, scrub: Scrubber, threads: Threads, top: int) -> None:
+        """``top``: a descriptor of the directory of published files."""
         self._core = core
+        self._top = top
         self._scrub = scrub
         self._threads = threads
+
+    def at_once(self, artifact: Artifact) -> StoredFile | None:
+        """The stored file where that takes no waiting: it awaits its commit, or what is on record of it is in
+        memory, and what the kernel must look at too. None: :meth:`find` it."""
+        path = artifact.path
+        item = self._core.queue.pending.get(path)
+        if item is not None:
+            return item.content.share()
+        entry = self._core.memory.entry(path)
+        return None if entry is None else self._open_at_once(path, entry.length, entry.sha256)
 
     async def find(self, artifact: Artifact) -> StoredFile | None:
         """The stored file; None where there is none. One that is not as it is on record goes."""
@@ -62,8 +75,10 @@ class Finder:
 
     async def _looked(self, look: Look) -> Entry | None:
         """What is on record under a path."""
-        standing = await self._core.attempt_look(None, Reader.look, look.path, *look.version)
-        if standing is None:
+        try:
+            standing = await self._core.lookups.look((look.path, *look.version))
+        except sqlite3.Error as error:
+            self._core.unavailable(error)
             return None
         self._core.memory.learn(look, standing)
         return standing.entry
@@ -71,12 +86,26 @@ class Finder:
     async def open(self, path: str, length: int, sha256: str) -> StoredFile:
         """A stored file, counted as open from before it is: it may be removed meanwhile."""
         file, top = self._core.layout.file(path), self._core.layout.modules
+        stored = self._open_at_once(path, length, sha256)
+        if stored is not None:
+            return stored
         hold = self._core.holders.of(path)
         try:
             return (await self._threads.open(open_stored, file, top, length, sha256)).held(hold)
         except BaseException:
             hold.release(resting=False)
             raise
+
+    def _open_at_once(self, path: str, length: int, sha256: str) -> StoredFile | None:
+        hold = self._core.holders.of(path)
+        try:
+            stored = open_cached(self._top, path, length, sha256)
+        except (OSError, Mismatch):
+            stored = None  # the way that may wait finds the same, and says it
+        if stored is None:
+            hold.release(resting=False)
+            return None
+        return stored.held(hold)
 
     async def _sound(self, entry: Entry) -> bool:
         """Whether a file that a power loss may have damaged is whole; else it is gone now."""

@@ -18,7 +18,7 @@ from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.holders import Holders
-from goproxy_vm.cache.layout import Layout
+from goproxy_vm.cache.layout import DIRECTORY, Layout
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.reader import Lookups, connect
@@ -101,6 +101,8 @@ class Parts:
     trial: Trial
     hits: Threads
     downloads: Threads
+    top: int
+    """A descriptor of the directory of published files."""
     min_free: int
 
 
@@ -119,6 +121,8 @@ async def open_parts(
     layout.prepare()
     stack.callback((await DirectoryLock.acquire(layout, lock_wait)).release)
     temporary = list(layout.tmp.iterdir()) if layout.tmp.exists() else []
+    top = os.open(layout.modules, DIRECTORY)
+    stack.callback(os.close, top)
     limits, min_free = _limits(layout, settings)
     protected = limits.total * PROTECTED // 100 if settings.policy == "slru" else 0
     names = {
@@ -296,6 +300,7 @@ async def open_parts(
         trial=trial,
         hits=threads["hits"],
         downloads=threads["downloads"],
+        top=top,
         min_free=min_free,
     )
 

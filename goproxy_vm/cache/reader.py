@@ -5,6 +5,7 @@ Everything blocks; sqlite3.Error: index.db cannot be read. Each read sees what w
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from dataclasses import dataclass
 from queue import LifoQueue
@@ -14,7 +15,7 @@ from goproxy_vm.cache.database import Impossible
 from goproxy_vm.cache.rows import VICTIM, Entry, Known, Standing, possible, stray, victim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from goproxy_vm.cache.rows import Victim
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+TOGETHER = 64
+"""Questions that are answered in one job at most."""
+Question = tuple[str, str, str]
+"""What :meth:`Reader.look` is asked: a path, its module and its version."""
 CACHE = -256
 """SQLite's ``cache_size`` of a connection that only reads: KiB, negative."""
 
@@ -71,6 +76,17 @@ class Reader:
         if entry is not None:
             return Standing(entry)
         return Standing(None, bool(self.of_path(path)), self.known(module, version))
+
+    def look_all(self, questions: Sequence[Question]) -> list[Standing | sqlite3.Error]:
+        """As :meth:`look`, of several."""
+        found: list[Standing | sqlite3.Error] = []
+        for question in questions:
+            try:
+                found.append(self.look(*question))
+            except sqlite3.Error as error:  # of one row, perhaps
+                self._notice(error)
+                found.append(error)
+        return found
 
     def of_path(self, path: str) -> list[Victim]:
         """What stands under a path, row or stray, as something that may go: none or one."""
@@ -139,6 +155,8 @@ class Lookups:
         self._threads = threads
         self._free: LifoQueue[Reader] = LifoQueue()  # the one used last has its pages in memory
         self._count = 0
+        self._asked: list[tuple[Question, asyncio.Future[Standing]]] = []
+        self._jobs: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
@@ -158,8 +176,40 @@ class Lookups:
 
     async def close(self) -> None:
         """Close the connections, as soon as nobody uses them."""
+        await asyncio.gather(*self._jobs)
         for _ in range(self._count):
             await self._threads.run(lambda: self._free.get().close())
+
+    async def look(self, question: Question) -> Standing:
+        """As :meth:`Reader.look`. What is asked in one turn of the loop is answered together: to wake a thread
+        costs more than to answer."""
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._answer)
+        answer: asyncio.Future[Standing] = loop.create_future()
+        self._asked.append((question, answer))
+        return await answer
+
+    def _answer(self) -> None:
+        asked, self._asked = self._asked, []
+        for start in range(0, len(asked), TOGETHER):
+            job = asyncio.get_running_loop().create_task(self._look(asked[start : start + TOGETHER]))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+
+    async def _look(self, asked: Sequence[tuple[Question, asyncio.Future[Standing]]]) -> None:
+        found: Sequence[Standing | Exception]
+        try:
+            found = await self.run(Reader.look_all, [question for question, _ in asked])
+        except Exception as error:  # whoever asked has to deal with it
+            found = [error] * len(asked)
+        for (_, answer), each in zip(asked, found, strict=True):
+            if answer.done():
+                continue  # nobody waits any more
+            if isinstance(each, Exception):
+                answer.set_exception(each)
+            else:
+                answer.set_result(each)
 
     async def run(
         self, function: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs

@@ -84,7 +84,7 @@ class Store:
         self._queue = parts.core.queue
         self._exits = exits
         self._hashes = Hashes(parts.core)
-        self._finder = Finder(parts.core, parts.scrub, parts.hits)
+        self._finder = Finder(parts.core, parts.scrub, parts.hits, parts.top)
         self.strays = Strays(
             parts.core,
             parts.control,
@@ -182,6 +182,13 @@ class Store:
     def uncommitted(self) -> int:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)
+
+    def get_at_once(self, artifact: Artifact) -> StoredFile | None:
+        """As :meth:`get`, where that takes no waiting; None says nothing."""
+        stored = self._finder.at_once(artifact)
+        if stored is not None:
+            self._memory.touch(artifact.path)
+        return stored
 
     async def get(self, artifact: Artifact, *, asked: bool = True) -> StoredFile | None:
         """The stored file, to be closed by the caller; None where there is none.

@@ -30,6 +30,17 @@ PROBE = 128 << 10
 log = get_logger("web")
 
 
+def cached(file: StoredFile) -> bytes | None:
+    """All bytes of a small file as far as the page cache holds it; None where a disk would have to be waited
+    for, and where it cannot be read."""
+    data = bytearray(file.length)
+    try:
+        count = os.preadv(file.raw.fileno(), [data], 0, os.RWF_NOWAIT)
+    except OSError:
+        return None
+    return bytes(data) if count == file.length else None
+
+
 def begin(connection: Connection, head: bytes, file: StoredFile) -> int:
     """Send a head, and as much of a file as the socket and the page cache give at once; so many bytes."""
     transport = connection.transport

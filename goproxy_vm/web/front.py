@@ -2,8 +2,9 @@
 
 A request is plain if its head is whole, alone in the buffer, GET or HEAD, without a body, a range, a
 condition, or anything else that changes the answer. Its target leads to an answer prepared earlier; a
-stored file that is not prepared yet is opened. Everything else goes to aiohttp, and comes back here with
-the next request on the connection (docs/decisions/0006-the-short-cut-for-hits.md).
+stored file that is not prepared yet is opened, at once where the kernel need not wait for a disk. Everything
+else goes to aiohttp, and comes back here with the next request on the connection
+(docs/decisions/0006-the-short-cut-for-hits.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import GoproxyError
+from goproxy_vm.lru import Lru
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config.values import Network
     from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.protocol.artifact import Artifact
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
@@ -42,10 +45,11 @@ if TYPE_CHECKING:
     from goproxy_vm.web.ready import Resource
 
 MOST_BYTES = 64 << 20
-"""Bytes of bodies prepared, heads not counted."""
-MOST_ANSWERS = 50_000
-MOST_FILES = 256
-"""Descriptors kept open for files that are too large to prepare."""
+"""Bytes of answers prepared: their bodies, and about EACH for each."""
+EACH = 1 << 10
+"""Bytes of memory that a prepared answer takes beside its body."""
+MOST_SPELLINGS = 5_000
+"""Targets that are not their path as it stands, of prepared answers (``%21`` for ``!``)."""
 MOST_TAILS = 1_000
 """Different heads remembered as plain, their targets left out: each client program sends its own."""
 LONGEST_HEAD = 8 << 10
@@ -74,8 +78,10 @@ class Front:
         networks: Sequence[Network],
         access: AccessLog,
         forwarded: Forwarded,
+        most_files: int,
     ) -> None:
-        """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered."""
+        """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered.
+        ``most_files``: descriptors kept open for files that are too large to prepare."""
         self._proxy = proxy
         self._metrics = metrics
         self._reader = reader
@@ -83,9 +89,13 @@ class Front:
         self.networks = networks
         self._access = access
         self._forwarded = forwarded
-        self._ready: OrderedDict[bytes, Ready] = OrderedDict()
-        self._paths: dict[str, Ready] = {}
+        self._most_files = most_files
+        self._whole: OrderedDict[str, Ready] = OrderedDict()
+        """Answers in memory, by path; the one used longest ago first."""
         self._files: OrderedDict[str, Ready] = OrderedDict()
+        """Likewise, those of open files."""
+        self._spelled: Lru[str, str] = Lru(MOST_SPELLINGS)
+        """Paths by other targets that lead there."""
         self._bytes = 0
         self._forgotten = 0
         self._tails: set[bytes] = set()
@@ -97,8 +107,7 @@ class Front:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for ready in list(self._paths.values()):
-            self._drop(ready)
+        self.forget(None)
 
     def allows(self, client: str) -> bool:
         """Whether who connects from here is answered: a proxy is not, for each request may be another's."""
@@ -114,18 +123,17 @@ class Front:
         if end < 5 or not self._plain(data[end + len(_END) :]):
             return False
         if data.startswith(b"GET /"):
-            head_only, target = False, data[4:end]
+            head_only, target = False, data[5:end].decode("latin-1")
         elif data.startswith(b"HEAD /"):
-            head_only, target = True, data[5:end]
+            head_only, target = True, data[6:end].decode("latin-1")
         else:
             return False
-        ready = self._ready.get(target)
+        ready = self._find(target)
         if ready is None:
             return self._look(connection, data, target, head_only=head_only, started=started)
         if not ready.sound(started):
             self._drop(ready)
             return False
-        self._ready.move_to_end(target)
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
@@ -135,48 +143,49 @@ class Front:
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
         if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
-            self.keep(target.encode(), resource, answer, answer.body)
+            self.keep(target[1:], resource, answer, answer.body)
 
-    def keep(self, target: bytes, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
+    def keep(self, target: str, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
         """Prepare an answer for the next requests; ``body`` belongs to it from here on.
 
-        ``target`` is the request's, percent-encoded; :meth:`forget` knows it by the resource's path.
+        ``target`` is the request's, percent-encoded, without its first slash; :meth:`forget` knows the answer
+        by the resource's path.
         """
-        path = resource.path
-        old = self._paths.get(path)
+        ready = Ready(resource, answer, body)
+        old = self._kept(ready.path)
         if old is not None:
             self._drop(old)
-        ready = Ready(resource, answer, body)
-        self._paths[path] = ready
-        ready.targets.append(target)
-        self._ready[target] = ready
+        if target != ready.path:
+            self._spelled.keep(target, ready.path)
         if isinstance(body, bytes):
-            self._bytes += len(body)
+            self._bytes += len(body) + EACH
+            self._whole[ready.path] = ready
         else:
             body.rest()  # it is closed as soon as the file is to go
-            self._files[path] = ready
-        while self._bytes > MOST_BYTES or len(self._ready) > MOST_ANSWERS:
-            self._drop(next(iter(self._ready.values())))
-        while len(self._files) > MOST_FILES:
+            self._files[ready.path] = ready
+        while self._bytes > MOST_BYTES:
+            self._drop(next(iter(self._whole.values())))
+        while len(self._files) > self._most_files:
             self._drop(next(iter(self._files.values())))
         return ready
 
     def forget(self, path: str | None) -> None:
         """The stored file is gone; None stands for all."""
         self._forgotten += 1
-        for ready in list(self._paths.values()) if path is None else [self._paths.get(path)]:
+        gone = [*self._whole.values(), *self._files.values()] if path is None else [self._kept(path)]
+        for ready in gone:
             if ready is not None:
                 self._drop(ready)
 
     def forget_documents(self) -> None:
         """Lists and the like may be older than what is known now."""
-        for ready in [each for each in self._paths.values() if each.until is not None]:
+        for ready in [each for each in self._whole.values() if each.until is not None]:
             self._drop(ready)
 
     def forget_records(self, _: Sequence[str]) -> None:
         """Some of what the checksum database's answers are made of is gone: a memory of it would keep it from
         being brought again."""
-        for ready in [each for path, each in self._paths.items() if path.startswith("sumdb/")]:
+        for ready in [each for path, each in self._whole.items() if path.startswith("sumdb/")]:
             self._drop(ready)
 
     def date(self) -> bytes:
@@ -200,36 +209,68 @@ class Front:
         self._tails.add(tail)
         return True
 
+    def _kept(self, path: str) -> Ready | None:
+        return self._whole.get(path) or self._files.get(path)
+
+    def _find(self, target: str) -> Ready | None:
+        """What is prepared for a target, which is used now."""
+        ready = self._whole.get(target)
+        if ready is not None:
+            self._whole.move_to_end(target)
+            return ready
+        ready = self._files.get(target)
+        if ready is not None:
+            self._files.move_to_end(target)
+            return ready
+        path = self._spelled.get(target)
+        return None if path is None or path == target else self._find(path)
+
     def _look(
-        self, connection: Connection, data: bytes, target: bytes, *, head_only: bool, started: float
+        self, connection: Connection, data: bytes, target: str, *, head_only: bool, started: float
     ) -> bool:
-        """A stored file that is not prepared: open it beside the loop."""
-        if b"/@v/" not in target or b"?" in target:
+        """A stored file that is not prepared: open it, beside the loop where that may take a while."""
+        if "/@v/" not in target or "?" in target:
             return False
         try:
-            wanted = parse(target.decode("ascii"), None)
-        except (GoproxyError, UnicodeDecodeError):
+            wanted = parse(f"/{target}", None)
+        except GoproxyError:
             return False
         resource = wanted.resource
         if not isinstance(resource, ModuleResource) or resource.artifact is None:
             return False
         if wanted.cached_only or b"disable-module-fetch" in data.lower():
             return False  # not even what is fetched ahead may be fetched for it
-        old = self._paths.get(resource.path)
+        old = self._find(resource.path)
         if old is not None and old.sound(started):  # the same file under another spelling
-            if len(old.targets) < 4:
-                old.targets.append(target)
-                self._ready[target] = old
+            self._spelled.keep(target, resource.path)
             self._answer(connection, old, head_only=head_only, started=started)
             return True
-        self._begin(connection, self._open(connection, data, target, resource, head_only, started))
+        ready = self._prepared(target, resource, resource.artifact)
+        if ready is not None:
+            self._answer(connection, ready, head_only=head_only, started=started, touched=True)
+        else:
+            self._begin(connection, self._open(connection, data, target, resource, head_only, started))
         return True
+
+    def _prepared(self, target: str, resource: ModuleResource, artifact: Artifact) -> Ready | None:
+        """The answer to the request for a stored file, prepared without any waiting; None: that cannot be."""
+        answer = self._proxy.stored_at_once(artifact)
+        if answer is None:
+            return None
+        body = answer.body
+        if isinstance(body, StoredFile) and (body.length <= SMALL or body.data is not None):
+            with body:
+                data = body.data if body.data is not None else fileio.cached(body)
+            if data is None or len(data) > SMALL:
+                return None
+            body = data
+        return self.keep(target, resource, answer, body)
 
     async def _open(
         self,
         connection: Connection,
         data: bytes,
-        target: bytes,
+        target: str,
         resource: ModuleResource,
         head_only: bool,
         started: float,
@@ -278,11 +319,11 @@ class Front:
             raise OSError("shorter than on record")
         return data
 
-    def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
-        if ready.stored:
+    def _answer(
+        self, connection: Connection, ready: Ready, *, head_only: bool, started: float, touched: bool = False
+    ) -> None:
+        if ready.stored and not touched:
             self._touch(ready.path)
-            if ready.path in self._files:  # the descriptor used longest ago goes first
-                self._files.move_to_end(ready.path)
         rest = self._write(connection, ready, head_only=head_only, started=started)
         if rest is not None:
             self._begin(connection, rest)
@@ -296,18 +337,18 @@ class Front:
         self, connection: Connection, ready: Ready, *, head_only: bool, started: float
     ) -> Coroutine[object, object, None] | None:
         """Send an answer, as far as it goes at once; what is left to do."""
-        head = ready.whole(self.date(), started)
         body = ready.body
         sent = 0
         if head_only:
-            connection.transport.write(head)
+            connection.transport.write(b"".join((*ready.head(started), self.date())))
         elif isinstance(body, bytes):
             sent = min(ready.length, SMALL)
-            connection.transport.write(head + body[:sent])  # all of a small one without a copy
+            # All of a small one is copied once.
+            connection.transport.write(b"".join((*ready.head(started), self.date(), body[:sent])))
             if sent < ready.length:
                 return self._rest(connection, ready, body, sent, started)
         else:
-            sent = fileio.begin(connection, head, body)
+            sent = fileio.begin(connection, b"".join((*ready.head(started), self.date())), body)
             if sent < ready.length:
                 return self._rest(connection, ready, body.share(), sent, started)
         self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
@@ -333,7 +374,7 @@ class Front:
         seconds = time.monotonic() - started
         self._metrics.request(ready.endpoint, "hit", seconds, sent)
         if self._access.hits:
-            about = (ready.endpoint, *ready.about)
+            about = (ready.endpoint, *ready.about())
             self._access.add(
                 Line(
                     token_hex(6),
@@ -363,11 +404,8 @@ class Front:
         task.add_done_callback(done)
 
     def _drop(self, ready: Ready) -> None:
-        for target in ready.targets:
-            self._ready.pop(target, None)
-        if self._paths.pop(ready.path, None) is None:
-            return
         if isinstance(ready.body, bytes):
-            self._bytes -= len(ready.body)
-        self._files.pop(ready.path, None)
-        ready.close()
+            if self._whole.pop(ready.path, None) is not None:
+                self._bytes -= len(ready.body) + EACH
+        elif self._files.pop(ready.path, None) is not None:
+            ready.close()

@@ -425,7 +425,7 @@ def test_a_system_that_cannot_open_so(monkeypatch: pytest.MonkeyPatch, number: i
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr(hostos, "_system_call", lambda: call)
+    monkeypatch.setattr(hostos, "_openat2", lambda *_: call)
     assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
-    monkeypatch.setattr(hostos, "_system_call", lambda: None)
+    monkeypatch.setattr(hostos, "_openat2", lambda *_: None)
     assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
