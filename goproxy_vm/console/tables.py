@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from goproxy_vm.config.text import UNITS, size
+from goproxy_vm.config.text import UNITS, percent, size
 from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
@@ -129,12 +128,13 @@ def status(answer: Json) -> list[str]:
 
 
 def _served(one: Json, when: str) -> str:
-    ratio = one["hit_ratio"]
-    told = plural(one["requests"], "request")
-    if ratio is not None:
-        # Rounded down: 100 % is nothing but hits.
-        told += f", {math.floor(ratio * 1000) / 10:.1f}% hits, {size(one['saved_bytes'])} saved"
-    return f"{told} {when}"
+    told = f"{plural(one['requests'], 'request')} {when}"
+    if found := one["found"]:
+        told += (
+            f"; {plural(one['hits'], 'hit')} of {found:,} found ({percent(one['hits'], found)}), "
+            f"{size(one['saved_bytes'])} saved"
+        )
+    return told
 
 
 def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, str]]:

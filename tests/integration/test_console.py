@@ -98,8 +98,8 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
     assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:12]] == [
-        "served       1,300 requests, 93.0% hits, 5.00 GiB saved since the start",
-        "             130 requests, 95.0% hits, 1.00 GiB saved in the last 1d",
+        "served       1,300 requests since the start; 930 hits of 1,000 found (93.0%), 5.00 GiB saved",
+        "             130 requests in the last 1d; 95 hits of 100 found (95.0%), 1.00 GiB saved",
         "requests     12.5/s",
         "clients      3 with 41 connections",
         "upstreams    one.example: ok",
