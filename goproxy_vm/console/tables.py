@@ -98,10 +98,7 @@ def status(answer: Json) -> list[str]:
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
-            (
-                "pinned",
-                f"{size(cache['pinned_bytes'])}, {size(cache['pinned_limit_bytes'])} protected at most",
-            ),
+            ("pinned", _pinned(cache["pinned_bytes"], cache["pinned_limit_bytes"])),
             ("disk free", f"{size(cache['disk_free_bytes'])}, {size(cache['min_free_bytes'])} are left free"),
             ("versions", f"{cache['versions']:,}"),
             *(
@@ -160,6 +157,10 @@ def _condition(one: Json) -> str:
     if one["retry_seconds"] is not None:
         told += f", backed off for {age(one['retry_seconds'])}"
     return told + (f": {one['reason'].removeprefix(one['name'] + ': ')}" if one["reason"] else "")
+
+
+def _pinned(count: int, most: int) -> str:
+    return f"{size(count)} of zips, {size(most)} protected at most"
 
 
 def _oldest(cache: Json) -> str:
@@ -264,19 +265,18 @@ def refreshed(answer: Json) -> list[str]:
 
 
 def pins(answer: Json) -> list[str]:
-    """All pins."""
+    """All pins. Their bytes are those of zips: nothing else would be evicted for room."""
     rows = [
         (each["pattern"], each["source"], f"{each['versions']:,}", size(each["bytes"]))
         for each in answer["items"]
     ]
-    lines = table(("PATTERN", "SOURCE", "VERSIONS", "SIZE"), rows, "VERSIONS SIZE") if rows else []
-    total = f"{size(answer['pinned_bytes'])} pinned, {size(answer['limit_bytes'])} protected at most"
-    return [*lines, total]
+    lines = table(("PATTERN", "SOURCE", "VERSIONS", "ZIPS"), rows, "VERSIONS ZIPS") if rows else []
+    return [*lines, f"pinned: {_pinned(answer['pinned_bytes'], answer['limit_bytes'])}"]
 
 
 def pin(answer: Json) -> list[str]:
     """One pin."""
-    return [f"{answer['pattern']}: {plural(answer['versions'], 'version')}, {size(answer['bytes'])}"]
+    return [f"{answer['pattern']}: {plural(answer['versions'], 'version')}, {size(answer['bytes'])} of zips"]
 
 
 def passes(answer: Json) -> list[str]:

@@ -218,7 +218,7 @@ def test_what_a_pattern_without_a_match_may_have_meant(
         assert command.fails(4, "purge", pattern, *flags) == f"nothing matched{meant}"
     assert command("ls", pattern) == [f"0 of 0 versions{meant}"]
     normal = pattern if "@" in pattern else f"{pattern}@*"
-    assert command("pin", pattern) == [f"{normal}: 0 versions, 0 B{meant}"]
+    assert command("pin", pattern) == [f"{normal}: 0 versions, 0 B of zips{meant}"]
     if pattern.startswith("Example"):
         command.fails(2, "show", pattern)  # no path of a module
     elif "@" in pattern:
@@ -305,10 +305,12 @@ def test_refresh(api: ApiThread, command: Command) -> None:
 
 
 def test_pins(api: ApiThread, command: Command) -> None:
-    assert command("pin", "example.com/a*") == ["example.com/a*@*: 2 versions, 40.0 KiB"]
-    assert command("pin", "b[!x-z]?%41/é@v1*") == ["b[!x-z]?%41/é@v1*: 0 versions, 0 B"]
+    assert command("pin", "example.com/a*") == ["example.com/a*@*: 2 versions, 40.0 KiB of zips"]
+    assert command("pin", "b[!x-z]?%41/é@v1*") == ["b[!x-z]?%41/é@v1*: 0 versions, 0 B of zips"]
     lines = command("pins")
-    assert lines[-1] == "40.0 KiB pinned, 23.3 GiB protected at most"
+    assert lines[0].split() == ["PATTERN", "SOURCE", "VERSIONS", "ZIPS"]
+    assert "pinned       0 B of zips, 23.3 GiB protected at most" in command("status")
+    assert lines[-1] == "pinned: 40.0 KiB of zips, 23.3 GiB protected at most"
     assert [line.split()[:2] for line in lines[1:-1]] == [
         ["b[!x-z]?%41/é@v1*", "api"],
         ["example.com/a*@*", "api"],
