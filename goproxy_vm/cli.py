@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from goproxy_vm.config import (
 )
 from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.config.token import named_token
-from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared, left_out
+from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared, check_order, left_out, near
 from goproxy_vm.errors import ConfigError, NoServer, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR
@@ -31,7 +30,7 @@ from goproxy_vm.upstream.spec import parse_upstreams
 from goproxy_vm.version import commit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 SHELLS = ("bash", "zsh", "fish")
 """Shells that a completion script can be made for."""
@@ -42,7 +41,9 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. What an operator can put right ends in one line on stderr."""
     try:
-        arguments = _parser().parse_args(argv)
+        parser = _parser()
+        check_order(parser, sys.argv[1:] if argv is None else argv)
+        arguments = parser.parse_args(argv)
         _refuse_misplaced(arguments)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
@@ -173,19 +174,15 @@ class _Parser(argparse.ArgumentParser):
             flag = unknown[0].startswith("-")
             first = unknown[0].partition("=")[0] if flag else unknown[0]
             known = self._option_string_actions if flag else ()
-            hint = ("" if flag else left_out(self, first)) or self._hint(first, known)
+            hint = ("" if flag else left_out(self, first)) or near(self, first, known)
             raise ConfigError(f"{printable(first)}: no such flag or argument{hint}")
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:  # noqa: SLF001
-            hint = self._hint(str(value), action.choices)
+            hint = near(self, str(value), action.choices)
             raise ConfigError(f"{printable(str(value))}: no such command{hint}")
         super()._check_value(action, value)
-
-    def _hint(self, given: str, known: Iterable[str]) -> str:
-        close = difflib.get_close_matches(given.replace("_", "-"), known, n=1)
-        return f"; did you mean {close[0]}?" if close else f" (see {self.prog} --help)"
 
 
 def _parser() -> _Parser:

@@ -79,6 +79,8 @@ def _served(facts: Served) -> Json:
     return {
         "seconds": facts.seconds,
         "requests": facts.requests,
+        "found": facts.decided,
+        "hits": facts.hits,
         "hit_ratio": facts.hit_ratio,
         "saved_bytes": facts.saved_bytes,
     }

@@ -30,6 +30,12 @@ def redacted(text: str) -> str:
     return _USERINFO.sub(rf"\1{MASKED}@", text)
 
 
+def percent(part: int, whole: int) -> str:
+    """``72.3%``, rounded; 100% is nothing less than all of it. Of nothing it is 0%."""
+    share = round(100 * part / whole, 1) if whole else 0.0
+    return f"{share if part >= whole else min(share, 99.9):.1f}%"
+
+
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 """Of sizes, each 1024 times the one before."""
 

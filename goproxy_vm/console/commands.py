@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.config.text import printable, size
 from goproxy_vm.console import tables
+from goproxy_vm.console.meant import Meant
 from goproxy_vm.console.progress import Progress
 from goproxy_vm.errors import ConfigError, NotDone, NotFound
 
@@ -34,6 +34,7 @@ class Console:
         self._as_json = as_json
         self._print = printed
         self._progress = Progress(sys.stderr)
+        self._meant = Meant(self._listed)
 
     def run(self, command: str, arguments: argparse.Namespace) -> None:
         """Run a command by its name. NotDone and NoServer as the client; a refusal is printed as JSON too.
@@ -60,28 +61,33 @@ class Console:
 
     def ls(self, given: argparse.Namespace) -> None:
         """Stored versions, as many as are wanted, in one list."""
+        answer = self._listed(
+            given.limit, given.prefix, match=",".join(given.patterns) or None, sort=given.sort
+        )
+        asked = given.patterns or ([given.prefix.rstrip("/")] if given.prefix else [])
+        self._show(answer, tables.versions, () if answer["total"] else asked)
+
+    def _listed(self, most: int, prefix: str | None, **query: str | None) -> Json:
+        """So many stored versions, asked for by pages, in one list."""
         answer: Json | None = None
         cursor: str | None = None
-        left = given.limit
-        while answer is None or (cursor is not None and left > 0):
-            page = self._client.get(
-                "modules",
-                match=",".join(given.patterns) or None,
-                prefix=given.prefix,
-                sort=given.sort,
-                limit=min(left, PAGE),
-                cursor=cursor,
-            )
-            cursor, left = page["next_cursor"], left - len(page["items"])
+        while answer is None or (cursor is not None and most > 0):
+            page = self._client.get("modules", prefix=prefix, limit=min(most, PAGE), cursor=cursor, **query)
+            cursor, most = page["next_cursor"], most - len(page["items"])
             if answer is not None:
                 page["items"] = answer["items"] + page["items"]
             answer = page
-        self._show(answer, tables.versions)
+        return answer
 
     def show(self, given: argparse.Namespace) -> None:
         """One version."""
         module, version = given.version
-        self._show(self._client.get("modules", module, "@v", version), tables.version)
+        try:
+            answer = self._client.get("modules", module, "@v", version)
+        except NotFound as error:
+            said = self._meant.added(error.sentence, [f"{module}@{version}"])
+            raise NotFound(said, error.answer) from None
+        self._show(answer, tables.version)
 
     def purge(self, given: argparse.Namespace) -> None:
         """Remove what is selected."""
@@ -107,8 +113,7 @@ class Console:
             )
         removed = answer["removed"]
         if not (removed["versions"] or removed["files"] or removed["answers"]):
-            hints = [hint for pattern in given.patterns if (hint := self._meant(pattern))]
-            raise NotFound("; ".join(["nothing matched", *hints]), answer)
+            raise NotFound(self._meant.added("nothing matched", given.patterns), answer)
         self._show(answer, tables.removal)
 
     def _confirm(self, patterns: Sequence[str]) -> None:
@@ -122,23 +127,6 @@ class Console:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise NotDone("nothing was removed; with --yes nobody is asked", {})
 
-    def _meant(self, pattern: str) -> str:
-        """What a pattern that matches nothing may have been meant for, in words; "" if nobody knows."""
-        module, at, version = pattern.partition("@")
-        if at and version[:1].isdigit():
-            return f"versions begin with a v: {module}@v{version}"
-        if any(sign in module for sign in "*?["):
-            return ""
-        first = module.partition("/")[0]
-        stored = {each["module"] for each in self._client.get("modules", prefix=first, limit=PAGE)["items"]}
-        if module in stored:
-            return f"no such version of it is stored (goproxy-vm ls --prefix {module}@)"
-        if any(each.startswith(f"{module}/") for each in stored):
-            return f"modules below it match {module}/*{at}{version}"
-        lowered = {each.lower(): each for each in sorted(stored)}
-        close = difflib.get_close_matches(module.lower(), lowered, n=1, cutoff=0.8)
-        return f"did you mean {lowered[close[0]]}{at}{version}?" if close else ""
-
     def evict(self, given: argparse.Namespace) -> None:
         """Evict down to a size."""
         with self._progress.ticking("evicting"):
@@ -149,7 +137,8 @@ class Console:
 
     def refresh(self, given: argparse.Namespace) -> None:
         """Forget a module's cached answers."""
-        self._show(self._client.post("refresh", module=given.module), tables.refreshed)
+        answer = self._client.post("refresh", module=given.module)
+        self._show(answer, tables.refreshed, () if answer["forgotten"] else [given.module])
 
     def pins(self, _: argparse.Namespace) -> None:
         """All pins."""
@@ -157,7 +146,8 @@ class Console:
 
     def pin(self, given: argparse.Namespace) -> None:
         """Keep from eviction."""
-        self._show(self._client.ask("PUT", ("pins", given.pattern)), tables.pin)
+        answer = self._client.ask("PUT", ("pins", given.pattern))
+        self._show(answer, tables.pin, () if answer["versions"] else [given.pattern])
 
     def unpin(self, given: argparse.Namespace) -> None:
         """Take back a pin."""
@@ -180,7 +170,7 @@ class Console:
             self._progress.clear()
         if done["state"] != "done":
             raise NotDone("; ".join(tables.scrub(done)), done)
-        self._show(done, tables.scrub)
+        self._show(done, tables.scrub, () if done["scrubbed"]["entries"] else given.patterns)
 
     def _finished(self, number: int) -> Json:
         while True:
@@ -222,7 +212,11 @@ class Console:
         """What came and went."""
         self._show(self._client.get("snapshots", given.a, "diff", given.b), tables.difference)
 
-    def _show(self, answer: Json, table: Callable[[Json], Iterable[str]]) -> None:
-        self._print(
-            json.dumps(answer, indent=2) if self._as_json else "\n".join(map(printable, table(answer)))
-        )
+    def _show(self, answer: Json, table: Callable[[Json], Iterable[str]], missed: Sequence[str] = ()) -> None:
+        """Print the answer; behind its last line, what those ``missed`` may have been meant for, which
+        matched nothing."""
+        if self._as_json:
+            self._print(json.dumps(answer, indent=2))
+            return
+        *lines, last = table(answer)
+        self._print("\n".join(map(printable, [*lines, self._meant.added(last, missed)])))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from goproxy_vm.config.text import UNITS, size
+from goproxy_vm.config.text import UNITS, percent, size
 from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
@@ -99,10 +98,7 @@ def status(answer: Json) -> list[str]:
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
-            (
-                "pinned",
-                f"{size(cache['pinned_bytes'])}, {size(cache['pinned_limit_bytes'])} protected at most",
-            ),
+            ("pinned", _pinned(cache["pinned_bytes"], cache["pinned_limit_bytes"])),
             ("disk free", f"{size(cache['disk_free_bytes'])}, {size(cache['min_free_bytes'])} are left free"),
             ("versions", f"{cache['versions']:,}"),
             *(
@@ -129,12 +125,13 @@ def status(answer: Json) -> list[str]:
 
 
 def _served(one: Json, when: str) -> str:
-    ratio = one["hit_ratio"]
-    told = plural(one["requests"], "request")
-    if ratio is not None:
-        # Rounded down: 100 % is nothing but hits.
-        told += f", {math.floor(ratio * 1000) / 10:.1f}% hits, {size(one['saved_bytes'])} saved"
-    return f"{told} {when}"
+    told = f"{plural(one['requests'], 'request')} {when}"
+    if found := one["found"]:
+        told += (
+            f"; {plural(one['hits'], 'hit')} of {found:,} found ({percent(one['hits'], found)}), "
+            f"{size(one['saved_bytes'])} saved"
+        )
+    return told
 
 
 def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, str]]:
@@ -160,6 +157,10 @@ def _condition(one: Json) -> str:
     if one["retry_seconds"] is not None:
         told += f", backed off for {age(one['retry_seconds'])}"
     return told + (f": {one['reason'].removeprefix(one['name'] + ': ')}" if one["reason"] else "")
+
+
+def _pinned(count: int, most: int) -> str:
+    return f"{size(count)} of zips, {size(most)} protected at most"
 
 
 def _oldest(cache: Json) -> str:
@@ -264,19 +265,18 @@ def refreshed(answer: Json) -> list[str]:
 
 
 def pins(answer: Json) -> list[str]:
-    """All pins."""
+    """All pins. Their bytes are those of zips: nothing else would be evicted for room."""
     rows = [
         (each["pattern"], each["source"], f"{each['versions']:,}", size(each["bytes"]))
         for each in answer["items"]
     ]
-    lines = table(("PATTERN", "SOURCE", "VERSIONS", "SIZE"), rows, "VERSIONS SIZE") if rows else []
-    total = f"{size(answer['pinned_bytes'])} pinned, {size(answer['limit_bytes'])} protected at most"
-    return [*lines, total]
+    lines = table(("PATTERN", "SOURCE", "VERSIONS", "ZIPS"), rows, "VERSIONS ZIPS") if rows else []
+    return [*lines, f"pinned: {_pinned(answer['pinned_bytes'], answer['limit_bytes'])}"]
 
 
 def pin(answer: Json) -> list[str]:
     """One pin."""
-    return [f"{answer['pattern']}: {plural(answer['versions'], 'version')}, {size(answer['bytes'])}"]
+    return [f"{answer['pattern']}: {plural(answer['versions'], 'version')}, {size(answer['bytes'])} of zips"]
 
 
 def passes(answer: Json) -> list[str]:

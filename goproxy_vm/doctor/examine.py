@@ -88,12 +88,12 @@ def _judged(loaded: Loaded, told: Told | None, finding: Finding) -> tuple[Judged
     judged = replace(judged, settings=replace(judged.settings, cache_dir=told.directory))
     if not judged.differences:
         return judged, finding
-    found = f"{finding.found}; of the running server {', '.join(judged.differences)}"
+    found = f"{finding.found}; the running server has other settings: {'; '.join(judged.differences)}"
     if judged.expected:
         return judged, Finding(finding.status, found, finding.remedy)
     remedy = (
-        "what follows is about the running server's settings; restart it if it is to have those from here "
-        "(SIGHUP is enough for some), else give this command its configuration"
+        "the checks below use the running server's settings; restart it to have it take those read here (for "
+        "some SIGHUP is enough), or give this command the server's configuration (--config)"
     )
     return judged, Finding("warning", found, f"{finding.remedy}; {remedy}" if finding.remedy else remedy)
 

@@ -77,7 +77,7 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
         for name in sorted({*own, *told.proxies}):
             theirs, ours = told.proxies.get(name, ""), own.get(name, "")
             if theirs != ours:
-                differences.append(f"its {name} is {theirs or 'not set'}, here it is {ours or 'not set'}")
+                differences.append(f"{name} is {theirs or 'not set'} there, {ours or 'not set'} here")
                 secret += [name] if MASKED in theirs else []
         environ = with_proxies(environ, told.proxies)
     settings = replace(loaded.settings, **taken)
@@ -86,8 +86,8 @@ def judge(loaded: Loaded, told: Told, environ: Mapping[str, str] = os.environ) -
 
 def _difference(name: str, there: Shown, here: Shown, *, mine: bool) -> str:
     return (
-        f"its {name} is {json.dumps(there.value)} ({there.origin}), here it is {json.dumps(here.value)} "
-        f"({here.origin}{', which is judged' if mine else ''})"
+        f"{name} is {json.dumps(there.value)} there ({there.origin}), {json.dumps(here.value)} here "
+        f"({here.origin}{', which the checks use' if mine else ''})"
     )
 
 

@@ -104,7 +104,7 @@ def _held(settings: Settings, address: Address, key: str, running: Running) -> F
     names = "ss -lxp" if address.path is not None else f"ss -ltnp 'sport = :{address.port}'"
     return Finding(
         "failed",
-        f"{address} is held by something else than goproxy-vm",
+        f"{address} is held by something other than goproxy-vm",
         f"stop it ({names} names it), or set {key} to another address",
     )
 

@@ -22,7 +22,7 @@ HOURS = 25
 class Served:
     """Requests for modules and the checksum database within ``seconds``; pages and probes do not count.
 
-    ``hits`` of ``decided`` requests were answered from the store; the rest of them waited for an upstream.
+    ``decided`` of them found something: ``hits`` in the store, the rest of them waited for an upstream.
     ``saved_bytes`` were sent from the store, so that no upstream sent them.
     """
 
@@ -43,7 +43,7 @@ class Served:
 
     @property
     def hit_ratio(self) -> float | None:
-        """From 0 to 1; None where nothing was asked for."""
+        """From 0 to 1; None where nothing was found."""
         return self.hits / self.decided if self.decided else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
 from goproxy_vm.cache.health import readiness
-from goproxy_vm.config.text import size
+from goproxy_vm.config.text import percent, size
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
@@ -65,7 +65,7 @@ async def landing(store: Store, settings: Settings, upstreams: list[str], served
 
 
 def _ratio(served: Served) -> str:
-    if served.hit_ratio is None:
+    hits, found = served.hits, served.decided
+    if not found:
         return "nothing yet"
-    # Rounded down: 100 % is nothing but hits.
-    return f"{int(served.hit_ratio * 100)} % of {served.decided:,} requests, {size(served.saved_bytes)}"
+    return f"{hits:,} of {found:,} requests ({percent(hits, found)}), {size(served.saved_bytes)}"

@@ -92,13 +92,13 @@ plan() {
         elif [ -n "$ours" ]; then
             steps="$steps-u $1$newline"
         elif [ -n "$recorded" ]; then
-            say "$1 was changed since and stays as it is"
+            say "$1 was changed since the last run, and stays as it is"
         fi
         return
     fi
     effective=$(plain_go env "$1")
     if [ -z "$effective" ] && ! plain_go env | grep "^$1=" >/dev/null; then
-        say "$version knows no $1; it is left out"
+        say "$version does not know $1, so it is not set"
         plan "$1" ''
         return
     fi
@@ -110,12 +110,28 @@ plan() {
     fi
     if [ "$effective" != "$2" ]; then
         steps="$steps-w $1=$2$newline"
+        tell_change "$1" "$effective" "$2"
     elif [ -z "$ours" ]; then
         return # it is so without us
     fi
     record="$record$1 set $2$newline"
     if [ -n "$had" ]; then
         record="$record$1 was $before$newline"
+    fi
+}
+
+# Say that KEY changes FROM one value TO another, where builds may come out otherwise than before.
+tell_change() {
+    if [ "$1" = GOSUMDB ]; then
+        say "note: GOSUMDB changes from $2 to $3: go checks modules against that database, through this host"
+    elif [ "$1" = GOTOOLCHAIN ] && [ "$3" = auto ]; then
+        say "note: GOTOOLCHAIN changes from $2 to auto: where a go.mod needs a newer Go, go fetches it through" \
+            "this host; --toolchain local prevents that"
+    elif [ "$1" = GOTOOLCHAIN ] && [ "$3" = local ]; then
+        say "note: GOTOOLCHAIN changes from $2 to local: where a go.mod needs a newer Go, the build fails;" \
+            "this is the default where the host cannot prove toolchains"
+    elif [ "$1" = GOTOOLCHAIN ]; then
+        say "note: GOTOOLCHAIN changes from $2 to $3"
     fi
 }
 
@@ -156,15 +172,15 @@ plan_all() {
     check_caches
     database=${GOSUMDB:-$(plain_go env GOSUMDB)}
     if [ -z "$sumdb" ] && [ "$database" != off ]; then
-        say "note: this host mirrors no checksum database, so go asks $database itself;" \
-            "where it cannot: go env -w GOSUMDB=off"
+        say "note: this host mirrors no checksum database, so go asks $database directly;" \
+            "if this VM cannot reach it, switch the check off: go env -w GOSUMDB=off"
     fi
     around=$(plain_go env GONOPROXY)
     if [ -n "$fallback" ]; then
-        say "note: what the host refuses or has not, go asks $fallback for"
+        say "note: go asks $fallback for whatever this host refuses or does not have"
     fi
     if [ -n "$around" ] && [ "$around" != none ]; then # none: a pattern that matches nothing
-        say "note: modules that match GONOPROXY or GOPRIVATE go around this host: $around"
+        say "note: go fetches modules that match GONOPROXY or GOPRIVATE without this host: $around"
     fi
 }
 
@@ -204,10 +220,10 @@ try() {
     ); then
         say "test: $sample came through the host in $(($(date +%s) - started)) s"
     else
-        say "test: $sample did not come through the host, everything is set all the same. go says:"
+        say "test: $sample did not come through the host; the settings stay as they are now. go says:"
         printf '%s\n' "$answer" | sed 's/^/  /' >&2
         say "try curl -fsS $proxy/readyz here, and goproxy-vm doctor on the host;" \
-            "a host that is offline has only what it has stored"
+            "a host that is offline serves only what it has stored"
     fi
     rm -rf "$scratch"
 }

@@ -124,7 +124,7 @@ def test_set_up_and_build(vm: Bare, gocache: Path) -> None:
         "GOCACHE": f"{caches}/build",
         "GOTOOLCHAIN": "local",
     }
-    assert "this host mirrors no checksum database, so go asks sum.golang.org itself" in said
+    assert "this host mirrors no checksum database, so go asks sum.golang.org directly; if this VM" in said
     assert f"done, in {vm.goenv}" in said
 
     (vm.work / "main.go").write_text(
@@ -193,7 +193,7 @@ def test_empty_values(vm: Bare) -> None:
     before = vm.goenv.read_bytes(), vm.settings()
     assert b"GOPROXY=\n" in before[0]
     _, said = vm.setup()
-    assert "knows no" not in said
+    assert "does not know" not in said
     assert vm.settings()["GOPROXY"] == vm.url
     assert vm.setup()[0] == []
     vm.setup("--undo")
@@ -213,7 +213,7 @@ def test_undo_leaves_what_was_changed_since(vm: Bare) -> None:
     vm.go("env", "-w", "GOPROXY=https://mine.example")
     vm.go("env", "-u", "GOCACHE")
     commands, said = vm.setup("--undo")
-    assert "GOPROXY was changed since and stays as it is" in said
+    assert "GOPROXY was changed since the last run, and stays as it is" in said
     assert "GOCACHE was changed since" in said
     assert sorted(command.split()[-1] for command in commands) == ["GOMODCACHE", "GONOSUMDB", "GOTOOLCHAIN"]
     assert vm.settings()["GOPROXY"] == "https://mine.example"
@@ -242,10 +242,28 @@ def test_database_and_toolchain(google: Bare) -> None:
     assert "go env -w GOSUMDB=sum.golang.org" in commands
     assert "go env -w GOTOOLCHAIN=auto" in commands
     assert "warning" not in said
-    assert "note" not in said
-    assert google.setup()[0] == []
+    assert "note: GOSUMDB changes from off to sum.golang.org: " in said
+    assert "note: GOTOOLCHAIN changes from go1.99.9 to auto: where a go.mod needs a newer Go, " in said
+    assert said.count("note: ") == 2
+    assert said.index("note: GOTOOLCHAIN") < said.index("done, in")
+    commands, said = google.setup()
+    assert commands == []
+    assert "note" not in said, "nothing changes any more"
     google.setup("--undo")
     assert google.goenv.read_text() == "GOSUMDB=off\nGOTOOLCHAIN=go1.99.9\n"
+
+
+def test_a_toolchain_that_is_so_already_is_not_set(google: Bare) -> None:
+    """The default of a go from go.dev is auto; that of a distribution may be local, and is told."""
+    default = google.go("env", "GOTOOLCHAIN").strip()
+    commands, said = google.setup("--print", "--toolchain", default)
+    assert not [command for command in commands if "GOTOOLCHAIN" in command]
+    assert "GOTOOLCHAIN" not in said
+    commands, said = google.setup("--print", "--toolchain", "go1.99.1")
+    assert commands[-1] == "go env -w GOTOOLCHAIN=go1.99.1"
+    assert f"note: GOTOOLCHAIN changes from {default} to go1.99.1\n" in said
+    google.go("env", "-w", "GOTOOLCHAIN=auto")
+    assert "note: GOTOOLCHAIN changes from auto to local: " in google.setup("--toolchain", "local")[1]
 
 
 def test_another_database(tmp_path: Path) -> None:
@@ -279,7 +297,7 @@ def test_go_before_1_21(vm: Bare) -> None:
     go.chmod(0o755)
     vm.env = {"PATH": f"{go.parent}:/usr/bin:/bin"}
     commands, said = vm.setup()
-    assert f"{version(vm)} knows no GOTOOLCHAIN; it is left out" in said
+    assert f"{version(vm)} does not know GOTOOLCHAIN, so it is not set" in said
     assert len(commands) == 4
     assert vm.setup()[0] == []
 
@@ -288,7 +306,7 @@ def test_private_patterns_of_the_user(vm: Bare) -> None:
     vm.go("env", "-w", "GOPRIVATE=mine.example,*.corp.example")
     _, said = vm.setup()
     assert vm.settings()["GONOSUMDB"] == "mine.example,*.corp.example,example.com/it's"
-    assert "GOPRIVATE go around this host: mine.example,*.corp.example" in said
+    assert "GOPRIVATE without this host: mine.example,*.corp.example" in said
 
 
 def test_environment_that_overrides(vm: Bare) -> None:
@@ -376,7 +394,8 @@ def test_a_download_that_fails_undoes_nothing(google: Bare) -> None:
     commands, said = google.setup()
     assert "GOPROXY=" in commands[0]
     assert google.settings()["GOPROXY"] == google.url
-    assert "golang.org/x/text@v0.3.0 did not come through the host, everything is set all the same" in said
+    failed = "golang.org/x/text@v0.3.0 did not come through the host; the settings stay as they are now. "
+    assert f"test: {failed}go says:\n" in said
     assert "goproxy-vm: golang.org/x/text@v0.3.0 info: " in said, said
     assert f"curl -fsS {google.url}/readyz" in said
     assert "goproxy-vm doctor" in said
@@ -386,7 +405,7 @@ def test_fallback(vm: Bare) -> None:
     commands, said = vm.setup("--fallback", "https://proxy.golang.org")
     assert commands[0] == f"go env -w 'GOPROXY={vm.url}|https://proxy.golang.org'"
     assert vm.settings()["GOPROXY"] == f"{vm.url}|https://proxy.golang.org"
-    assert "what the host refuses or has not, go asks https://proxy.golang.org for" in said
+    assert "go asks https://proxy.golang.org for whatever this host refuses or does not have" in said
     assert vm.setup("--fallback", "https://proxy.golang.org")[0] == []
     assert vm.setup("--fallback", "direct")[0] == [f"go env -w 'GOPROXY={vm.url}|direct'"]
     assert vm.setup()[0] == [f"go env -w GOPROXY={vm.url}"]
@@ -414,4 +433,4 @@ def test_what_is_left_behind(vm: Bare) -> None:
 
 def test_none_is_no_pattern(vm: Bare) -> None:
     vm.go("env", "-w", "GONOPROXY=none", "GOPRIVATE=mine.example")
-    assert "around this host" not in vm.setup()[1]
+    assert "without this host" not in vm.setup()[1]

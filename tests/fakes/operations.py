@@ -72,6 +72,7 @@ class FakeOperations:
         self.made: list[Snapshot] = []
         self.run: list[Pass] = []
         self.asked: list[tuple[object, ...]] = []
+        self.forgotten = 3
         self.failure: Exception | None = None
         self.hold: asyncio.Event | None = None
         """While it is not set, changes wait."""
@@ -251,7 +252,7 @@ class FakeOperations:
 
     async def refresh(self, module: str) -> int:
         await self._ask("refresh", module)
-        return 3
+        return self.forgotten
 
     def _pin(self, pattern: str, source: str) -> Pin:
         match = Selector([pattern])

@@ -133,7 +133,7 @@ def test_the_doctor_does_not_take_it_for_the_server(
         cli.main(["doctor", "--json"])
         assert [other.heard() for _ in range(3)] == ["b''\n"] * 3
     found = {each["id"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
-    assert "held by something else than goproxy-vm" in found["admin_listener"]["found"]
+    assert "held by something other than goproxy-vm" in found["admin_listener"]["found"]
 
 
 async def test_the_commands_need_no_token_over_the_socket(

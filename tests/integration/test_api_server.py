@@ -93,7 +93,8 @@ async def test_token_and_operations_of_a_real_server(
     again = await host.get(f"/{M}/@v/v1.0.0.zip")
     after = (await ask(host, "GET", "status", token))[1]["traffic"]["since_start"]
     assert after["saved_bytes"] == before["saved_bytes"] + len(again.body)
-    assert 1.0 > after["hit_ratio"] > before["hit_ratio"]
+    assert (after["found"], after["hits"]) == (before["found"] + 1, before["hits"] + 1)
+    assert 1.0 > after["hit_ratio"] == after["hits"] / after["found"] > before["hit_ratio"]
     status, listed = await ask(host, "GET", f"modules?prefix={M}&limit=1", token)
     valid("VersionPage", listed)
     assert (status, listed["total"]) == (200, 2)

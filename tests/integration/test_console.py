@@ -98,8 +98,8 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
     assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:12]] == [
-        "served       1,300 requests, 93.0% hits, 5.00 GiB saved since the start",
-        "             130 requests, 95.0% hits, 1.00 GiB saved in the last 1d",
+        "served       1,300 requests since the start; 930 hits of 1,000 found (93.0%), 5.00 GiB saved",
+        "             130 requests in the last 1d; 95 hits of 100 found (95.0%), 1.00 GiB saved",
         "requests     12.5/s",
         "clients      3 with 41 connections",
         "upstreams    one.example: ok",
@@ -177,7 +177,7 @@ def test_show(api: ApiThread, command: Command) -> None:
     assert lines[-1].split() == ["zip", "409,593", "400", "KiB", "1", f"h1:{'A' * 43}="]
     assert command.json("show", "example.com/a@v1.0.0")["hits"] == 7
     missing = command.fails(4, "show", "example.com/a@v9.0.0")
-    assert missing == "example.com/a@v9.0.0 is not stored"
+    assert missing.startswith("example.com/a@v9.0.0 is not stored; other versions of it are stored")
 
 
 def test_purge(api: ApiThread, command: Command) -> None:
@@ -200,10 +200,11 @@ def test_purge(api: ApiThread, command: Command) -> None:
     ("pattern", "meant"),
     [
         ("example.com/a@1.1.0", "; versions begin with a v: example.com/a@v1.1.0"),
-        ("Example.com/A@v1.1.0", ""),
+        ("Example.com/A@v1.1.0", "; did you mean example.com/a@v1.1.0?"),
+        ("exmple.com/a@v1.1.0", "; did you mean example.com/a@v1.1.0?"),
         ("example.com/B@v1.1.0", "; did you mean example.com/a@v1.1.0?"),
-        ("example.com", "; modules below it match example.com/*"),
-        ("example.com/a@v7.0.0", "; no such version of it is stored (goproxy-vm ls --prefix example.com/a@)"),
+        ("example.com", "; modules below it are stored (goproxy-vm ls 'example.com/*')"),
+        ("example.com/a@v7.0.0", "; other versions of it are stored (goproxy-vm ls example.com/a)"),
         ("github.com/azure/sdk/v2", "; did you mean github.com/Azure/sdk/v2?"),
         ("nothing.like/it", ""),
         ("nothing*", ""),
@@ -215,6 +216,53 @@ def test_what_a_pattern_without_a_match_may_have_meant(
     assert api.operations.stored
     for flags in ((), ("--dry-run",)):
         assert command.fails(4, "purge", pattern, *flags) == f"nothing matched{meant}"
+    assert command("ls", pattern) == [f"0 of 0 versions{meant}"]
+    normal = pattern if "@" in pattern else f"{pattern}@*"
+    assert command("pin", pattern) == [f"{normal}: 0 versions, 0 B of zips{meant}"]
+    if pattern.startswith("Example"):
+        command.fails(2, "show", pattern)  # no path of a module
+    elif "@" in pattern:
+        assert command.fails(4, "show", pattern) == f"{pattern} is not stored{meant}"
+    elif "*" not in pattern:
+        api.operations.forgotten = 0
+        assert command("refresh", pattern) == [f"{pattern}: 0 cached answers forgotten{meant}"]
+    assert "meant" not in command.json("ls", pattern)
+
+
+def test_what_is_stored_but_not_so_has_no_hint(api: ApiThread, command: Command) -> None:
+    """The other conditions were not met: no name was mistyped."""
+    for pattern in ("example.com/a", "example.com/a@v1.1.0", "example.com/a@v1*"):
+        assert command.fails(4, "purge", pattern, "--idle-for", "90d") == "nothing matched"
+    api.operations.forgotten = 0
+    assert command("refresh", "example.com/a") == ["example.com/a: 0 cached answers forgotten"]
+
+
+def test_a_prefix_and_a_scrub_of_nothing_are_guessed_at_too(
+    api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("ls", "--prefix", "github.com/azure/sdk/") == [
+        "0 of 0 versions; did you mean github.com/Azure/sdk/v2?"
+    ]
+    totals = Totals(3, 3 * SIZE, 0)
+
+    async def one_pass(_: int) -> Pass:
+        return Pass(1, "scrub", STARTED, totals, None, STARTED, True, totals, scrubbed=(0, 0, 0))
+
+    monkeypatch.setattr(api.operations, "one_pass", one_pass)
+    assert command("scrub", "--wait", "exampel.com/a") == [
+        "pass 1: 0 files, 0 B, 0 corrupt; did you mean example.com/a?"
+    ]
+
+
+def test_a_name_is_looked_for_on_every_page(
+    api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "PAGE", 1)
+    (line,) = command("ls", "example.com/a@v7.0.0", "github.com/azure/sdk/v2")
+    assert line == (
+        "0 of 0 versions; other versions of it are stored (goproxy-vm ls example.com/a); "
+        "did you mean github.com/Azure/sdk/v2?"
+    )
 
 
 def test_everything_is_asked_about(
@@ -257,10 +305,12 @@ def test_refresh(api: ApiThread, command: Command) -> None:
 
 
 def test_pins(api: ApiThread, command: Command) -> None:
-    assert command("pin", "example.com/a*") == ["example.com/a*@*: 2 versions, 40.0 KiB"]
-    assert command("pin", "b[!x-z]?%41/é@v1*") == ["b[!x-z]?%41/é@v1*: 0 versions, 0 B"]
+    assert command("pin", "example.com/a*") == ["example.com/a*@*: 2 versions, 40.0 KiB of zips"]
+    assert command("pin", "b[!x-z]?%41/é@v1*") == ["b[!x-z]?%41/é@v1*: 0 versions, 0 B of zips"]
     lines = command("pins")
-    assert lines[-1] == "40.0 KiB pinned, 23.3 GiB protected at most"
+    assert lines[0].split() == ["PATTERN", "SOURCE", "VERSIONS", "ZIPS"]
+    assert "pinned       0 B of zips, 23.3 GiB protected at most" in command("status")
+    assert lines[-1] == "pinned: 40.0 KiB of zips, 23.3 GiB protected at most"
     assert [line.split()[:2] for line in lines[1:-1]] == [
         ["b[!x-z]?%41/é@v1*", "api"],
         ["example.com/a*@*", "api"],

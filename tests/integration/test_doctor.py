@@ -272,7 +272,7 @@ async def test_port_taken_by_something_else(setup: Setup, key: str, monkeypatch:
         setup.settings[key] = f"127.0.0.1:{port}"
         found = await setup.examine()
     status, said, remedy = found.only("listener" if key == "listen" else "admin_listener")
-    assert (status, said) == ("failed", f"127.0.0.1:{port} is held by something else than goproxy-vm")
+    assert (status, said) == ("failed", f"127.0.0.1:{port} is held by something other than goproxy-vm")
     assert f"sport = :{port}" in remedy
     assert f"set {key} to" in remedy
 
@@ -422,10 +422,8 @@ async def test_server_listens_elsewhere(setup: Setup, run: Running) -> None:
     # Asked about by a flag, or of a server that tells nothing, it is as it would be after a restart.
     elsewhere = f"0.0.0.0:{closed_port()}"
     found = await setup.examine("--listen", elsewhere)
-    assert (
-        f'here it is ["{elsewhere}"] (flag --listen, which is judged)'
-        in found.checks["configuration"]["found"]
-    )
+    said = found.checks["configuration"]["found"]
+    assert said.endswith(f', ["{elsewhere}"] here (flag --listen, which the checks use)')
     said = found.checks["listener"]["found"]
     assert said == f"{elsewhere} is free, though process {os.getpid()} serves the cache directory"
     host.server.in_force = InForce()
@@ -448,10 +446,11 @@ async def test_the_running_server_is_judged_by_its_own_settings(setup: Setup, ru
     found = await setup.examine()
     status, said, remedy = found.only("configuration")
     assert status == "warning"
-    assert f'its upstream is "{setup.upstream.url}" (file {setup.file}), here it is "http://***@127' in said
-    assert f"its offline is false (default), here it is true (file {setup.file})" in said
-    assert "its listen is " in said
-    assert "its admin_listen is " in said
+    assert f'upstream is "{setup.upstream.url}" there (file {setup.file}), "http://***@127' in said
+    assert f"offline is false there (default), true here (file {setup.file})" in said
+    assert said.count("; the running server has other settings: ") == 1
+    assert "; listen is " in said or ": listen is " in said
+    assert "; admin_listen is " in said
     assert "running server's settings; restart it" in remedy
     assert "200 in" in found.checks["upstreams"]["found"]
     assert host.server.admin_url.removeprefix("http://") in found.checks["server"]["found"]
@@ -474,8 +473,8 @@ async def test_flags_of_the_server_are_no_mistake(setup: Setup, run: Running) ->
     host.server.in_force = InForce({**host.server.in_force.settings, **given})
     found = await setup.examine()
     assert (found.status, found.checks["configuration"]["status"]) == (0, "ok")
-    said = "; of the running server its offline is true (flag --offline), here it is false (default)"
-    assert found.checks["configuration"]["found"].endswith(said)
+    said = "offline is true there (flag --offline), false here (default)"
+    assert found.checks["configuration"]["found"].endswith(f"; the running server has other settings: {said}")
     assert found.checks["upstreams"]["found"] == "offline is set: nothing is asked"
 
 
@@ -491,7 +490,7 @@ async def test_passwords_and_proxies_of_the_server(
     proxy = f"http://127.0.0.1:{closed_port()}"
     host.server.in_force = InForce(told, {"HTTP_PROXY": proxy})
     found = await setup.examine()
-    assert f"its HTTP_PROXY is {proxy}, here it is not set" in found.checks["configuration"]["found"]
+    assert f"HTTP_PROXY is {proxy} there, not set here" in found.checks["configuration"]["found"]
     host.server.in_force = InForce(told, {"HTTP_PROXY": "http://***@proxy.example:1"})
     found = await setup.examine()
     assert "in its HTTP_PROXY" in found.checks["upstreams"]["found"]

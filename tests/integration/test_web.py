@@ -80,9 +80,9 @@ async def test_landing_page_counts(serve: Serve, upstream: FakeUpstream) -> None
             break
         await asyncio.sleep(0.01)
     assert re.search(r"stored</td><td>2 in 4 files, [1-9][0-9.]* KiB</td>", text)
-    assert "here</td><td>0 % of 2 requests, 0 B</td>" in text
+    assert "here</td><td>0 of 2 requests (0.0%), 0 B</td>" in text
     got = await host.get(f"{M}/@v/v1.0.0.mod")
-    assert f"here</td><td>33 % of 3 requests, {len(got.body)} B</td>" in (await host.get("/")).text
+    assert f"here</td><td>1 of 3 requests (33.3%), {len(got.body)} B</td>" in (await host.get("/")).text
 
 
 async def test_landing_page_offline(serve: Serve, upstream: FakeUpstream) -> None:

@@ -143,6 +143,45 @@ def test_bad_command_line(argv: list[str], expected: str, capsys: pytest.Capture
     assert complaint(capsys, *argv).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("--cache-dir X status", "--cache-dir comes after the command: goproxy-vm status --cache-dir X"),
+        ("--cache-dir=X status", "--cache-dir comes after the command: goproxy-vm status --cache-dir=X"),
+        (
+            "--json --config x.toml ls a.b/* --limit 5",
+            "--config comes after the command: goproxy-vm ls --json --config x.toml 'a.b/*' --limit 5",
+        ),
+        ("--cache-dir= status", "--cache-dir comes after the command: goproxy-vm status --cache-dir="),
+        (
+            "--fresh 5s config show --json",
+            "--fresh comes after the command: goproxy-vm config show --fresh 5s --json",
+        ),
+        ("--offline serve", "--offline comes after the command: goproxy-vm serve --offline"),
+        ("--dry-run purge a.b/c", "--dry-run comes after the command: goproxy-vm purge --dry-run a.b/c"),
+        (
+            "--cache-dir status status",
+            "--cache-dir comes after the command: goproxy-vm status --cache-dir status",
+        ),
+        (
+            "--upstream https://u:secret@a.example serve",
+            "--upstream comes after the command: goproxy-vm serve --upstream 'https://***@a.example'",
+        ),
+        ("--cache-dir X sttus", "--cache-dir comes after the command: goproxy-vm sttus --cache-dir X"),
+        ("--cache-dir X", "--cache-dir comes after the command: goproxy-vm COMMAND --cache-dir X"),
+        ("--cache-dir", "--cache-dir comes after the command: goproxy-vm COMMAND --cache-dir DIR"),
+        ("--offline status", "--offline: no such flag of this command (see goproxy-vm status --help)"),
+        ("--cach-dir X status", "--cach-dir: no such flag or argument; did you mean --cache-dir?"),
+        ("--zzz status", "--zzz: no such flag or argument (see goproxy-vm --help)"),
+    ],
+)
+def test_flags_in_front_of_the_command(
+    argv: str, expected: str, capsys: pytest.CaptureFixture[str], served: Served
+) -> None:
+    assert complaint(capsys, *argv.split()) == expected
+    assert served.settings is None
+
+
 def test_config_check(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

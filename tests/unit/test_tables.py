@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from goproxy_vm.config.text import size
+from goproxy_vm.config.text import percent, size
 from goproxy_vm.console import tables
 
 
@@ -25,6 +25,22 @@ from goproxy_vm.console import tables
 )
 def test_size(count: int, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0, 0, "0.0%"),
+        (0, 7, "0.0%"),
+        (34, 47, "72.3%"),
+        (2, 3, "66.7%"),
+        (9996, 10000, "99.9%"),
+        (999_999_999, 1_000_000_000, "99.9%"),
+        (10000, 10000, "100.0%"),
+    ],
+)
+def test_percent(part: int, whole: int, text: str) -> None:
+    assert percent(part, whole) == text
 
 
 @pytest.mark.parametrize(
