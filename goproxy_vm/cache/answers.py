@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import struct
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import diskcache
 
-from goproxy_vm.cache.database import damaged
-from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.plain import ReadOnly, UnsafeRow, open_cache
+from goproxy_vm.cache.plain import STORED, CachedAnswer, Found, ReadOnly, look_up, open_cache
 from goproxy_vm.cache.threads import slices
-from goproxy_vm.cache.walk import SLICE, Oldest, Walk, every
+from goproxy_vm.cache.walk import SLICE, Queue, Step, Walk, fitting
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import unescape_path
@@ -43,8 +41,6 @@ SPARE_SHARE = 4
 folded in, the database keeps its size."""
 MOST_SPARE = 64 << 20
 """Bytes left so at most."""
-STORED = struct.Struct(">d")
-"""Each value begins with the time it was stored, epoch seconds."""
 ABSENT = "absent/"
 """What the keys of absences begin with; no module path does, for want of a dot."""
 UNBOUNDED = sys.maxsize
@@ -58,18 +54,6 @@ class Desks:
 
     reader: Threads
     writer: Threads
-
-
-@dataclass(frozen=True, slots=True)
-class CachedAnswer:
-    """An answer's bytes, and when they were stored (epoch seconds); whether that is fresh, others decide."""
-
-    data: bytes
-    stored: float
-
-
-Found = tuple[dict[str, CachedAnswer], list[str]]
-"""Answers by their keys, and the keys of rows that must not be looked at."""
 
 
 def module_of(key: str) -> str:
@@ -111,7 +95,11 @@ class Answers:
         self._cache = cache
         self._anchor = anchor
         """The connection by which all others of this process share memory; and it folds the log in."""
-        self._walk = Walk(cache, tag_of)
+        self._exchanging = threading.Lock()
+        """Held by who reads, and while the database is closed and opened anew: what is stored is found then
+        too, and SQLite dies of a connection that is closed under a statement of another thread."""
+        self._queues: dict[str, Queue] = {}
+        """Of the tags that go before others; for the thread that writes."""
         self._desks = desks
         self._health = health
 
@@ -161,9 +149,10 @@ class Answers:
         if there and not isinstance(self._cache, ReadOnly):
             self._cache.reset("cull_limit", 0)  # which it is
             return
-        self._close()
-        self._cache, self._anchor = open_cache(self._directory, precious=self._precious)
-        self._walk = Walk(self._cache, self._tag_of)
+        with self._exchanging:
+            self._close()
+            self._cache, self._anchor = open_cache(self._directory, precious=self._precious)
+        self._queues = {}
         if isinstance(self._cache, ReadOnly):
             raise self._cache.error.with_traceback(None)
 
@@ -183,7 +172,7 @@ class Answers:
     async def get_all(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
         """The answers that are stored under those keys, as :meth:`get`."""
         nothing: Found = {}, []
-        found, refused = await self._attempt(nothing, self._get_all, keys, of=self._desks.reader)
+        found, refused = await self._attempt(nothing, self._look, keys, of=self._desks.reader)
         await self.delete_all(refused)
         return found
 
@@ -196,7 +185,7 @@ class Answers:
         most = self._most_bytes - need
         async with self._writing:
             while await self.set_all({key: data}, most_bytes=most, keep=keep) is False:
-                if not await self.delete_all(await self.oldest()):
+                if not await self._attempt(0, self._drop_oldest):
                     return
 
     async def set_all(
@@ -220,14 +209,16 @@ class Answers:
     def _put(self, key: str, value: bytes, keep: float | None) -> None:
         self._cache.delete(key)  # a row that is updated keeps its place in the order
         self._cache.set(key, value, expire=keep, tag=self._tag_of(key))
+        for queue in self._queues.values():
+            queue.stored(key)
 
     async def delete(self, key: str) -> None:
         """Forget one answer."""
-        await self._attempt(False, self._cache.delete, key)
+        await self.delete_all([key])
 
     async def drop(self, tag: str) -> int:
         """Forget all answers with that tag; their number."""
-        return await self._attempt(0, self._cache.evict, tag)
+        return await self._attempt(0, lambda: self._cache.evict(tag))
 
     async def count(self, tags: Iterable[str]) -> int:
         """How many answers :meth:`drop` would forget for those tags."""
@@ -242,18 +233,25 @@ class Answers:
 
     async def _tags(self) -> AsyncIterator[str]:
         """The tag of each answer."""
-        walk = Walk(self._cache, self._tag_of)
-        none: list[str] = []
-        while tags := await self._attempt(none, walk.tags):
-            for tag in tags:
+        async for tags in self._walk(self._tag_of):
+            for tag in tags or ():
                 yield tag
+
+    async def _walk(self, of: Callable[[str], str]) -> AsyncIterator[list[str] | None]:
+        """What ``of`` says of each key, in the order of their storing, a few at a time for who else writes;
+        None at the end where the disk failed."""
+        walk = Walk(self._cache)
+        while (some := await self._attempt(None, lambda: list(map(of, walk.next())))) != []:
+            yield some
+            if some is None:
+                return
 
     async def trim(self, most_bytes: int | None = None) -> int:
         """Forget what is too old to be of use, then the oldest until the rest fits into ``most_bytes`` (None:
         into the bound); how many. A slice at a time, for who else writes."""
         most = self._most_bytes if most_bytes is None else most_bytes
-        removed = await self._attempt(0, self._cache.expire)
-        while not await self.within(most) and (done := await self.delete_all(await self.oldest())):
+        removed = await self._attempt(0, self._expire)
+        while not await self.within(most) and (done := await self._attempt(0, self._drop_oldest)):
             removed += done
         return removed
 
@@ -261,19 +259,25 @@ class Answers:
         """Whether their database takes no more than that; True where nobody can say."""
         return await self._attempt(True, self._within, most_bytes)
 
-    async def oldest(self, tag: str | None = None) -> list[str]:
-        """Keys of some answers that were stored first, of all or of those with a tag."""
-        # Those with a tag from where it was, lest it pass the same ones each time; then from the beginning.
-        walks = [Walk(self._cache, self._tag_of)] if tag is None else [self._walk] * 2
-        for walk in walks:
-            while not (found := await self._attempt(Oldest(ended=True), walk.oldest, tag)).ended:
-                if found.keys:
-                    return found.keys
-        return []
+    async def oldest(self, tag: str | None = None) -> Step:
+        """Keys of some answers that were stored first, of all or of those with a tag; of these a walk may
+        take a while to find the next ones."""
+        return await self._attempt(Step(ended=True), self._oldest, tag)
 
-    async def delete_all(self, keys: Sequence[str]) -> int:
-        """Forget answers, all or none of them; how many went."""
-        return await self._attempt(0, self._delete_all, keys) if keys else 0
+    def _oldest(self, tag: str | None = None) -> Step:
+        if tag is None:
+            going = fitting(self._cache, Walk(self._cache).next())
+            return Step(going, ended=not going)
+        if tag not in self._queues:
+            self._queues[tag] = Queue(self._cache, self._tag_of, tag)
+        return self._queues[tag].next()
+
+    def _drop_oldest(self) -> int:
+        return self._delete_all(self._oldest().keys)
+
+    async def delete_all(self, keys: Sequence[str]) -> int | None:
+        """Forget answers, all or none of them; how many went. None: the disk failed."""
+        return await self._attempt(None, self._delete_all, keys) if keys else 0
 
     async def move(self, prefix: str, other: Answers, place: Callable[[str], str]) -> int:
         """Move the answers whose keys begin with ``prefix`` to another store of the same threads; how many.
@@ -281,7 +285,7 @@ class Answers:
 
         A few at a time, each on disk there before it goes here: whenever it ends, nothing is lost.
         """
-        keys = await self.keys(prefix)
+        keys = await self.keys(prefix) or []
         moved = 0
         for start in range(0, len(keys), SLICE):
             done = await self._attempt(None, self._move, keys[start : start + SLICE], other, place)
@@ -290,18 +294,14 @@ class Answers:
             moved += done
         return moved
 
-    async def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with ``prefix``, in the order of their storing."""
-        return await self._attempt([], self._keys, prefix, of=self._desks.reader)
-
-    async def bound(self, prefix: str, most: int) -> int:
-        """Forget the oldest answers whose keys begin with ``prefix`` until ``most`` are left; how many."""
-        keys = await self.keys(prefix)
-        beyond = keys[: max(0, len(keys) - most)]
-        removed = 0
-        for start in range(0, len(beyond), SLICE):
-            removed += await self.delete_all(beyond[start : start + SLICE])
-        return removed
+    async def keys(self, prefix: str) -> list[str] | None:
+        """The keys that begin with ``prefix``, in the order of their storing; None: the disk failed."""
+        found: list[str] = []
+        async for keys in self._walk(str):
+            if keys is None:
+                return None
+            found += [key for key in keys if key.startswith(prefix)]
+        return found
 
     async def size(self) -> tuple[int, int]:
         """Answers stored, and bytes of their database with its log."""
@@ -320,14 +320,11 @@ class Answers:
     def _within(self, most_bytes: int) -> bool:
         if most_bytes >= UNBOUNDED or self._volume() <= most_bytes:
             return True
-        if not self._log_size():
+        if isinstance(self._cache, ReadOnly) or not self._log_size():
             return False
         # What was deleted, or written, a moment ago is in the log, and may be in the database as well.
         self._anchor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self._volume() <= most_bytes
-
-    def _keys(self, prefix: str) -> list[str]:
-        return [key for key in every(self._cache) if key.startswith(prefix)]
 
     def _delete_all(self, keys: Sequence[str]) -> int:
         if not keys:
@@ -335,14 +332,19 @@ class Answers:
         with self._cache.transact():
             gone = sum(map(bool, map(self._cache.delete, keys)))
         if gone < len(keys):  # diskcache deletes nothing that is past its keep
-            gone += self._cache.expire()
+            gone += self._expire()
+        for queue in self._queues.values():
+            queue.gone(keys)
         return gone
+
+    def _expire(self) -> int:
+        return int(self._cache.expire())
 
     def _move(self, keys: Sequence[str], other: Answers, place: Callable[[str], str]) -> int:
         other._cache.reset("sqlite_synchronous", FULL, update=False)
         try:
             with other._cache.transact():
-                found, _ = self._get_all(keys)
+                found, _ = look_up(self._cache, keys)
                 for key, answer in found.items():
                     other._take(answer, place(key))
         finally:
@@ -352,31 +354,13 @@ class Answers:
 
     def _take(self, found: CachedAnswer, key: str) -> None:
         """Store what another store had, unless there is more of it here."""
-        here = self._get_all([key])[0].get(key)
+        here = look_up(self._cache, [key])[0].get(key)
         if here is None or len(here.data) < len(found.data):
             self._put(key, STORED.pack(found.stored) + found.data, None)
 
-    def _get_all(self, keys: Sequence[str]) -> Found:
-        found: dict[str, CachedAnswer] = {}
-        refused = []
-        for key in keys:
-            try:
-                value = self._cache.get(key)
-                if value is None:
-                    continue
-                if type(value) is not bytes:
-                    raise UnsafeRow("its value is not bytes")
-                found[key] = CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
-            except (UnsafeRow, struct.error, sqlite3.DatabaseError) as error:
-                if (
-                    isinstance(error, sqlite3.DatabaseError)
-                    and hasattr(error, "sqlite_errorcode")  # text that is none has no code: the row's fault
-                    and not damaged(error)
-                ):
-                    raise
-                log.warning("cached answer refused and deleted", key=key, reason=reason(error))
-                refused.append(key)
-        return found, refused
+    def _look(self, keys: Sequence[str]) -> Found:
+        with self._exchanging:
+            return look_up(self._cache, keys)
 
     async def _attempt(
         self, otherwise: T, function: Callable[..., T], *args: object, of: Threads | None = None
@@ -391,7 +375,7 @@ class Answers:
             )
             if not locked:
                 self._health.failed(error, self._directory.name)
-            self._walk = Walk(self._cache, self._tag_of)  # what it has passed may still be there
+            self._queues = {}  # what they have passed may still be there
             return otherwise
 
 

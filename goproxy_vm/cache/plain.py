@@ -9,8 +9,10 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import struct
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
@@ -21,7 +23,7 @@ from goproxy_vm.cache.layout import DIRECTORY
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 log = get_logger("cache")
@@ -45,6 +47,22 @@ RAW = 1
 """diskcache's mode for a value kept as it is in its row."""
 PLAIN = (str, bytes, int, float)
 NO_ROWS = "CREATE TABLE Cache (key, raw, store_time, expire_time, tag, size, mode, filename, value)"
+
+
+STORED = struct.Struct(">d")
+"""Each value begins with the time it was stored, epoch seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """An answer's bytes, and when they were stored (epoch seconds); whether that is fresh, others decide."""
+
+    data: bytes
+    stored: float
+
+
+Found = tuple[dict[str, CachedAnswer], list[str]]
+"""Answers by their keys, and the keys of rows that must not be looked at."""
 
 
 class UnsafeRow(Exception):
@@ -127,9 +145,17 @@ class ReadOnly:
         return value
 
     def __iter__(self) -> Iterator[object]:
-        with self._lock:
-            rows = self._rows.execute("SELECT key FROM Cache WHERE raw = 1 ORDER BY rowid").fetchall()
-        return iter([key for (key,) in rows])
+        last = 0
+        while True:
+            with self._lock:
+                rows = self._rows.execute(
+                    "SELECT rowid, key FROM Cache WHERE raw = 1 AND rowid > ? ORDER BY rowid LIMIT 100",
+                    (last,),
+                ).fetchall()
+            if not rows:
+                return
+            yield from (key for _, key in rows)
+            last, _ = rows[-1]
 
     def __len__(self) -> int:
         with self._lock:
@@ -152,6 +178,30 @@ class ReadOnly:
             raise self.error.with_traceback(None)  # else each time makes its traceback longer
 
         return refused
+
+
+def look_up(cache: diskcache.Cache | ReadOnly, keys: Sequence[str]) -> Found:
+    """What is stored under those keys, unless it is past its keep."""
+    found: dict[str, CachedAnswer] = {}
+    refused = []
+    for key in keys:
+        try:
+            value = cache.get(key)
+            if value is None:
+                continue
+            if type(value) is not bytes:
+                raise UnsafeRow("its value is not bytes")
+            found[key] = CachedAnswer(value[STORED.size :], *STORED.unpack_from(value))
+        except (UnsafeRow, struct.error, sqlite3.DatabaseError) as error:
+            if (
+                isinstance(error, sqlite3.DatabaseError)
+                and hasattr(error, "sqlite_errorcode")  # text that is none has no code: the row's fault
+                and not damaged(error)
+            ):
+                raise
+            log.warning("cached answer refused and deleted", key=key, reason=reason(error))
+            refused.append(key)
+    return found, refused
 
 
 def open_cache(directory: Path, *, precious: bool) -> tuple[diskcache.Cache | ReadOnly, sqlite3.Connection]:

@@ -35,7 +35,8 @@ class Records:
         self._most_bytes = most_bytes - min(most_bytes // SPARE_SHARE, MOST_SPARE)
         self._watchers: list[Callable[[Sequence[str]], None]] = []
         self._writing = asyncio.Lock()
-        """Held from making room to the write that takes it, and by whoever else makes room."""
+        """Held from making room to the write that takes it, and while a few are dropped: between two such
+        steps of a trim it is who keeps something's turn."""
         self._going: frozenset[str] = frozenset()
         """Keys that are being dropped: a reader may see them until they are."""
 
@@ -71,14 +72,35 @@ class Records:
         """Drop the oldest, records first, until the rest fits (None: into the bound); how many."""
         most = self._most_bytes if most_bytes is None else most_bytes
         dropped = 0
-        async with self._writing:
-            while not await self._store.within(most) and (done := await self._drop()):
-                dropped += done
+        while not await self._store.within(most):
+            gone: int | None = 0
+            while gone == 0:
+                async with self._writing:
+                    gone = await self._step()
+            if gone is None:
+                break
+            dropped += gone
         return dropped
 
-    async def _drop(self) -> int:
-        """Drop some of the oldest."""
-        keys = await self._store.oldest(RECORD) or await self._store.oldest()
+    async def _drop(self) -> bool:
+        """Drop some of the oldest; False: nothing is left, or the disk failed."""
+        gone: int | None = 0
+        while gone == 0:
+            gone = await self._step()
+        return gone is not None
+
+    async def _step(self) -> int | None:
+        """Look for the oldest and drop what was found; how many went. None: nothing is left that
+        could, or the disk failed."""
+        found = await self._store.oldest(RECORD)
+        if not found.ended:
+            return await self._drop_all(found.keys)
+        others = await self._store.oldest()
+        return await self._drop_all(others.keys) or None
+
+    async def _drop_all(self, keys: Sequence[str]) -> int | None:
+        if not keys:
+            return 0
         for gone in self._watchers:
             gone(keys)
         # Nothing waits in between: who looks from here on finds that they are gone.

@@ -27,7 +27,7 @@ from goproxy_vm.traffic.steps import Reading, in_turns
 from goproxy_vm.upstream.sink import Buffer
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.answers import CachedAnswer
+    from goproxy_vm.cache.plain import CachedAnswer
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.proxy.asker import Asker

@@ -7,11 +7,14 @@ worked yesterday needs yesterday's 404 for them, not today's 502.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.answers import ABSENT
+from goproxy_vm.cache.walk import SLICE
 from goproxy_vm.errors import Absent
 from goproxy_vm.traffic.negative import Negatives
 
@@ -41,9 +44,10 @@ class Absences:
         self._keep = keep
         self._answers = answers
         self._wall = wall
+        self._loading = asyncio.Lock()
         self._loaded = False
-        self._paths: set[str] = set()
-        """Paths whose absence may be kept, and perhaps some more."""
+        self._paths: dict[str, None] = {}
+        """Paths whose absence may be kept, and perhaps some more, in the order of their storing."""
 
     async def add(self, resource: Named, sentence: str) -> None:
         """An upstream's word that a file is absent; it replaces what was kept before."""
@@ -51,18 +55,18 @@ class Absences:
         if not self._keep:
             return
         paths = await self._kept()
-        paths.add(resource.path)
+        paths.pop(resource.path, None)
+        paths[resource.path] = None
         key = ABSENT + resource.path
         await self._answers.set(key, sentence.encode(), keep=self._keep)
         if len(paths) > MOST + TURN:
-            await self._answers.bound(ABSENT, MOST)
-            self._loaded, self._paths = False, set()
+            await self._bound()
 
     async def remove(self, path: str) -> None:
         """It is there now."""
         paths = await self._kept()
         if path in paths:
-            paths.discard(path)
+            del paths[path]
             await self._answers.delete(ABSENT + path)
 
     async def unkept(self, matches: Callable[[str], bool]) -> int:
@@ -84,8 +88,17 @@ class Absences:
             absent.remembered = True
             raise absent
 
-    async def _kept(self) -> set[str]:
-        if not self._loaded:
-            self._paths.update(key.removeprefix(ABSENT) for key in await self._answers.keys(ABSENT))
-            self._loaded = True
+    async def _bound(self) -> None:
+        """Forget the oldest until there are no more than :data:`MOST`."""
+        while beyond := list(islice(self._paths, min(SLICE, max(0, len(self._paths) - MOST)))):
+            for path in beyond:
+                del self._paths[path]  # first: whoever adds one meanwhile has it here and on disk
+            await self._answers.delete_all([ABSENT + path for path in beyond])
+
+    async def _kept(self) -> dict[str, None]:
+        # In one walk for all who wait; and one that the disk ended has not seen all.
+        async with self._loading:
+            if not self._loaded and (keys := await self._answers.keys(ABSENT)) is not None:
+                self._paths = dict.fromkeys(key.removeprefix(ABSENT) for key in keys) | self._paths
+                self._loaded = True
         return self._paths
