@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reports.report import removal
-from goproxy_vm.cache.threads import paused
+from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.selector import Selector
 
@@ -108,10 +108,14 @@ class Purges:
         """Remove it; what is in memory of it is the caller's to forget, before and after."""
         gone = await self._core.remover.remove(purge.victims, "purge")
         if purge.versions:
-            await self._core.ask(self._core.index.forget, sorted(purge.versions))
-            self._core.memory.forget_known(*purge.versions)
+            await to_the_end(self._forget(purge.versions))
         answers = sum([await self._answers.drop(module) for module in sorted(purge.modules)])
         return await removal(gone, answers, dry_run=False)
+
+    async def _forget(self, versions: set[tuple[str, str]]) -> None:
+        """The hashes first seen of versions."""
+        await self._core.ask(self._core.index.forget, sorted(versions))
+        self._core.memory.forget_known(*versions)
 
     def _fence_under_way(self, selection: Selection, matches: Matches) -> None:
         """Bar what is being fetched now as far as it would be selected: it was asked for and fetched just
