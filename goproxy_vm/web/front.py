@@ -88,6 +88,8 @@ class Front:
         self._files: OrderedDict[str, Ready] = OrderedDict()
         self._bytes = 0
         self._forgotten = 0
+        self.generation = 0
+        """Raised by whatever may make an answer that is under way wrong for those who ask after it."""
         self._tails: set[bytes] = set()
         self._date = (0, b"")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,8 +131,13 @@ class Front:
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def offer(self, target: str, resource: Resource, answer: Answer) -> None:
-        """Prepare a document that was just answered, if it will be the same for whoever asks next."""
+    def offer(self, target: str, resource: Resource, answer: Answer, since: int) -> None:
+        """Prepare a document that was just answered, if it will be the same for whoever asks next.
+
+        ``since``: the ``generation`` before it was made, and before it was asked whether it may be given.
+        """
+        if since != self.generation:
+            return  # it may be older than what is known now, or is refused from now on
         lasting = (
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
@@ -162,20 +169,23 @@ class Front:
         return ready
 
     def forget(self, path: str | None) -> None:
-        """The stored file is gone; None stands for all."""
+        """The stored file is gone; None stands for all: the settings may refuse them now."""
         self._forgotten += 1
+        self.generation += path is None
         for ready in list(self._paths.values()) if path is None else [self._paths.get(path)]:
             if ready is not None:
                 self._drop(ready)
 
     def forget_documents(self) -> None:
         """Lists and the like may be older than what is known now."""
+        self.generation += 1
         for ready in [each for each in self._paths.values() if each.until is not None]:
             self._drop(ready)
 
     def forget_records(self, _: Sequence[str]) -> None:
         """Some of what the checksum database's answers are made of is gone: a memory of it would keep it from
         being brought again."""
+        self.generation += 1
         for ready in [each for path, each in self._paths.items() if path.startswith("sumdb/")]:
             self._drop(ready)
 
