@@ -1,4 +1,4 @@
-"""What may pass: asked wherever something of a module would be given, or fetched."""
+"""What may pass: asked at the door, by whatever is given, and once more before something is fetched."""
 
 from __future__ import annotations
 
