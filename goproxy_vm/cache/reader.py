@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.database import Impossible, unsound
 from goproxy_vm.cache.rows import VICTIM, Entry, Known, Standing, possible, stray, victim
 
 if TYPE_CHECKING:
@@ -70,7 +70,15 @@ class Reader:
         entry = self.entry(path)
         if entry is not None:
             return Standing(entry)
-        return Standing(None, bool(self.of_path(path)), self.known(module, version))
+        other = bool(self.of_path(path))
+        try:
+            return Standing(None, other, self.known(module, version))
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            if not unsound(error):
+                raise
+            # Who holds a file to it asks for it, and is refused; a .info needs none.
+            self._notice(error)
+            return Standing(None, other)
 
     def of_path(self, path: str) -> list[Victim]:
         """What stands under a path, row or stray, as something that may go: none or one."""
