@@ -32,7 +32,10 @@ class Doubts:
     """What a start that could not write has to hold back, by row; for all connections of a store."""
 
     suspected: int | None = None
+    """The last row of before a power loss that is known to be on disk, where :meth:`Index.suspect` could not
+    be written: those after it are unsure."""
     withheld: frozenset[int] = frozenset()
+    """Rows that :meth:`Index.unproven` has to make strays of, where that could not be written."""
 
 
 class Reader:
@@ -103,10 +106,6 @@ class Reader:
         zip_, zip_database = found.get("zip", (None, ""))
         on_record = bool(found) or self._stored(module, version)
         return Known(mod, zip_, mod_database, zip_database, on_record=on_record)
-
-    def on_record(self, module: str, version: str) -> bool:
-        """Whether anything is known or stored of a version."""
-        return self.known(module, version).on_record
 
     def _stored(self, module: str, version: str) -> bool:
         (found,) = self._connection.execute(

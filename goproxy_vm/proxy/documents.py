@@ -163,7 +163,7 @@ class Documents:
             return await self._fetch_into(sink, resource, claim.client)
 
     async def _fetch_into(self, sink: Buffer, resource: ModuleResource, client: str) -> bytes:
-        since = self._store.fence()
+        since = self._store.fences.now
         is_list = resource.endpoint is Endpoint.LIST
 
         async def check() -> bytes:
@@ -186,7 +186,7 @@ class Documents:
             raise
         if sink.substitute:
             return data
-        if self._store.fence() == since:
+        if self._store.fences.now == since:
             fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
             keep = max(self._settings.stale, fresh + behind)
             await self._store.answers.set(resource.path, data, keep=keep)

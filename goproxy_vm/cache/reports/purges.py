@@ -79,7 +79,7 @@ class Purges:
         else:
             victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            if forget_hash:
+            if forget_hash and not dry_run:
                 versions = set(await self._reading.run(self._reader.known, matches))
         return PurgePlan(victims, modules, versions, since)
 
@@ -97,7 +97,9 @@ class Purges:
         await self._core.queue.flushed()
         victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
-        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
+        versions = set[tuple[str, str]]()
+        if forget_hash and not dry_run:
+            versions = set(await self._reading.run(self._reader.known, matches))
         return PurgePlan(victims, {module}, versions, since)
 
     async def foretell(self, purge: PurgePlan) -> Removal:
