@@ -31,8 +31,8 @@ _NO_SYMLINKS, _BENEATH, _CACHED = 0x04, 0x08, 0x20
 _HOW = struct.Struct("=QQQ")
 """Linux's struct open_how: flags, mode, resolve."""
 _CANNOT = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG, errno.EAGAIN})
-"""What openat2 says where there is none, a sandbox forbids it, somebody moves directories meanwhile, or it would
-wait for a disk and must not."""
+"""What openat2 says where there is none, a sandbox forbids it, somebody moves directories meanwhile, or where
+it would have to wait for a disk."""
 
 
 def unsent_bytes(sock: socket.socket) -> int:

@@ -28,7 +28,7 @@ class Fences:
 
     @property
     def now(self) -> int:
-        """What a fetch that begins now remembers."""
+        """What a fetch that begins now remembers, as ``since``: a purge that comes later bars it."""
         return self._serial
 
     def add(self, matches: Matches, *, larger_than: int = -1) -> None:

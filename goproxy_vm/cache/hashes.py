@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.rows import BLOCK, Known, Proven, Victim, stray
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import HASHED
@@ -66,6 +67,9 @@ class Hashes:
 
         Unavailable as :meth:`known`; an index that can be read but not written only forgets.
         """
+        return await to_the_end(self._remember(artifact, h1, proven))
+
+    async def _remember(self, artifact: Artifact, h1: str, proven: Proven | None) -> str:
         hold = self._core.index.hold
         try:
             held = await self._core.ask(hold, artifact, h1, proven, time.time())
@@ -82,7 +86,14 @@ class Hashes:
 
     async def prove(self, module: str, version: str, proven: Proven) -> None:
         """Keep what a checksum database has proven of a version, if anything of it is on record. Stored files
-        that have other hashes are not served any more before they were looked at."""
+        that have other hashes are not served any more before they were looked at.
+
+        A caller that is cancelled waits for its end, as of :meth:`remember`: what is on record no more would
+        be served from memory.
+        """
+        await to_the_end(self._prove(module, version, proven))
+
+    async def _prove(self, module: str, version: str, proven: Proven) -> None:
         prove = partial(self._core.index.prove, fetched=False)
         doubted = await self._core.attempt(
             (), prove, module, version, proven.hashes, proven.database, time.time()

@@ -29,25 +29,6 @@ class Index(Reader):
         super().__init__(database.connection, Doubts(), database.notice)
         self._database = database
 
-    @property
-    def suspected(self) -> int | None:
-        """The last row of before a power loss that is known to be on disk, where :meth:`suspect` could not be
-        written: those after it are unsure."""
-        return self.doubts.suspected
-
-    @suspected.setter
-    def suspected(self, row: int | None) -> None:
-        self.doubts.suspected = row
-
-    @property
-    def withheld(self) -> frozenset[int]:
-        """Rows that :meth:`unproven` has to make strays of, where that could not be written."""
-        return self.doubts.withheld
-
-    @withheld.setter
-    def withheld(self, rows: frozenset[int]) -> None:
-        self.doubts.withheld = rows
-
     def add(self, rows: Sequence[Row], now: float, used: float) -> list[Victim]:
         """Put published files on record, all or none; the older rows of the same paths, which are gone.
 
@@ -168,7 +149,7 @@ class Index(Reader):
             "SELECT kind, pinned, count(*), coalesce(sum(blocks), 0) FROM files GROUP BY kind, pinned"
             " UNION ALL SELECT kind, 0, count(*), coalesce(sum(blocks), 0) FROM strays GROUP BY kind"
         )
-        return list(possible(total, rows, self._database.notice))
+        return list(possible(total, rows, self._notice))
 
     def mark_pinned(self, ids: Iterable[int], *, pinned: bool) -> int:
         """Change the mark of rows, by id; the bytes of the zips among those that had the other one."""
@@ -276,7 +257,7 @@ class Index(Reader):
         looks versions up would fill the disk.
         """
         doubted: list[Victim] = []
-        if not (fetched or self.on_record(module, version)):
+        if not (fetched or self.known(module, version).on_record):
             return doubted
         with self._database.transaction():
             for kind, h1 in hashes.items():
@@ -297,7 +278,7 @@ class Index(Reader):
             f"SELECT {VICTIM} FROM files WHERE state = 0 AND {condition}",  # noqa: S608
             values,
         ).fetchall()
-        doubted = list(possible(victim, rows, self._database.notice))
+        doubted = list(possible(victim, rows, self._notice))
         self._connection.executemany("DELETE FROM files WHERE id = ?", ((each.id,) for each in doubted))
         self._connection.executemany(
             "INSERT INTO strays VALUES (?, ?, ?)",

@@ -88,7 +88,6 @@ class Parts:
     """An open cache directory."""
 
     core: Core
-    memory: Memory
     heads: Heads
     answers: Answers
     records: Records
@@ -287,7 +286,6 @@ async def open_parts(
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(
         core=core,
-        memory=memory,
         heads=heads,
         answers=answers,
         records=records,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from goproxy_vm.cache.database import Impossible
+from goproxy_vm.cache.database import Impossible, unsound
 from goproxy_vm.cache.rows import VICTIM, Entry, Known, Standing, possible, stray, victim
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class Doubts:
     """What a start that could not write has to hold back, by row; for all connections of a store."""
 
     suspected: int | None = None
+    """The last row of before a power loss that is known to be on disk, where :meth:`Index.suspect` could not
+    be written: those after it are unsure."""
     withheld: frozenset[int] = frozenset()
+    """Rows that :meth:`Index.unproven` has to make strays of, where that could not be written."""
 
 
 class Reader:
@@ -75,7 +78,15 @@ class Reader:
         entry = self.entry(path)
         if entry is not None:
             return Standing(entry)
-        return Standing(None, bool(self.of_path(path)), self.known(module, version))
+        other = bool(self.of_path(path))
+        try:
+            return Standing(None, other, self.known(module, version))
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            if not unsound(error):
+                raise
+            # Who holds a file to it asks for it, and is refused; a .info needs none.
+            self._notice(error)
+            return Standing(None, other)
 
     def look_all(self, questions: Sequence[Question]) -> list[Standing | sqlite3.Error]:
         """As :meth:`look`, of several."""
@@ -111,10 +122,6 @@ class Reader:
         zip_, zip_database = found.get("zip", (None, ""))
         on_record = bool(found) or self._stored(module, version)
         return Known(mod, zip_, mod_database, zip_database, on_record=on_record)
-
-    def on_record(self, module: str, version: str) -> bool:
-        """Whether anything is known or stored of a version."""
-        return self.known(module, version).on_record
 
     def _stored(self, module: str, version: str) -> bool:
         (found,) = self._connection.execute(
@@ -181,8 +188,8 @@ class Lookups:
             await self._threads.run(lambda: self._free.get().close())
 
     async def look(self, question: Question) -> Standing:
-        """As :meth:`Reader.look`. What is asked in one turn of the loop is answered together: to wake a thread
-        costs more than to answer."""
+        """As :meth:`Reader.look`. What is asked in one turn of the loop is answered together: waking a
+        thread costs more than an answer."""
         loop = asyncio.get_running_loop()
         if not self._asked:
             loop.call_soon(self._answer)
@@ -201,7 +208,7 @@ class Lookups:
         found: Sequence[Standing | Exception]
         try:
             found = await self.run(Reader.look_all, [question for question, _ in asked])
-        except Exception as error:  # whoever asked has to deal with it
+        except Exception as error:  # noqa: BLE001 (whoever asked has to deal with it)
             found = [error] * len(asked)
         for (_, answer), each in zip(asked, found, strict=True):
             if answer.done():

@@ -35,7 +35,7 @@ def open_stored(file: Path, top: Path, length: int, sha256: str) -> StoredFile:
 
 
 def open_cached(top: int, path: str, length: int, sha256: str) -> StoredFile | None:
-    """As :func:`open_stored`, of a file at ``path`` below the open directory ``top``, without ever waiting for a
+    """As :func:`open_stored`, of a file at ``path`` below the open directory ``top``, without waiting for a
     disk; None where that cannot be."""
     fd = open_beneath(top, path, tree.READ, cached=True)
     return None if fd is None else _checked(fd, length, sha256)

@@ -71,12 +71,12 @@ class Recency:
                 # What earlier runs have vouched for stands until this one knows more.
                 self._mark = logical, self.index.newest()
             since, newest = self._mark
-            if logical - since >= CLEAN_AGE and self.index.suspected is None:
+            if logical - since >= CLEAN_AGE and self.index.doubts.suspected is None:
                 self.database.set("clean", newest)
                 self._mark = logical, self.index.newest()
 
     def _all_clean(self) -> None:
-        if self.index.suspected is not None:
+        if self.index.doubts.suspected is not None:
             return  # on a full disk: which files a power loss may have damaged is not written down yet
         self.database.set("clean", self.index.newest())
 

@@ -78,7 +78,8 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a path stands in the index: its entry; where that is None, whether there is something else under it
-    (``other``: a file without a row, or one that is about to go), and what is known of its version."""
+    (``other``: a file without a row, or one that is about to go), and what is known of its version, if it
+    can be read."""
 
     entry: Entry | None
     other: bool = False

@@ -80,7 +80,7 @@ class Store:
         """What purges have put an end to."""
         self._parts = parts
         self._core = parts.core
-        self._memory = parts.memory
+        self._memory = parts.core.memory
         self._queue = parts.core.queue
         self._exits = exits
         self._hashes = Hashes(parts.core)
@@ -206,10 +206,6 @@ class Store:
             self._memory.touch(artifact.path)
         return stored
 
-    def fence(self) -> int:
-        """What a fetch that begins now remembers, as ``since``: a purge that comes later bars it."""
-        return self._core.fences.now
-
     def touch(self, path: str) -> None:
         """A hit that was answered without :meth:`get`."""
         self._memory.touch(path)
@@ -242,9 +238,9 @@ class Store:
         """Store proven bytes: visible when this returns, durable soon after; the same file.
 
         The h1, if any, is remembered as the one seen first, and what a checksum database has ``proven`` of
-        the version. ``since``: when the fetch began, by :meth:`fence`; after a purge it is not stored, nor up
-        to ``AT_ONCE`` bytes where there is no room. ContentError: another h1 is on record. Unavailable: the
-        index cannot be read; there is no room for more bytes.
+        the version. ``since``: when the fetch began, by ``fences.now``; after a purge it is not stored, nor
+        up to ``AT_ONCE`` bytes where there is no room. ContentError: another h1 is on record. Unavailable:
+        the index cannot be read; there is no room for more bytes.
         """
         if len(data) > AT_ONCE:  # in memory it would be there for as long as anybody takes to read it
             return await self._put_large(artifact, data, h1, since, proven)

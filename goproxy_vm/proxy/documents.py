@@ -66,7 +66,6 @@ class Documents:
         self._flights: Flights[bytes] = Flights(lambda data: data, lambda _: None)
         self._behind = Backlog(self._refresh)
         self._reading = Reading()
-        self._forgotten = 0
 
     async def close(self) -> None:
         """Cancel what is under way."""
@@ -78,18 +77,13 @@ class Documents:
 
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Requests from now on join no flight of before: a purge of the versions that match."""
-        self._forgotten += 1
         self._flights.detach(lambda _: True)
         self._behind.forget(matches)
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request, for something of a module that may be given."""
-        since = self._store.fence(), self._forgotten
         get = self._get if self._gate.may_fetch(asker) else self._stored
-        answer = await get(resource, asker)
-        if (self._store.fence(), self._forgotten) != since:
-            answer.until = None  # a purge came between: nobody after it may be given this
-        return answer
+        return await get(resource, asker)
 
     async def _get(self, resource: ModuleResource, asker: Asker) -> Answer:
         cached = await self._store.answers.get(resource.path)
@@ -169,7 +163,7 @@ class Documents:
             return await self._fetch_into(sink, resource, claim.client)
 
     async def _fetch_into(self, sink: Buffer, resource: ModuleResource, client: str) -> bytes:
-        since = self._store.fence()
+        since = self._store.fences.now
         is_list = resource.endpoint is Endpoint.LIST
 
         async def check() -> bytes:
@@ -192,7 +186,7 @@ class Documents:
             raise
         if sink.substitute:
             return data
-        if self._store.fence() == since:
+        if self._store.fences.now == since:
             fresh, behind = self._settings.fresh, self._settings.stale_while_revalidate
             keep = max(self._settings.stale, fresh + behind)
             await self._store.answers.set(resource.path, data, keep=keep)

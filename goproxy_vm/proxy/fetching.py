@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.fences import Fences
     from goproxy_vm.config import Settings
     from goproxy_vm.proxy.asker import Asker
+    from goproxy_vm.proxy.gate import Gate
     from goproxy_vm.traffic.absence import Absences
     from goproxy_vm.traffic.backlog import Named
     from goproxy_vm.traffic.flight import Flights
@@ -59,6 +60,7 @@ class Fetching:
     def __init__(
         self,
         settings: Settings,
+        gate: Gate,
         slots: FairSlots,
         upstreams: Upstreams,
         absences: Absences,
@@ -68,6 +70,7 @@ class Fetching:
         self.slots = slots
         self.memory = memory
         self.absences = absences
+        self._gate = gate
         self._limit = settings.total_timeout
         self._upstreams = upstreams
         self._fences = fences
@@ -79,10 +82,12 @@ class Fetching:
         """The body of a flight: ``fetch`` within a slot and the deadline of one file.
 
         Absence is remembered, unless a purge came between; what is not to be expected is logged.
+        Denied: nothing of the module may be given, or not any more.
         """
         since = self._fences.now
         try:
             async with claim.hold(self._limit):
+                self._gate.check(resource.module)  # asked again: it may have waited for long
                 value = await fetch()
             await self.absences.remove(resource.path)
         except Absent as error:

@@ -1,4 +1,4 @@
-"""What may pass: asked wherever something of a module would be given, or fetched."""
+"""What may pass: asked at the door, by whatever is given, and once more before something is fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self.deny = settings.deny
         """Patterns of modules that are refused."""
-        self._offline = settings.offline
+        self.offline = settings.offline
+        """Whether nothing is fetched for anybody."""
 
     def passes(self, module: str) -> bool:
         """Whether anything of a module may be given."""
@@ -31,16 +32,11 @@ class Gate:
 
     def may_fetch(self, asker: Asker) -> bool:
         """Whether what is not stored may be fetched for somebody."""
-        return asker.fetch and not self._offline
-
-    @property
-    def offline(self) -> bool:
-        """Whether nothing is fetched for anybody (setting offline)."""
-        return self._offline
+        return asker.fetch and not self.offline
 
     def not_here(self) -> Absent:
         """What to say of that which is not stored and may not be fetched."""
-        if self._offline:
+        if self.offline:
             return Absent(
                 "not stored here, and this server asks no upstream (setting offline): "
                 "have it fetched once by a server that may"

@@ -64,7 +64,7 @@ class Intake:
     async def bring(self, artifact: Artifact, origin: Origin, claim: Claim) -> StoredFile:
         """The file, stored, to be closed by the caller: from the disk where it lies there without a record,
         else from ``origin``. GoproxyError: it could not be had, or is not what it should be."""
-        since = self._store.fence()
+        since = self._store.fences.now
         reclaimed = await self.reclaim(artifact, claim.client)
         if reclaimed is not None:
             return reclaimed
@@ -124,7 +124,7 @@ class Intake:
         What the checksum database has a record of is held to it. Where nobody can be asked, the file counts
         as first seen here (docs/decisions/0008-what-is-stored-is-enough.md). NoRecord: it stays unserved.
         """
-        since = self._store.fence()
+        since = self._store.fences.now
         strays = self._store.strays
         file = await strays.find(artifact.path)
         if file is None:

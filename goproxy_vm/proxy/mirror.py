@@ -104,6 +104,7 @@ class SumdbMirror:
             raise self._gate.not_here()
 
         async def lookup() -> tuple[bytes, bool]:
+            self._gate.check(module)  # asked again, as in Fetching.hold
             found, joined = await self._database.lookup(module, version)
             return found.data, joined
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.traffic import backlog
-from goproxy_vm.traffic.backlog import Backlog, without
+from goproxy_vm.traffic.backlog import Backlog
 
 
 class Prefetch:
@@ -27,7 +28,7 @@ class Prefetch:
         self._zips = Backlog(fetch)
         self._fetch = fetch
         self._ahead = zips
-        self._unasked: dict[str, Artifact] = {}
+        self._unasked: Lru[str, Artifact] = Lru(backlog.MOST)
 
     def complete(self, module: str, version: str) -> None:
         """A VM asked for a ``.mod`` or a zip that was missing, or which version is the latest."""
@@ -40,14 +41,17 @@ class Prefetch:
 
     def hit(self, artifact: Artifact) -> None:
         """A VM asked for a stored file, and may have others fetched: it is news if this was fetched ahead."""
-        if self._unasked.pop(artifact.path, None) is not None:
+        if artifact.path in self._unasked:
+            self._unasked.forget(artifact.path)
             self.after_info(artifact.module, artifact.version)
 
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Begin none of these: they were purged."""
         self._infos.forget(matches)
         self._zips.forget(matches)
-        self._unasked = without(self._unasked, matches)
+        for path, each in self._unasked.items():
+            if matches(each.module, each.version):
+                self._unasked.forget(path)
 
     async def close(self) -> None:
         """Begin no more, and cancel what is under way."""
@@ -56,9 +60,6 @@ class Prefetch:
 
     async def _bring_info(self, artifact: Artifact) -> None:
         known = artifact.path in self._unasked  # it was announced twice, and may be under way
-        self._unasked[artifact.path] = artifact  # from before it is stored: it may be asked for at once
-        if not await self._fetch(artifact):
-            if not known:
-                self._unasked.pop(artifact.path, None)
-        elif len(self._unasked) > backlog.MOST:
-            del self._unasked[next(iter(self._unasked))]
+        self._unasked.keep(artifact.path, artifact)  # from before it is stored: it may be asked for at once
+        if not await self._fetch(artifact) and not known:
+            self._unasked.forget(artifact.path)

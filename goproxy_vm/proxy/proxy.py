@@ -59,7 +59,7 @@ class Proxy:
         memory = MemoryBudget()
         self.intake = Intake(store, prover, proofs, memory, settings.max_zip_size)
         """How files come into the store."""
-        self._fetching = Fetching(settings, slots, upstreams, self._absences, store.fences, memory)
+        self._fetching = Fetching(settings, gate, slots, upstreams, self._absences, store.fences, memory)
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
@@ -203,8 +203,6 @@ class Proxy:
     async def _fetch_ahead(self, artifact: Artifact) -> bool:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if artifact.path in self._files or self._absences.recent.has(artifact.path):
-            return False
-        if not self._gate.passes(artifact.module):
             return False
         if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams.resting):
             return False

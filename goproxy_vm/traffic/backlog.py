@@ -52,7 +52,9 @@ class Backlog(Generic[N]):
 
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Begin none of the versions that match."""
-        self.announced = without(self.announced, matches)
+        self.announced = {
+            path: each for path, each in self.announced.items() if not matches(each.module, each.version)
+        }
 
     async def close(self) -> None:
         """Begin no more, and cancel what is under way."""
@@ -69,8 +71,3 @@ class Backlog(Generic[N]):
                 await self._fetch(resource)
             except Exception:
                 log.exception("background fetch failed", path=resource.path)
-
-
-def without(resources: dict[str, N], matches: Callable[[str, str], bool]) -> dict[str, N]:
-    """Those whose version does not match."""
-    return {path: each for path, each in resources.items() if not matches(each.module, each.version)}

@@ -13,20 +13,19 @@ import asyncio
 import contextlib
 import re
 import time
-from collections import OrderedDict
 from email.utils import formatdate
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import GoproxyError
-from goproxy_vm.lru import Lru
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import IMMUTABLE
 from goproxy_vm.web import fileio
 from goproxy_vm.web.clients import allowed
+from goproxy_vm.web.prepared import Prepared
 from goproxy_vm.web.ready import Ready
 from goproxy_vm.web.send import SMALL
 
@@ -44,12 +43,6 @@ if TYPE_CHECKING:
     from goproxy_vm.web.forwarded import Forwarded
     from goproxy_vm.web.ready import Resource
 
-MOST_BYTES = 64 << 20
-"""Bytes of answers prepared: their bodies, and about EACH for each."""
-EACH = 1 << 10
-"""Bytes of memory that a prepared answer takes beside its body."""
-MOST_SPELLINGS = 5_000
-"""Targets that are not their path as it stands, of prepared answers (``%21`` for ``!``)."""
 MOST_TAILS = 1_000
 """Different heads remembered as plain, their targets left out: each client program sends its own."""
 LONGEST_HEAD = 8 << 10
@@ -89,15 +82,10 @@ class Front:
         self.networks = networks
         self._access = access
         self._forwarded = forwarded
-        self._most_files = most_files
-        self._whole: OrderedDict[str, Ready] = OrderedDict()
-        """Answers in memory, by path; the one used longest ago first."""
-        self._files: OrderedDict[str, Ready] = OrderedDict()
-        """Likewise, those of open files."""
-        self._spelled: Lru[str, str] = Lru(MOST_SPELLINGS)
-        """Paths by other targets that lead there."""
-        self._bytes = 0
+        self._prepared = Prepared(most_files)
         self._forgotten = 0
+        self.generation = 0
+        """Raised by whatever may make an answer that is under way wrong for those who ask after it."""
         self._tails: set[bytes] = set()
         self._date = (0, b"")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,65 +116,54 @@ class Front:
             head_only, target = True, data[6:end].decode("latin-1")
         else:
             return False
-        ready = self._find(target)
+        ready = self._prepared.find(target)
         if ready is None:
             return self._look(connection, data, target, head_only=head_only, started=started)
         if not ready.sound(started):
-            self._drop(ready)
+            self._prepared.forget(ready.path)
             return False
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def offer(self, target: str, resource: Resource, answer: Answer) -> None:
-        """Prepare a document that was just answered, if it will be the same for whoever asks next."""
+    def offer(self, target: str, resource: Resource, answer: Answer, since: int) -> None:
+        """Prepare a document that was just answered, if it will be the same for whoever asks next.
+
+        ``since``: the ``generation`` before it was made, and before it was asked whether it may be given.
+        """
+        if since != self.generation:
+            return  # it may be older than what is known now, or is refused from now on
         lasting = (
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
         if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
-            self.keep(target[1:], resource, answer, answer.body)
+            self._keep(target[1:], resource, answer, answer.body)
 
-    def keep(self, target: str, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
-        """Prepare an answer for the next requests; ``body`` belongs to it from here on.
-
-        ``target`` is the request's, percent-encoded, without its first slash; :meth:`forget` knows the answer
-        by the resource's path.
-        """
+    def _keep(self, target: str, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
+        """Prepare an answer for the next requests; ``body`` belongs to it from here on."""
         ready = Ready(resource, answer, body)
-        old = self._kept(ready.path)
-        if old is not None:
-            self._drop(old)
-        if target != ready.path:
-            self._spelled.keep(target, ready.path)
-        if isinstance(body, bytes):
-            self._bytes += len(body) + EACH
-            self._whole[ready.path] = ready
-        else:
-            body.rest()  # it is closed as soon as the file is to go
-            self._files[ready.path] = ready
-        while self._bytes > MOST_BYTES:
-            self._drop(next(iter(self._whole.values())))
-        while len(self._files) > self._most_files:
-            self._drop(next(iter(self._files.values())))
+        self._prepared.keep(ready)
+        self._prepared.spell(target, ready.path)
         return ready
 
     def forget(self, path: str | None) -> None:
-        """The stored file is gone; None stands for all."""
+        """The stored file is gone; None stands for all: the settings may refuse them now."""
         self._forgotten += 1
-        gone = [*self._whole.values(), *self._files.values()] if path is None else [self._kept(path)]
-        for ready in gone:
-            if ready is not None:
-                self._drop(ready)
+        if path is None:
+            self.generation += 1
+            self._prepared.forget_all()
+        else:
+            self._prepared.forget(path)
 
     def forget_documents(self) -> None:
         """Lists and the like may be older than what is known now."""
-        for ready in [each for each in self._whole.values() if each.until is not None]:
-            self._drop(ready)
+        self.generation += 1
+        self._prepared.forget_documents()
 
     def forget_records(self, _: Sequence[str]) -> None:
         """Some of what the checksum database's answers are made of is gone: a memory of it would keep it from
         being brought again."""
-        for ready in [each for path, each in self._whole.items() if path.startswith("sumdb/")]:
-            self._drop(ready)
+        self.generation += 1
+        self._prepared.forget_below("sumdb/")
 
     def date(self) -> bytes:
         """The last lines of a head, made once a second."""
@@ -209,22 +186,6 @@ class Front:
         self._tails.add(tail)
         return True
 
-    def _kept(self, path: str) -> Ready | None:
-        return self._whole.get(path) or self._files.get(path)
-
-    def _find(self, target: str) -> Ready | None:
-        """What is prepared for a target, which is used now."""
-        ready = self._whole.get(target)
-        if ready is not None:
-            self._whole.move_to_end(target)
-            return ready
-        ready = self._files.get(target)
-        if ready is not None:
-            self._files.move_to_end(target)
-            return ready
-        path = self._spelled.get(target)
-        return None if path is None or path == target else self._find(path)
-
     def _look(
         self, connection: Connection, data: bytes, target: str, *, head_only: bool, started: float
     ) -> bool:
@@ -240,19 +201,19 @@ class Front:
             return False
         if wanted.cached_only or b"disable-module-fetch" in data.lower():
             return False  # not even what is fetched ahead may be fetched for it
-        old = self._find(resource.path)
+        old = self._prepared.find(resource.path)
         if old is not None and old.sound(started):  # the same file under another spelling
-            self._spelled.keep(target, resource.path)
+            self._prepared.spell(target, resource.path)
             self._answer(connection, old, head_only=head_only, started=started)
             return True
-        ready = self._prepared(target, resource, resource.artifact)
+        ready = self._at_once(target, resource, resource.artifact)
         if ready is not None:
             self._answer(connection, ready, head_only=head_only, started=started, touched=True)
         else:
             self._begin(connection, self._open(connection, data, target, resource, head_only, started))
         return True
 
-    def _prepared(self, target: str, resource: ModuleResource, artifact: Artifact) -> Ready | None:
+    def _at_once(self, target: str, resource: ModuleResource, artifact: Artifact) -> Ready | None:
         """The answer to the request for a stored file, prepared without any waiting; None: that cannot be."""
         answer = self._proxy.stored_at_once(artifact)
         if answer is None:
@@ -264,7 +225,7 @@ class Front:
             if data is None or len(data) > SMALL:
                 return None
             body = data
-        return self.keep(target, resource, answer, body)
+        return self._keep(target, resource, answer, body)
 
     async def _open(
         self,
@@ -291,7 +252,7 @@ class Front:
             connection.hand_over(data)
             return
         if forgotten == self._forgotten:
-            ready = self.keep(target, resource, answer, body)
+            ready = self._keep(target, resource, answer, body)
             await self._send(connection, ready, head_only=head_only, started=started)
         else:  # perhaps this very file: a request after this one must not see it
             with contextlib.closing(Ready(resource, answer, body)) as ready:
@@ -402,10 +363,3 @@ class Front:
             connection.answered()
 
         task.add_done_callback(done)
-
-    def _drop(self, ready: Ready) -> None:
-        if isinstance(ready.body, bytes):
-            if self._whole.pop(ready.path, None) is not None:
-                self._bytes -= len(ready.body) + EACH
-        elif self._files.pop(ready.path, None) is not None:
-            ready.close()

@@ -199,14 +199,16 @@ class Handler:
         if self._name in through:
             raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
         trail.begin(through)
+        front = self._front
+        since = 0 if front is None else front.generation
         if isinstance(resource, ModuleResource):
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:
             raise MalformedPath("no checksum database is mirrored here")
         else:
             answer = await self._sumdb.get(resource, asker)
-        if self._front is not None and not wanted.cached_only:
-            self._front.offer(request.raw_path, resource, answer)
+        if front is not None and not wanted.cached_only:
+            front.offer(request.raw_path, resource, answer, since)
         return answer
 
     def _check_client(self, client: str) -> None:

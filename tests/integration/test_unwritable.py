@@ -117,19 +117,19 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         assert s.control.pinned("old.example/m", V)
         forgotten: list[str | None] = []
         s.watch(forgotten.append)
-        s._parts.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
+        s._core.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
         await s._parts.trial.once()
         assert not s.writable
         monkeypatch.setattr(beginning, "settle", settle)
         await s._parts.trial.once()
         assert s.writable
-        assert s._parts.memory.entry(path(2, "mod")) is None, "believed before"
+        assert s._core.memory.entry(path(2, "mod")) is None, "believed before"
         assert forgotten == [None], "nor is what was prepared of it"
         assert s.control.pinned("a.example/m", V)
         assert not s.control.pinned("old.example/m", V)
         assert await s.strays.find(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
-        assert s._core.index.withheld == frozenset()
+        assert s._core.index.doubts.withheld == frozenset()
 
 
 @pytest.mark.parametrize("name", ["tmp", "modules", "quarantine", "answers"])

@@ -96,7 +96,7 @@ def test_what_is_named_is_there(name: str) -> None:
 
 
 def test_the_threads_are_those_of_the_code() -> None:
-    table = PAGE[PAGE.index("| threads |") : PAGE.index("No request waits")]
+    table = PAGE[PAGE.index("| threads |") : PAGE.index("A hit waits for")]
     named = re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
     code = "\n".join(path.read_text() for path in MODULES.values())
     assert len(named) == 15

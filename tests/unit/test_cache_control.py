@@ -210,6 +210,15 @@ async def test_a_hash_is_forgotten_when_told_to(tmp_path: Path) -> None:
         assert (await shop.store.known("y.org/c", "v1.0.0")).zip is not None
 
 
+async def test_a_dry_run_looks_for_no_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told which they are, and all of them would be walked along."""
+    async with open_shop(tmp_path) as shop:
+        await stocked(shop)
+        monkeypatch.delattr(scanner.Scanner, "known")
+        assert (await purge_versions(shop, "x.org/a", "v1.0.0", dry_run=True, forget_hash=True)).files
+        assert (await purge(shop, match=("x.org/*",), dry_run=True, forget_hash=True)).files
+
+
 async def test_a_hash_of_what_was_evicted_is_forgotten_too(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", "x.org/a@v1.1.0", "x.org/b")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from goproxy_vm.cache.reader import Reader
+from goproxy_vm.errors import Unavailable
+from tests.fakes.lines import logged
 from tests.fakes.stores import Shop, artifact, open_shop, purge_versions
 
 if TYPE_CHECKING:
@@ -115,6 +117,23 @@ async def test_hashes_are_asked_for_again_when_they_change(shop: Shop) -> None:
     assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:first") == "h1:first"
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:first"
     assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:second") == "h1:first"
+
+
+@pytest.mark.parametrize("column", ["h1", "database"])
+async def test_a_bad_hash_on_record_concerns_those_who_need_it(
+    shop: Shop, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    """An .info needs none."""
+    await shop.put("x.org/a")
+    await shop.sql(f"UPDATE known SET {column} = CAST(x'ff' AS TEXT)")
+    assert await shop.store.get(artifact(shop.path("x.org/a", "info"))) is None
+    assert "index unavailable" not in logged(caplog)
+    assert shop.store.writable
+    await shop.put("x.org/a", kind="info")
+    await shop.touch("x.org/a", kind="info")
+    assert "index damaged" in logged(caplog), "the next start begins anew"
+    with pytest.raises(Unavailable):
+        await shop.store.put(artifact(shop.path("x.org/a", "mod")), b"module x\n", h1="h1:m")
 
 
 async def test_readers_write_nothing(shop: Shop) -> None:

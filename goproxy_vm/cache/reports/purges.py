@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reports.report import removal
-from goproxy_vm.cache.threads import paused
+from goproxy_vm.cache.threads import paused, to_the_end
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.selector import Selector
 
@@ -79,7 +79,7 @@ class Purges:
         else:
             victims += await self._strays(matches, selection.kinds)
             modules |= await self._answers.modules(matches)
-            if forget_hash:
+            if forget_hash and not dry_run:
                 versions = set(await self._reading.run(self._reader.known, matches))
         return PurgePlan(victims, modules, versions, since)
 
@@ -97,7 +97,9 @@ class Purges:
         await self._core.queue.flushed()
         victims = await self._reading.run(self._reader.of_version, module, version)
         victims += await self._strays(matches, KINDS)
-        versions = set(await self._reading.run(self._reader.known, matches)) if forget_hash else set()
+        versions = set[tuple[str, str]]()
+        if forget_hash and not dry_run:
+            versions = set(await self._reading.run(self._reader.known, matches))
         return PurgePlan(victims, {module}, versions, since)
 
     async def foretell(self, purge: PurgePlan) -> Removal:
@@ -108,10 +110,14 @@ class Purges:
         """Remove it; what is in memory of it is the caller's to forget, before and after."""
         gone = await self._core.remover.remove(purge.victims, "purge")
         if purge.versions:
-            await self._core.ask(self._core.index.forget, sorted(purge.versions))
-            self._core.memory.forget_known(*purge.versions)
+            await to_the_end(self._forget(purge.versions))
         answers = sum([await self._answers.drop(module) for module in sorted(purge.modules)])
         return await removal(gone, answers, dry_run=False)
+
+    async def _forget(self, versions: set[tuple[str, str]]) -> None:
+        """The hashes first seen of versions."""
+        await self._core.ask(self._core.index.forget, sorted(versions))
+        self._core.memory.forget_known(*versions)
 
     def _fence_under_way(self, selection: Selection, matches: Matches) -> None:
         """Bar what is being fetched now as far as it would be selected: it was asked for and fetched just

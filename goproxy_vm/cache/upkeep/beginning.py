@@ -77,10 +77,11 @@ def _hold_back(
 ) -> dict[str, str]:
     """On a full disk: what must not be served as it is, as :func:`settle` would write it, and the pins."""
     if _lost_power(database, boot):
-        index.suspected = int(database.number("clean", 0))
+        index.doubts.suspected = int(database.number("clean", 0))
     name, patterns = _proof(settings)
     if name and _must_prove(database, settings):
-        index.withheld = frozenset(row[0] for row in index.not_proven(name, lambda m: exempt(patterns, m)))
+        rows = index.not_proven(name, lambda module: exempt(patterns, module))
+        index.doubts.withheld = frozenset(row[0] for row in rows)
     return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
 
 
@@ -109,7 +110,7 @@ def settle(
             index.mark_pinned(pin, pinned=True)
             index.mark_pinned(unpin, pinned=False)
     database.unclean = False
-    index.suspected, index.withheld = None, frozenset()
+    index.doubts.suspected, index.doubts.withheld = None, frozenset()
     return marked
 
 
