@@ -38,7 +38,7 @@ def main() -> None:
             with ours(root / "cache", f"file://{root}/tree", "--sumdb", "off") as target:
                 fetch(target.url + hit)
                 ready = time.monotonic() - started
-                recovered = wait_for(target)
+                recovered = target.settled()
                 idle = peak(target)
                 run = load.wrk(target, hit, 32, 2)
                 fetch(f"{target.url}/{tree.MODULE}/@v/v1.{number}.0.zip")
@@ -58,16 +58,6 @@ def main() -> None:
         "Scale",
         f"{options.versions} versions, killed with -9 between the rounds.\n\n{load.table(head, rows)}",
     )
-
-
-def wait_for(target: Target) -> float:
-    """Seconds until the background work of the start is done: until the process takes no more CPU."""
-    started = time.monotonic()
-    before = -1.0
-    while (now := target.cpu()) - before > 0.02:
-        before = now
-        time.sleep(1)
-    return time.monotonic() - started
 
 
 def peak(target: Target) -> int:

@@ -50,6 +50,15 @@ class Target:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def settled(self) -> float:
+        """Wait until the background work of its start is done, and takes no more CPU; so many seconds."""
+        started = time.monotonic()
+        before = -1.0
+        while (now := self.cpu()) - before > 0.02:
+            before = now
+            time.sleep(1)
+        return time.monotonic() - started
+
     def resident(self) -> int:
         """Bytes of memory in use."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

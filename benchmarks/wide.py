@@ -22,6 +22,8 @@ PATTERNS = {"uniform": (32, 256), "zipf:0.9": (32,), "once": (32,)}
 """How files are asked for, and by how many connections."""
 KINDS = {"mod": (Kind.MOD, 800), "info": (Kind.INFO, 150)}
 """What else than zips of some kB a set may be of, and the bytes of each."""
+MOST_KEPT = 10_000
+"""Files that nginx keeps open at most: a process may not open any number."""
 SCRIPT = Path(__file__).with_name("wide.lua")
 
 Start = Callable[[], AbstractContextManager[Target]]
@@ -65,7 +67,7 @@ def prepare(root: Path, count: int, what: str, options: Namespace) -> Set:
     settings += ("--access-log", options.access_log, "--offline", "--max-client-connections", "2000")
     servers: dict[str, Start] = {
         "goproxy_vm": partial(ours, root / "cache", "off", *settings),
-        "nginx": partial(nginx, modules, kept=2 * count),
+        "nginx": partial(nginx, modules, kept=min(count, MOST_KEPT)),
         "nginx, none kept open": partial(nginx, modules, kept=0),
         "plain": partial(plain, modules),
     }
@@ -98,6 +100,7 @@ def once(files: Set, pattern: str, connections: int, options: Namespace) -> list
     for _ in range(options.rounds):
         for start, own in zip(files.servers.values(), runs, strict=True):
             with start() as target:
+                target.settled()
                 own.append(ask(target, files, pattern, connections, 60))
     return runs
 

@@ -69,20 +69,20 @@ def _openat2(flags: int, resolve: int) -> Callable[[int, bytes], int] | None:
     return lambda directory, name: int(call(_OPENAT2, directory, name, how, _HOW.size))
 
 
-def open_beneath(directory: int, path: str, flags: int, *, cached: bool = False) -> int | None:
+def open_beneath(directory: int, path: bytes, flags: int, *, cached: bool = False) -> int | None:
     """Open a file that is there, by a relative path that leads from ``directory`` by no link, nor above it;
     the descriptor. None where the system cannot do that in one step, or, if only what is ``cached`` may be
     looked at, not without waiting for a disk. OSError, ELOOP for a link."""
     call = _openat2(flags, _NO_SYMLINKS | _BENEATH | (_CACHED if cached else 0))
     if call is None:
         return None
-    fd = call(directory, os.fsencode(path))
+    fd = call(directory, path)
     if fd >= 0:
         return fd
     number = ctypes.get_errno()
     if number in _CANNOT:
         return None
-    raise OSError(number, os.strerror(number), path)
+    raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def outward_address() -> str:

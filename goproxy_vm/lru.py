@@ -22,6 +22,9 @@ class Lru(Mapping[K, V]):
         self._kept.move_to_end(key)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept  # to ask is no use of it
+
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._kept))  # what is looked up on the way moves
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from typing import TYPE_CHECKING
@@ -12,14 +13,20 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.holders import Hold
 
 
+READ_AHEAD = 128 << 10
+"""Bytes that the kernel reads ahead at once."""
+
+
 class _Shared:
     """An open file, and how many handles there are of it: the last one closes it."""
 
-    __slots__ = ("file", "handles")
+    __slots__ = ("file", "handles", "silent")
 
     def __init__(self, file: io.FileIO) -> None:
         self.file = file
         self.handles = 1
+        self.silent = False
+        """Whether its file system cannot say what is cached: it is in memory, as tmpfs."""
 
 
 class StoredFile:
@@ -85,6 +92,42 @@ class StoredFile:
             offset += len(piece)
             n -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def cached(self, offset: int, count: int) -> bool:
+        """Whether the page cache seems to hold a part: looked at once in what is read ahead at once."""
+        byte = [bytearray(1)]
+        try:
+            for at in range(offset, offset + count, READ_AHEAD):
+                if self._shared is None or self._shared.silent:
+                    return True
+                self._read_cached(byte, at)
+        except OSError as error:
+            return error.errno != errno.EAGAIN  # what else is wrong, whoever reads it is told
+        return True
+
+    def read_cached(self) -> bytes | None:
+        """The whole content of a small file that the page cache holds; None where a disk would have to be
+        waited for, and where it cannot be read."""
+        if self.data is not None:
+            return self.data
+        content = bytearray(self.length)
+        try:
+            count = self._read_cached([content], 0)
+        except OSError:
+            return None
+        return bytes(content) if count == self.length else None
+
+    def _read_cached(self, into: list[bytearray], offset: int) -> int:
+        """Read without waiting for a disk (BlockingIOError), where the file system can say so."""
+        fd = self.raw.fileno()
+        if self._shared is not None and not self._shared.silent:
+            try:
+                return os.preadv(fd, into, offset, os.RWF_NOWAIT)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._shared.silent = True
+        return os.preadv(fd, into, offset)
 
     def share(self) -> StoredFile:
         """Another handle on the same content, to be closed on its own."""

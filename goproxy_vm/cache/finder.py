@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.reader import Reader
-from goproxy_vm.cache.reading import Mismatch, open_cached, open_stored
+from goproxy_vm.cache.reading import Mismatch, Published, open_stored
 from goproxy_vm.cache.rows import Entry
 from goproxy_vm.observe.logs import get_logger
 
@@ -29,19 +29,24 @@ class Finder:
     def __init__(self, core: Core, scrub: Scrubber, threads: Threads, top: int) -> None:
         """``top``: a descriptor of the directory of published files."""
         self._core = core
-        self._top = top
+        self._published = Published(top)
         self._scrub = scrub
         self._threads = threads
 
-    def at_once(self, artifact: Artifact) -> StoredFile | None:
-        """The stored file where that takes no waiting: it awaits its commit, or what is on record of it is in
-        memory, and what the kernel must look at too. None: :meth:`find` it."""
-        path = artifact.path
+    def at_once(self, path: str, most: int) -> StoredFile | None:
+        """The stored file with that escaped path where it takes no waiting: it awaits its commit, or what is
+        on record of it is in memory, and what the kernel must look at too. Up to ``most`` bytes are read.
+        None: :meth:`find` it."""
         item = self._core.queue.pending.get(path)
         if item is not None:
             return item.content.share()
         entry = self._core.memory.entry(path)
-        return None if entry is None else self._open_at_once(path, entry.length, entry.sha256)
+        if entry is None:
+            return None
+        if entry.length > most:
+            return self._open_at_once(path, entry.length, entry.sha256)
+        data = self._published.read(path, entry.length)
+        return None if data is None else StoredFile(data, entry.length, entry.sha256)
 
     async def find(self, artifact: Artifact) -> StoredFile | None:
         """The stored file; None where there is none. One that is not as it is on record goes."""
@@ -69,7 +74,7 @@ class Finder:
                 if entry is None and path not in self._core.queue.pending:
                     return None
             if entry is not None:
-                self._core.memory.keep(Entry(path, entry.length, entry.sha256, entry.h1))
+                self._core.memory.keep(Entry(path, entry.length, entry.sha256))
                 return await self.open(path, entry.length, entry.sha256)
         return self._core.queue.pending[path].content.share()
 
@@ -85,10 +90,10 @@ class Finder:
 
     async def open(self, path: str, length: int, sha256: str) -> StoredFile:
         """A stored file, counted as open from before it is: it may be removed meanwhile."""
-        file, top = self._core.layout.file(path), self._core.layout.modules
         stored = self._open_at_once(path, length, sha256)
         if stored is not None:
             return stored
+        file, top = self._core.layout.file(path), self._core.layout.modules
         hold = self._core.holders.of(path)
         try:
             return (await self._threads.open(open_stored, file, top, length, sha256)).held(hold)
@@ -98,10 +103,7 @@ class Finder:
 
     def _open_at_once(self, path: str, length: int, sha256: str) -> StoredFile | None:
         hold = self._core.holders.of(path)
-        try:
-            stored = open_cached(self._top, path, length, sha256)
-        except (OSError, Mismatch):
-            stored = None  # the way that may wait finds the same, and says it
+        stored = self._published.open(path, length, sha256)
         if stored is None:
             hold.release(resting=False)
             return None

@@ -6,6 +6,7 @@ So whoever is to remember an answer says before it asks that it will (:meth:`Mem
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from goproxy_vm.cache.rows import Touch
 from goproxy_vm.lru import Lru
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from goproxy_vm.cache.clock import LogicalClock
     from goproxy_vm.cache.rows import Entry, Known, Standing
@@ -24,6 +25,12 @@ ENTRIES = 20_000
 MISSING = 1_000
 """Paths remembered of which the index has nothing, and versions with what it knows of them: a miss asks once
 and not at each of its steps. VMs choose what they ask for."""
+
+
+TOUCHES = 40_000
+"""Different files hit since the last flush, from which on the next one does not wait for its time."""
+MOST_TOUCHES = 60_000
+"""From which on others are not remembered: a disk that takes nothing loses their order, nothing else."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +45,14 @@ class Look:
     """The same of what is known of the version."""
 
 
+@dataclass(eq=False, slots=True)
+class Changes:
+    """What has been forgotten while the index was asked about many paths."""
+
+    paths: set[str]
+    everything: bool = False
+
+
 class Memory:
     """Entries of files used recently, and the hits since the last flush."""
 
@@ -47,7 +62,10 @@ class Memory:
         self._missing: Lru[str, None] = Lru(MISSING)
         self._known: Lru[tuple[str, str], Known] = Lru(MISSING)
         self._looks: set[Look] = set()
+        self._changes: set[Changes] = set()
         self._touches: dict[str, Touch] = {}
+        self.crowded = asyncio.Event()
+        """Set while the hits should be written down."""
         self._watchers: list[Callable[[str | None], None]] = []
 
     def watch(self, gone: Callable[[str | None], None]) -> None:
@@ -83,6 +101,22 @@ class Memory:
         """What the index knows of a version; None where it must be asked."""
         return self._known.get((module, version))
 
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[Changes]:
+        """What is forgotten meanwhile."""
+        changes = Changes(set())
+        self._changes.add(changes)
+        try:
+            yield changes
+        finally:
+            self._changes.discard(changes)
+
+    def warm(self, entries: Iterable[Entry], changes: Changes) -> None:
+        """Keep what the index said, of what has not changed since and is not kept already."""
+        for entry in [] if changes.everything else entries:
+            if entry.path not in changes.paths and entry.path not in self._entries:
+                self.keep(entry)
+
     def forget_known(self, *versions: tuple[str, str]) -> None:
         """What is known of versions has changed."""
         for version in versions:
@@ -103,6 +137,8 @@ class Memory:
         for look in self._looks:
             if look.path == path:
                 look.stale = True
+        for changes in self._changes:
+            changes.paths.add(path)
         for gone in self._watchers:
             gone(path)
 
@@ -113,15 +149,22 @@ class Memory:
         self._known.clear()
         for look in self._looks:
             look.stale = look.known_stale = True
+        for changes in self._changes:
+            changes.everything = True
         for gone in self._watchers:
             gone(None)
 
     def touch(self, path: str) -> None:
         """A hit."""
         before = self._touches.get(path)
+        if before is None and len(self._touches) >= TOUCHES:
+            self.crowded.set()
+            if len(self._touches) >= MOST_TOUCHES:
+                return
         self._touches[path] = Touch(self._clock.now(), 1 if before is None else before.hits + 1)
 
     def drain(self) -> dict[str, Touch]:
         """The hits since the last call."""
         touches, self._touches = self._touches, {}
+        self.crowded.clear()
         return touches

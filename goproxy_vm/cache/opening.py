@@ -40,6 +40,7 @@ from goproxy_vm.cache.upkeep.recovery import Recoverer
 from goproxy_vm.cache.upkeep.removal import Remover
 from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
+from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.logs import get_logger
@@ -164,7 +165,7 @@ async def open_parts(
 
     def stored(item: Item) -> None:
         memory.forget(item.path)
-        memory.keep(Entry(item.path, item.content.length, item.content.sha256, item.h1))
+        memory.keep(Entry(item.path, item.content.length, item.content.sha256))
         memory.forget_known((item.artifact.module, item.artifact.version))
         usage.add(item.row())
 
@@ -282,6 +283,8 @@ async def open_parts(
     }
     trial = Trial(core, min_free, settings.janitor_interval, attempts)
     await trial.once()
+    warming = asyncio.create_task(warm(core), name="warm")
+    stack.push_async_callback(cancel, warming)
     for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run):
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(

@@ -62,15 +62,20 @@ class Reader:
         # Before the row: what is not held back any more is written down by then.
         suspected, withheld = self.doubts.suspected, self.doubts.withheld
         row = self._connection.execute(
-            "SELECT length, sha256, h1, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
+            "SELECT length, sha256, unsure, id FROM files WHERE path = ? AND state = 0", (path,)
         ).fetchone()
-        if row is None or row[4] in withheld:
+        if row is None or row[3] in withheld:
             return None
         if not isinstance(row[1], bytes) or not isinstance(row[0], int):
-            self._notice(Impossible(f"files {row[4]!r}"))
+            self._notice(Impossible(f"files {row[3]!r}"))
             return None
-        suspect = suspected is not None and row[4] > suspected
-        return Entry(path, row[0], row[1].hex(), row[2], unsure=bool(row[3]) or suspect)
+        suspect = suspected is not None and row[3] > suspected
+        return Entry(path, row[0], row[1].hex(), unsure=bool(row[2]) or suspect)
+
+    def entries(self, paths: Sequence[str]) -> list[Entry]:
+        """As :meth:`entry`, of several; those only that can be served as they are."""
+        found = [self.entry(path) for path in paths]
+        return [entry for entry in found if entry is not None and not entry.unsure]
 
     def look(self, path: str, module: str, version: str) -> Standing:
         """All that a request for a file of a version needs to know: the entry; where there is none, whether

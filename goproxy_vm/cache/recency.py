@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 log = get_logger("cache")
 
+TOGETHER = 2_000
+"""Hits that are written down in one transaction."""
 CLEAN_AGE = 60.0
 """Seconds after which what was synced is certainly on disk: longer than a drive keeps it in its cache."""
 
@@ -39,15 +42,19 @@ class Recency:
     _mark: tuple[float, int] | None = None
 
     async def run(self, interval: float) -> None:
-        """Flush at an interval (seconds), until cancelled."""
+        """Flush at an interval (seconds), and whenever there are many, until cancelled."""
         while True:
-            await asyncio.sleep(interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self.memory.crowded.wait()
             await self.flush()
 
     async def flush(self) -> None:
         """Write down the hits since the last time; a disk that fails loses their order, nothing else."""
         try:
-            await self.thread.run(self._write, self.memory.drain())
+            touches = list(self.memory.drain().items())
+            for start in range(0, max(1, len(touches)), TOGETHER):  # others have their turn in between
+                await self.thread.run(self._write, dict(touches[start : start + TOGETHER]))
             self.health.succeeded("index")
         except sqlite3.Error as error:
             log.warning("index unavailable", reason=reason(error))

@@ -23,14 +23,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex,
-    for ``.mod`` and ``.zip`` the h1 hash it was proven to have; ``unsure`` where a power loss may have
-    damaged it, so that it is hashed before it is used."""
+    """A stored file: its path under ``modules/``, its length in bytes, the SHA-256 of its bytes in hex;
+    ``unsure`` where a power loss may have damaged it, so that it is hashed before it is used."""
 
     path: str
     length: int
     sha256: str
-    h1: str | None
     unsure: bool = False
 
 

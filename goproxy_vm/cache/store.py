@@ -183,12 +183,10 @@ class Store:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)
 
-    def get_at_once(self, artifact: Artifact) -> StoredFile | None:
-        """As :meth:`get`, where that takes no waiting; None says nothing."""
-        stored = self._finder.at_once(artifact)
-        if stored is not None:
-            self._memory.touch(artifact.path)
-        return stored
+    def get_at_once(self, path: str, most: int) -> StoredFile | None:
+        """As :meth:`get` unasked, by the escaped path, where that takes no waiting; a file of up to ``most``
+        bytes is in memory then. None says nothing."""
+        return self._finder.at_once(path, most)
 
     async def get(self, artifact: Artifact, *, asked: bool = True) -> StoredFile | None:
         """The stored file, to be closed by the caller; None where there is none.

@@ -58,7 +58,7 @@ def opened(file: Path, top: Path) -> int:
     """A descriptor to read a file with, which is below ``top``."""
     at = os.open(top, DIRECTORY)
     try:
-        fd = open_beneath(at, str(file).removeprefix(f"{top}/"), READ)
+        fd = open_beneath(at, os.fsencode(str(file).removeprefix(f"{top}/")), READ)
     finally:
         os.close(at)
     if fd is None:

@@ -59,6 +59,15 @@ class Artifact:
             raise MalformedPath(f"{version!r} is no canonical version of {module}")
         return cls(module, version, kind, path)
 
+    @classmethod
+    def stored(cls, path: str) -> Artifact:
+        """The one of a stored file, as :meth:`at`, but that its path need not be checked again."""
+        module, _, name = path.partition("/@v/")
+        version, _, kind = name.rpartition(".")
+        if "!" in path:
+            module, version = unescape_path(module), unescape_version(version)
+        return cls(module, version, _KINDS[kind], path)
+
     def sibling(self, kind: Kind) -> Artifact:
         """Another file of the same version."""
         return Artifact(self.module, self.version, kind, self.path.removesuffix(self.kind.value) + kind.value)

@@ -127,10 +127,10 @@ def _module(path: str) -> ModuleResource:
     check_lengths(escaped)
     endpoint, version = _endpoint(rest)
     resource = ModuleResource(module, endpoint, version)
-    if endpoint in (Endpoint.MOD, Endpoint.ZIP) and resource.artifact is None:
-        raise MalformedPath(f"{version!r} is no canonical version of {module}")
     # Escaping is one to one: what has just been unescaped need not be checked and escaped again.
     vars(resource)["path"] = path
+    if endpoint in (Endpoint.MOD, Endpoint.ZIP) and resource.artifact is None:
+        raise MalformedPath(f"{version!r} is no canonical version of {module}")
     return resource
 
 

@@ -74,6 +74,8 @@ def max_age(seconds: float) -> str:
     return f"public, max-age={max(0, int(seconds))}"
 
 
+_ENDPOINTS = {kind: Endpoint(kind.value) for kind in Kind}
+
 CACHE_STATUS = {
     Result.HIT: "hit",
     Result.MISS: "fwd=uri-miss; stored",
@@ -87,7 +89,7 @@ def file_answer(artifact: Artifact, stored: StoredFile, result: Result) -> Answe
     """The answer to a request for a file of a version, which closes ``stored``."""
     return Answer(
         stored,
-        CONTENT_TYPES[Endpoint(artifact.kind.value)],
+        CONTENT_TYPES[_ENDPOINTS[artifact.kind]],
         STABLE if artifact.kind is Kind.INFO else IMMUTABLE,
         CACHE_STATUS[result],
         result,

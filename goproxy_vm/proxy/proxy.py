@@ -102,10 +102,17 @@ class Proxy:
         stored = await self._store.get(artifact)
         return None if stored is None else self._hit(artifact, stored)
 
-    def stored_at_once(self, artifact: Artifact) -> Answer | None:
-        """As :meth:`stored`, where that takes no waiting; None says nothing."""
-        stored = self._store.get_at_once(artifact) if self._gate.passes(artifact.module) else None
-        return None if stored is None else self._hit(artifact, stored)
+    def stored_at_once(self, path: str, most: int) -> Answer | None:
+        """As :meth:`stored`, by a path, where that takes no waiting; a file of up to ``most`` bytes is in
+        memory then. None says nothing."""
+        stored = self._store.get_at_once(path, most)
+        if stored is None:
+            return None
+        artifact = Artifact.stored(path)
+        if not self._gate.passes(artifact.module):
+            stored.close()
+            return None
+        return self._hit(artifact, stored)
 
     def _hit(self, artifact: Artifact, stored: StoredFile) -> Answer:
         self._prefetch.hit(artifact)

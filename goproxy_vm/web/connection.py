@@ -122,6 +122,8 @@ class Connection(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    sock: socket.socket
+    """The transport's, which closes it; for what the transport cannot send itself."""
 
     def __init__(self, connections: Others) -> None:
         self._connections = connections
@@ -154,6 +156,9 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(MOST_WAITING)
         self.client = client_address(transport)
+        sock = transport.get_extra_info("socket")
+        self.sock = socket.socket(sock.family, sock.type, sock.proto, sock.fileno())
+        self.sock.setblocking(False)
         self._last_busy = self._connections.now()
         self._window = (self._last_busy, 0)
         refusal = self._connections.add(self)
@@ -313,6 +318,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forward, and give the connection's place back."""
+        self.sock.detach()
         self.last = True
         self._held.clear()
         self._relieve()
@@ -330,14 +336,13 @@ class Connection(asyncio.Protocol):
         if self.sending_file and not self.transport.is_closing():
             # The loop's sendfile would wait for ever on a socket that the transport has closed.
             with contextlib.suppress(OSError):
-                self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                self.sock.shutdown(socket.SHUT_RDWR)
         else:
             self.transport.abort()
 
     def sweep(self, now: float, send_timeout: float) -> None:
         """Abort a send to a client that takes too little, close a connection that asks for nothing."""
-        transport = self.transport
-        sock = transport.get_extra_info("socket")
+        transport, sock = self.transport, self.sock
         before, self._unsent = self._unsent, transport.get_write_buffer_size() + unsent_bytes(sock)
         unsent = self._unsent
         if unsent:

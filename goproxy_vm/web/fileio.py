@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.files import READ_AHEAD
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -24,41 +23,24 @@ CHUNK = 4 << 20
 """Bytes that one sendfile of the loop is given."""
 PIECE = 64 << 10
 """Bytes of an answer in memory that are written at a time."""
-PROBE = 128 << 10
-"""Bytes between two looks whether the page cache holds a file: what the kernel reads ahead at once."""
-
 log = get_logger("web")
-
-
-def cached(file: StoredFile) -> bytes | None:
-    """All bytes of a small file as far as the page cache holds it; None where a disk would have to be waited
-    for, and where it cannot be read."""
-    data = bytearray(file.length)
-    try:
-        count = os.preadv(file.raw.fileno(), [data], 0, os.RWF_NOWAIT)
-    except OSError:
-        return None
-    return bytes(data) if count == file.length else None
 
 
 def begin(connection: Connection, head: bytes, file: StoredFile) -> int:
     """Send a head, and as much of a file as the socket and the page cache give at once; so many bytes."""
     transport = connection.transport
-    sock = transport.get_extra_info("socket")
-    corked = sock.family != socket.AF_UNIX and not transport.is_closing()
-    if corked:  # so that the head and the first bytes share a packet
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    transport.write(head)
     count = min(AT_ONCE, file.length)
-    fd = file.raw.fileno()
-    sent = 0
-    if not (transport.get_write_buffer_size() or transport.is_closing()) and _is_resident(fd, 0, count):
-        with contextlib.suppress(OSError):  # a full socket; a client that left, which the next write shows
-            sent = os.sendfile(sock.fileno(), fd, 0, count)
-    if corked:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-    return sent
+    if transport.get_write_buffer_size() or transport.is_closing() or not file.cached(0, count):
+        transport.write(head)
+        return 0
+    try:
+        went = connection.sock.send(head, socket.MSG_MORE)  # so that the first bytes share its packet
+        if went == len(head):
+            return os.sendfile(connection.sock.fileno(), file.raw.fileno(), 0, count)
+    except BlockingIOError:
+        went = 0
+    transport.write(head[went:])
+    return 0
 
 
 async def go_on(
@@ -74,7 +56,7 @@ async def go_on(
     while at < end:
         count = min(CHUNK, end - at)
         try:
-            if not _is_resident(source.fileno(), at, count):
+            if not file.cached(at, count):
                 await loop.run_in_executor(reader, _warm, file, at, count)
             went = await _sent(connection, source, at, count)
         except ConnectionError as error:
@@ -129,17 +111,5 @@ async def pieces(connection: Connection, body: bytes, at: int, end: int) -> int:
 
 def _warm(file: StoredFile, at: int, count: int) -> None:
     """Have the page cache hold a part of a file, and the memory of this process none of it (blocking)."""
-    for offset in range(at, at + count, PROBE):
-        file.pread(offset, min(PROBE, at + count - offset))
-
-
-def _is_resident(fd: int, offset: int, count: int) -> bool:
-    """Whether the page cache seems to hold a part of a file: looked at once in what is read ahead at once."""
-    byte = bytearray(1)
-    try:
-        for at in range(offset, offset + count, PROBE):
-            os.preadv(fd, [byte], at, os.RWF_NOWAIT)
-    except OSError as error:
-        # A file system that cannot say (EOPNOTSUPP) is in memory, as tmpfs of old kernels.
-        return error.errno != errno.EAGAIN
-    return True
+    for offset in range(at, at + count, READ_AHEAD):
+        file.pread(offset, min(READ_AHEAD, at + count - offset))

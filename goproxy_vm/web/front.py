@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.protocol.artifact import Artifact
+    from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
     from goproxy_vm.web.forwarded import Forwarded
-    from goproxy_vm.web.ready import Resource
 
 MOST_TAILS = 1_000
 """Different heads remembered as plain, their targets left out: each client program sends its own."""
@@ -125,7 +125,9 @@ class Front:
         self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def offer(self, target: str, resource: Resource, answer: Answer, since: int) -> None:
+    def offer(
+        self, target: str, resource: ModuleResource | SumdbResource, answer: Answer, since: int
+    ) -> None:
         """Prepare a document that was just answered, if it will be the same for whoever asks next.
 
         ``since``: the ``generation`` before it was made, and before it was asked whether it may be given.
@@ -136,11 +138,11 @@ class Front:
             answer.cache_control == IMMUTABLE if answer.until is None else answer.until > time.monotonic()
         )
         if isinstance(answer.body, bytes) and lasting and target.isascii() and target.startswith("/"):
-            self._keep(target[1:], resource, answer, answer.body)
+            endpoint = resource.endpoint.value if isinstance(resource, ModuleResource) else "sumdb"
+            self._keep(target[1:], Ready(resource.path, endpoint, answer, answer.body))
 
-    def _keep(self, target: str, resource: Resource, answer: Answer, body: bytes | StoredFile) -> Ready:
-        """Prepare an answer for the next requests; ``body`` belongs to it from here on."""
-        ready = Ready(resource, answer, body)
+    def _keep(self, target: str, ready: Ready) -> Ready:
+        """Have an answer for the next requests."""
         self._prepared.keep(ready)
         self._prepared.spell(target, ready.path)
         return ready
@@ -190,72 +192,68 @@ class Front:
         self, connection: Connection, data: bytes, target: str, *, head_only: bool, started: float
     ) -> bool:
         """A stored file that is not prepared: open it, beside the loop where that may take a while."""
-        if "/@v/" not in target or "?" in target:
-            return False
-        try:
-            wanted = parse(f"/{target}", None)
-        except GoproxyError:
-            return False
-        resource = wanted.resource
-        if not isinstance(resource, ModuleResource) or resource.artifact is None:
-            return False
-        if wanted.cached_only or b"disable-module-fetch" in data.lower():
-            return False  # not even what is fetched ahead may be fetched for it
-        old = self._prepared.find(resource.path)
-        if old is not None and old.sound(started):  # the same file under another spelling
-            self._prepared.spell(target, resource.path)
-            self._answer(connection, old, head_only=head_only, started=started)
-            return True
-        ready = self._at_once(target, resource, resource.artifact)
-        if ready is not None:
-            self._answer(connection, ready, head_only=head_only, started=started, touched=True)
-        else:
-            self._begin(connection, self._open(connection, data, target, resource, head_only, started))
+        if "/@v/" not in target or b"disable-module-fetch" in data.lower():
+            return False  # with that field not even what is fetched ahead may be fetched for it
+        ready = self._at_once(target, target)
+        if ready is None:
+            try:
+                wanted = parse(f"/{target}", None)
+            except GoproxyError:
+                return False
+            resource = wanted.resource
+            if not isinstance(resource, ModuleResource) or resource.artifact is None or wanted.cached_only:
+                return False
+            if target != resource.path:  # another spelling
+                ready = self._prepared.find(resource.path) or self._at_once(target, resource.path)
+            if ready is None or not ready.sound(started):
+                opening = self._open(connection, data, target, resource.artifact, head_only, started)
+                self._begin(connection, opening)
+                return True
+            self._prepared.spell(target, ready.path)
+        self._answer(connection, ready, head_only=head_only, started=started)
         return True
 
-    def _at_once(self, target: str, resource: ModuleResource, artifact: Artifact) -> Ready | None:
+    def _at_once(self, target: str, path: str) -> Ready | None:
         """The answer to the request for a stored file, prepared without any waiting; None: that cannot be."""
-        answer = self._proxy.stored_at_once(artifact)
+        answer = self._proxy.stored_at_once(path, SMALL)
         if answer is None:
             return None
         body = answer.body
-        if isinstance(body, StoredFile) and (body.length <= SMALL or body.data is not None):
-            with body:
-                data = body.data if body.data is not None else fileio.cached(body)
-            if data is None or len(data) > SMALL:
+        if isinstance(body, StoredFile) and body.data is not None:
+            if body.length > SMALL:  # a large one that awaits its commit
                 return None
-            body = data
-        return self._keep(target, resource, answer, body)
+            body = body.data
+        return self._keep(target, Ready(path, path.rpartition(".")[2], answer, body))
 
     async def _open(
         self,
         connection: Connection,
         data: bytes,
         target: str,
-        resource: ModuleResource,
+        artifact: Artifact,
         head_only: bool,
         started: float,
     ) -> None:
         forgotten = self._forgotten
         try:
-            artifact = resource.artifact
-            answer = None if artifact is None else await self._proxy.stored(artifact)
+            answer = await self._proxy.stored(artifact)
             body = None if answer is None else await self._body(answer)
         except (GoproxyError, OSError):
             answer = body = None  # aiohttp's way finds the same, and says it
         except Exception:
-            self._metrics.request(resource.endpoint, "error", time.monotonic() - started, 0)
+            self._metrics.request(artifact.kind.value, "error", time.monotonic() - started, 0)
             raise
         if answer is None or body is None:
             if connection.transport.is_closing():  # nobody is there any more, but they have asked
-                self._metrics.request(resource.endpoint, "refused", time.monotonic() - started, 0)
+                self._metrics.request(artifact.kind.value, "refused", time.monotonic() - started, 0)
             connection.hand_over(data)
             return
+        ready = Ready(artifact.path, artifact.kind.value, answer, body)
         if forgotten == self._forgotten:
-            ready = self._keep(target, resource, answer, body)
+            self._keep(target, ready)
             await self._send(connection, ready, head_only=head_only, started=started)
         else:  # perhaps this very file: a request after this one must not see it
-            with contextlib.closing(Ready(resource, answer, body)) as ready:
+            with contextlib.closing(ready):
                 await self._send(connection, ready, head_only=head_only, started=started)
 
     async def _body(self, answer: Answer) -> bytes | StoredFile | None:
@@ -272,18 +270,17 @@ class Front:
             stored.close()
             return None
         with stored:
-            if stored.data is not None:
-                return stored.data
+            data = stored.read_cached()
+            if data is not None:
+                return data
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._reader, stored.pread, 0, stored.length)
         if len(data) != stored.length:
             raise OSError("shorter than on record")
         return data
 
-    def _answer(
-        self, connection: Connection, ready: Ready, *, head_only: bool, started: float, touched: bool = False
-    ) -> None:
-        if ready.stored and not touched:
+    def _answer(self, connection: Connection, ready: Ready, *, head_only: bool, started: float) -> None:
+        if ready.stored:
             self._touch(ready.path)
         rest = self._write(connection, ready, head_only=head_only, started=started)
         if rest is not None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from goproxy_vm.web.ready import Ready
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 72 << 20
 """Bytes of answers in memory: their bodies, and about EACH for each."""
-EACH = 1 << 10
+EACH = 600
 """Bytes of memory that an answer takes beside its body."""
 MOST_SPELLINGS = 5_000
 """Targets remembered that are not their path as it stands (``%21`` for ``!``)."""

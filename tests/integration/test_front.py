@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.web import fileio
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.web import front as front_module
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.ready import Ready
@@ -331,7 +331,7 @@ async def test_a_large_file_that_waits_for_its_name(serve: Serve, upstream: Fake
 async def test_a_disk_that_is_cold_is_read_beside_the_loop(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, *, resident: bool
 ) -> None:
-    monkeypatch.setattr(fileio, "_is_resident", lambda *_: resident)
+    monkeypatch.setattr(StoredFile, "cached", lambda *_: resident)
     host = await serve(upstream)
     for path in (ZIPS[1], BIG):
         await host.get(path)

@@ -452,7 +452,7 @@ async def test_a_large_file_that_fails_in_the_middle_never_looks_whole(
         return really(self, offset, n)
 
     monkeypatch.setattr(StoredFile, "pread", pread)
-    monkeypatch.setattr(fileio, "_is_resident", lambda *_: False)
+    monkeypatch.setattr(StoredFile, "cached", lambda *_: False)
     monkeypatch.setattr(fileio, "CHUNK", 256 << 10)
     async with Wire(stored.server.url) as wire:
         wire.ask(BIG.replace(".zip", ".mod"))

@@ -397,7 +397,7 @@ def test_a_file_is_opened_by_a_path_without_links(tmp_path: Path) -> None:
     (tmp_path / "beside").write_bytes(b"x")
     top = os.open(tmp_path / "top", os.O_RDONLY)
     try:
-        fd = hostos.open_beneath(top, "a/\u00e9", os.O_RDONLY | os.O_CLOEXEC)
+        fd = hostos.open_beneath(top, "a/\u00e9".encode(), os.O_RDONLY | os.O_CLOEXEC)
         if fd is None:
             pytest.skip("no openat2 here")
         assert (os.read(fd, 10), os.get_inheritable(fd)) == (b"x", False)
@@ -413,7 +413,7 @@ def test_a_file_is_opened_by_a_path_without_links(tmp_path: Path) -> None:
             "d" * 5_000: errno.ENAMETOOLONG,
         }.items():
             with pytest.raises(OSError, match=r"\[Errno") as error:
-                hostos.open_beneath(top, path, os.O_RDONLY)
+                hostos.open_beneath(top, path.encode(), os.O_RDONLY)
             assert error.value.errno == number
     finally:
         os.close(top)
@@ -426,6 +426,6 @@ def test_a_system_that_cannot_open_so(monkeypatch: pytest.MonkeyPatch, number: i
         return -1
 
     monkeypatch.setattr(hostos, "_openat2", lambda *_: call)
-    assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
+    assert hostos.open_beneath(0, b"a", os.O_RDONLY) is None
     monkeypatch.setattr(hostos, "_openat2", lambda *_: None)
-    assert hostos.open_beneath(0, "a", os.O_RDONLY) is None
+    assert hostos.open_beneath(0, b"a", os.O_RDONLY) is None

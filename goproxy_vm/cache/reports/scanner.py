@@ -126,6 +126,13 @@ class Scanner:
         )
         return list(possible(victim, rows, self.notice))
 
+    def newest(self, limit: int) -> list[str]:
+        """The paths of the files used last, the newest at the end."""
+        rows = self.connection.execute(
+            "SELECT path FROM files WHERE state = 0 ORDER BY last_used DESC LIMIT ?", (limit,)
+        )
+        return [path for (path,) in paused(rows)][::-1]
+
     def dying(self) -> list[Victim]:
         """Files marked by an earlier run, which did not get to the end."""
         rows = self.connection.execute(f"SELECT {VICTIM} FROM files WHERE state = 1")  # noqa: S608
