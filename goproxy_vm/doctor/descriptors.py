@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.hostos import open_files_hard_limit, open_files_limit
-from goproxy_vm.web.shares import EACH, OWN, most_connections, most_kept, most_of_one
+from goproxy_vm.web.shares import least, most_connections, most_of_one
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
@@ -24,7 +24,7 @@ def check_descriptors(settings: Settings, holder: int | None) -> Finding:
 
 def judge_limit(settings: Settings, limit: int, whose: str) -> Finding:
     """Whether ``limit`` descriptors are enough for ``whose`` process, and what they are shared out to."""
-    least = OWN + most_kept(limit) + EACH * settings.max_misses
+    needed = least(settings.max_misses)
     in_all = most_connections(limit, settings.max_misses)
     one = most_of_one(in_all, settings.max_client_connections)
     shown = "any number of" if limit == sys.maxsize else f"{limit:,}"
@@ -33,8 +33,8 @@ def judge_limit(settings: Settings, limit: int, whose: str) -> Finding:
         "" if limit == sys.maxsize else f", {in_all:,} in all"
     )
     raising = "set LimitNOFILE=65536 in the systemd unit, or ulimit -Hn 65536 before goproxy-vm serve"
-    if limit < least:
-        return Finding("failed", f"{found}; {least:,} files are needed beside them", raising)
+    if limit < needed:
+        return Finding("failed", f"{found}; {needed:,} files are needed beside them", raising)
     if one < settings.max_client_connections:
         return Finding(
             "warning", f"{found}; max_client_connections is {settings.max_client_connections:,}", raising

@@ -17,6 +17,11 @@ def most_kept(limit: int) -> int:
     return min(limit // KEPT, MOST_KEPT)
 
 
+def least(max_misses: int) -> int:
+    """Descriptors that are needed beside connections: of fewer, what is kept open must go."""
+    return (OWN + EACH * max_misses) * KEPT // (KEPT - 1)
+
+
 def most_connections(limit: int, max_misses: int) -> int:
     """Connections that the main listener may hold, of a process that may open ``limit`` files."""
     return max(FEWEST, (limit - OWN - most_kept(limit) - EACH * max_misses) // EACH)

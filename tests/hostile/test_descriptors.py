@@ -20,7 +20,7 @@ from goproxy_vm.admin.app import ADMIN_CONNECTIONS
 from goproxy_vm.web import connection, listener
 from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.listener import Acceptor
-from goproxy_vm.web.shares import most_connections, most_of_one
+from goproxy_vm.web.shares import EACH, OWN, least, most_connections, most_kept, most_of_one
 from tests.fakes.lines import logged
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Wire, until
@@ -73,7 +73,9 @@ def test_one_client_cannot_take_all_connections(limited: tuple[int, Path]) -> No
 
 
 def test_shares() -> None:
-    assert most_connections(65_536, 64) > 30_000
+    assert most_connections(65_536, 64) == 24_384
+    assert (most_kept(65_536), most_kept(1 << 30), most_kept(1024)) == (16_384, 16_384, 256)
+    assert most_kept(least(64)) + OWN + EACH * 64 == least(64) == 512
     assert most_connections(1024, 64) == 192
     assert most_connections(100, 64) == 16
     assert most_of_one(192, 1024) == 96

@@ -383,7 +383,7 @@ async def test_few_descriptors(setup: Setup) -> None:
     status, said, remedy = examined(process.returncode, json.loads(process.stdout)).only("descriptors")
     assert status == "failed"
     assert said.startswith(
-        "a process started from here may open 200 files: 1 connections from one address, 16 in all; 640 "
+        "a process started from here may open 200 files: 1 connections from one address, 16 in all; 512 "
     )
     assert "LimitNOFILE=65536" in remedy
 

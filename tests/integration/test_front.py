@@ -12,6 +12,7 @@ import pytest
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.web import front as front_module
+from goproxy_vm.web import prepared
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.ready import Ready
 from tests.fakes.modules import build_zip
@@ -131,9 +132,9 @@ async def test_who_forbids_fetches(serve: Serve, upstream: FakeUpstream, taken: 
     await host.get(MOD)
     await committed(host)
     taken.clear()
-    for prepared in (False, True):
+    for before in (False, True):
         assert (await host.get(MOD, Disable_Module_Fetch="true")).status == 200
-        assert bool(taken) == prepared
+        assert bool(taken) == before
         await host.get(MOD)
         taken.clear()
 
@@ -282,8 +283,9 @@ async def test_who_may_not_ask(serve: Serve, upstream: FakeUpstream, tmp_path: P
 async def test_prepared_answers_are_bounded(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "MOST_BYTES", 2_000)
-    monkeypatch.setattr(front_module, "MOST_FILES", 1)
+    monkeypatch.setattr(prepared, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(prepared, "MOST_SPELLINGS", 1)
+    monkeypatch.setattr("goproxy_vm.server.most_kept", lambda _: 1)
     monkeypatch.setattr(front_module, "MOST_TAILS", 1)
     host = await serve(upstream)
     counts = []
@@ -298,7 +300,7 @@ async def test_prepared_answers_are_bounded(
 async def test_the_descriptor_used_longest_ago_goes_first(
     serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "MOST_FILES", 2)
+    monkeypatch.setattr("goproxy_vm.server.most_kept", lambda _: 2)
     for number in range(3):
         zipped = large_zip(f"example.com/m{number}", 1 << 20)
         upstream.add_module(f"example.com/m{number}", "v1.0.0", zipped=zipped)

@@ -350,10 +350,11 @@ async def test_out_of_descriptors_is_no_absence(root: Path, monkeypatch: pytest.
         await drained(s)
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "open", exhausted)
+            patch.setattr("goproxy_vm.cache.reading.open_beneath", exhausted)
             with pytest.raises(Unavailable):
                 await s.get(artifact(MOD))
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, "dup", exhausted)
+            patch.setattr("goproxy_vm.cache.store.open_stored", exhausted)
             with pytest.raises(Unavailable):
                 await adopt_zip(s)
         assert await content(s, MOD) == data

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from goproxy_vm.cache import memory as memory_module
+from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.reader import Reader
+from goproxy_vm.cache.rows import Standing
+from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
 from tests.fakes.stores import Shop, artifact, open_shop, purge_versions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
+
+    from goproxy_vm.cache.rows import Entry
 
 
 class Held:
@@ -144,3 +151,103 @@ async def test_readers_write_nothing(shop: Shop) -> None:
         await shop.core.lookups.run(write)
     with pytest.raises(Exception, match="readonly"):
         await shop.core.scan(shop.core.scanner.connection.execute, "DELETE FROM files")
+
+
+async def test_what_was_remembered_after_a_start_is_not_what_changed_meanwhile(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        await shop.put(f"x.org/{name}")
+    memory = shop.core.memory
+    memory.forget_all()
+    gone, replaced = shop.path("x.org/a"), shop.path("x.org/b")
+    entries = Reader.entries
+
+    def meanwhile(reader: Reader, paths: Sequence[str]) -> list[Entry]:
+        found = entries(reader, paths)
+        asyncio.run_coroutine_threadsafe(changed(), loop).result(30)
+        return found
+
+    async def changed() -> None:
+        await purge_versions(shop.store, "x.org/a", None, forget_hash=True, dry_run=False)
+        await shop.put("x.org/b")
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Reader, "entries", meanwhile)
+    before = await shop.core.lookups.run(entries, [replaced])
+    await warm(shop.core)
+    assert memory.entry(gone) is None
+    entry = memory.entry(replaced)
+    assert entry is not None
+    assert [entry] != before, "the new one"
+    assert memory.entry(shop.path("x.org/c")) is not None
+
+
+async def test_nothing_is_remembered_of_a_start_that_all_was_forgotten_in(shop: Shop) -> None:
+    await shop.put("x.org/a")
+    memory = shop.core.memory
+    with memory.changes() as changes:
+        found = await shop.core.lookups.run(Reader.entries, [shop.path("x.org/a"), "none"])
+        memory.forget_all()
+    assert len(found) == 1
+    memory.warm(found, changes)
+    assert memory.entry(shop.path("x.org/a")) is None
+
+
+async def test_warming_ends_where_the_index_cannot_be_read(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(type(shop.core.scanner), "newest", broken)
+    await warm(shop.core)
+    assert "index unavailable" in logged(caplog)
+
+
+async def test_each_question_has_its_own_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of those that are asked together has none, and another is not waited for any more."""
+    names = [f"x.org/m{number}" for number in range(70)]
+    await shop.put(names[3])
+    look = Reader.look
+
+    def failing(reader: Reader, path: str, *rest: str) -> Standing:
+        if path == shop.path(names[5]):
+            raise sqlite3.OperationalError("this one")
+        return look(reader, path, *rest)
+
+    monkeypatch.setattr(Reader, "look", failing)
+    asking = [
+        asyncio.create_task(shop.core.lookups.look((shop.path(name), name, "v1.0.0"))) for name in names
+    ]
+    await asyncio.sleep(0)
+    asking[7].cancel()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(found[5], sqlite3.OperationalError)
+    assert isinstance(found[7], asyncio.CancelledError)
+    stored = [number for number, each in enumerate(found) if isinstance(each, Standing) and each.entry]
+    assert stored == [3]
+    assert sum(isinstance(each, Standing) for each in found) == 68
+
+
+async def test_a_job_that_fails_fails_all_its_questions(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Reader, "look_all", failing)
+    asking = [shop.core.lookups.look((shop.path(name), name, "v1.0.0")) for name in ("a", "b")]
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(each) for each in found] == [ValueError, ValueError]
+
+
+def test_hits_are_bounded_where_nothing_writes_them_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "TOUCHES", 3)
+    monkeypatch.setattr(memory_module, "MOST_TOUCHES", 5)
+    memory = memory_module.Memory(LogicalClock(None))
+    for number in range(9):
+        memory.touch(f"m{number}")
+    assert memory.crowded.is_set()
+    memory.touch("m0")
+    hits = memory.drain()
+    assert {path: touch.hits for path, touch in hits.items()} == {f"m{n}": 1 + (n == 0) for n in range(5)}
+    assert not memory.crowded.is_set()
