@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import load, tree
+from benchmarks import load, tree, wide
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Target, fetch, ours
 from benchmarks.slow import counting
 from tests.fakes.modules import build_zip
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--zips", type=int, default=SMALL_ZIPS, help="to evict")
     parser.add_argument("--python", default=sys.executable, help="of the environment of what to measure")
+    parser.add_argument("--wide", action="store_true", help="hits on the .mod of all versions with such zips")
     options = parser.parse_args()
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
@@ -79,6 +80,15 @@ def main() -> None:
         arguments = ("--sumdb", "off", "--max-size", "2GB", "--access-log", "off", "--scrub-interval", "0")
         target = stack.enter_context(ours(cache, upstream, *arguments, python=options.python))
         fetch(target.url + HIT)
+        listed = root / "list"
+        listed.write_text(
+            "".join(f"/example.com/many/@v/v1.{number}.0.mod\n" for number in range(options.zips))
+        )
+
+        def hits() -> load.Run:
+            if not options.wide:
+                return load.wrk(target, HIT, 8, options.seconds)
+            return load.wrk(target, "/", 8, options.seconds, *wide.script(listed, "uniform"))
 
         def misses(over: threading.Event) -> None:
             process = client(target, "/example.com/many/@v/v9.{}.0.info", 100_000, MISSES)
@@ -108,11 +118,11 @@ def main() -> None:
         ):
             idle, busy = [], []
             for _ in range(options.rounds):
-                if work is evict or work is scrub:
+                if work is evict or work is scrub or not idle:
                     fill(target, options.zips)
-                idle.append(load.wrk(target, HIT, 8, options.seconds))
+                idle.append(hits())
                 with beside(work):
-                    busy.append(load.wrk(target, HIT, 8, options.seconds))
+                    busy.append(hits())
             quiet, noisy = load.median(idle), load.median(busy)
             rows.append(
                 [
@@ -125,8 +135,10 @@ def main() -> None:
             )
             print(*rows[-1], flush=True)
     text = load.table(["beside", "p99 idle ms", "p99 ms", "ratio", "requests/s, ratio"], rows)
+    what = f"the `.mod` of {options.zips} versions" if options.wide else "one `.info`"
     load.write(
-        "Interference", f"8 connections on one `.info`; server and worker on core {SERVER_CORE}.\n\n{text}"
+        "Interference, wide" if options.wide else "Interference",
+        f"8 connections on {what}; server and worker on core {SERVER_CORE}.\n\n{text}",
     )
 
 

@@ -107,4 +107,9 @@ def once(files: Set, pattern: str, connections: int, options: Namespace) -> list
 
 def ask(target: Target, files: Set, pattern: str, connections: int, seconds: int) -> load.Run:
     """One run of the load's script."""
-    return load.wrk(target, "/", connections, seconds, "-s", str(SCRIPT), "--", str(files.listed), pattern)
+    return load.wrk(target, "/", connections, seconds, *script(files.listed, pattern))
+
+
+def script(listed: Path, pattern: str) -> tuple[str, ...]:
+    """Options of wrk to ask for the paths in a file."""
+    return "-s", str(SCRIPT), "--", str(listed), pattern
