@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, overload
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+D = TypeVar("D")
 
 
 class Lru(Mapping[K, V]):
@@ -21,6 +24,19 @@ class Lru(Mapping[K, V]):
         value = self._kept[key]
         self._kept.move_to_end(key)
         return value
+
+    @overload
+    def get(self, key: K, default: None = None, /) -> V | None: ...
+
+    @overload
+    def get(self, key: K, default: V | D, /) -> V | D: ...
+
+    def get(self, key: K, default: D | None = None, /) -> V | D | None:
+        """The value, which is used; else ``default``."""
+        if key not in self._kept:
+            return default
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     def __contains__(self, key: object) -> bool:
         return key in self._kept  # to ask is no use of it

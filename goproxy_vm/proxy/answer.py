@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.protocol.artifact import Artifact, Kind
+from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.request import Endpoint
 
 CONTENT_TYPES = {
@@ -85,12 +85,12 @@ CACHE_STATUS = {
 }
 
 
-def file_answer(artifact: Artifact, stored: StoredFile, result: Result) -> Answer:
+def file_answer(kind: Kind, stored: StoredFile, result: Result) -> Answer:
     """The answer to a request for a file of a version, which closes ``stored``."""
     return Answer(
         stored,
-        CONTENT_TYPES[_ENDPOINTS[artifact.kind]],
-        STABLE if artifact.kind is Kind.INFO else IMMUTABLE,
+        CONTENT_TYPES[_ENDPOINTS[kind]],
+        STABLE if kind is Kind.INFO else IMMUTABLE,
         CACHE_STATUS[result],
         result,
         stored.etag,

@@ -21,6 +21,11 @@ class Gate:
         self.offline = settings.offline
         """Whether nothing is fetched for anybody."""
 
+    @property
+    def open(self) -> bool:
+        """Whether every module passes: nothing need be known of what is asked for then."""
+        return not self.deny
+
     def passes(self, module: str) -> bool:
         """Whether anything of a module may be given."""
         return not match_prefix_patterns(self.deny, module)

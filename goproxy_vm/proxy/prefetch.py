@@ -39,11 +39,12 @@ class Prefetch:
         if self._ahead:
             self._zips.announce(Artifact.of(module, version, Kind.ZIP))
 
-    def hit(self, artifact: Artifact) -> None:
+    def hit(self, path: str) -> None:
         """A VM asked for a stored file, and may have others fetched: it is news if this was fetched ahead."""
-        if artifact.path in self._unasked:
-            self._unasked.forget(artifact.path)
-            self.after_info(artifact.module, artifact.version)
+        unasked = self._unasked.get(path)
+        if unasked is not None:
+            self._unasked.forget(path)
+            self.after_info(unasked.module, unasked.version)
 
     def forget(self, matches: Callable[[str, str], bool]) -> None:
         """Begin none of these: they were purged."""

@@ -100,7 +100,10 @@ class Proxy:
         if not self._gate.passes(artifact.module):
             return None
         stored = await self._store.get(artifact)
-        return None if stored is None else self._hit(artifact, stored)
+        if stored is None:
+            return None
+        self._prefetch.hit(artifact.path)
+        return file_answer(artifact.kind, stored, Result.HIT)
 
     def stored_at_once(self, path: str, most: int) -> Answer | None:
         """As :meth:`stored`, by a path, where that takes no waiting; a file of up to ``most`` bytes is in
@@ -108,22 +111,18 @@ class Proxy:
         stored = self._store.get_at_once(path, most)
         if stored is None:
             return None
-        artifact = Artifact.stored(path)
-        if not self._gate.passes(artifact.module):
+        if not (self._gate.open or self._gate.passes(Artifact.stored(path).module)):
             stored.close()
             return None
-        return self._hit(artifact, stored)
-
-    def _hit(self, artifact: Artifact, stored: StoredFile) -> Answer:
-        self._prefetch.hit(artifact)
-        return file_answer(artifact, stored, Result.HIT)
+        self._prefetch.hit(path)
+        return file_answer(Kind(path.rpartition(".")[2]), stored, Result.HIT)
 
     async def _file(self, artifact: Artifact, asker: Asker) -> Answer:
         stored = await self._store.get(artifact)
         if stored is not None:
             if self._gate.may_fetch(asker):
-                self._prefetch.hit(artifact)
-            return file_answer(artifact, stored, Result.HIT)
+                self._prefetch.hit(artifact.path)
+            return file_answer(artifact.kind, stored, Result.HIT)
         # Of what was stored before: a .mod that this very miss brings does not hide what became of the .info.
         built = await self._built(artifact)
         try:
@@ -165,7 +164,7 @@ class Proxy:
         stored, collapsed = brought
         if not collapsed:
             self._complete(artifact)
-        return file_answer(artifact, stored, Result.COLLAPSED if collapsed else Result.MISS)
+        return file_answer(artifact.kind, stored, Result.COLLAPSED if collapsed else Result.MISS)
 
     async def _built(self, artifact: Artifact) -> Answer | None:
         """An ``.info`` that follows from the ``.mod``; other files follow from nothing."""
@@ -188,7 +187,7 @@ class Proxy:
                 return stored
 
             stored, _ = await self._files.join(artifact.path, bring)
-            return file_answer(artifact, stored, Result.HIT)
+            return file_answer(artifact.kind, stored, Result.HIT)
         raise self._gate.not_here()
 
     def _start_mod(self, artifact: Artifact, asker: Asker) -> None:

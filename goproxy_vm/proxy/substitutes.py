@@ -59,7 +59,7 @@ class Substitutes:
         if stored is None:
             answer = await self.info(module, newest)
         else:
-            answer = file_answer(artifact, stored, Result.STALE)
+            answer = file_answer(artifact.kind, stored, Result.STALE)
         if answer is not None:
             answer.cache_control, answer.cache_status = max_age(0), BUILT_FROM_VERSIONS
         return answer
