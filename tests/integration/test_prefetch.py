@@ -185,7 +185,7 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
         while busy(ahead):
             await asyncio.sleep(0)
     for number in range(3):
-        ahead.hit(ModuleResource(M, Endpoint.INFO, f"v1.0.{number}"))
+        ahead.hit(ModuleResource(M, Endpoint.INFO, f"v1.0.{number}").path)
     while busy(ahead):
         await asyncio.sleep(0)
     assert fetched[3:] == [f"{M}/@v/v1.0.1.zip", f"{M}/@v/v1.0.2.zip"]
@@ -214,7 +214,7 @@ async def test_what_is_announced_twice_is_still_news() -> None:
     while busy(ahead):
         await asyncio.sleep(0)
     for version in ("v1.0.0", "v1.0.1"):
-        ahead.hit(ModuleResource(M, Endpoint.INFO, version))
+        ahead.hit(ModuleResource(M, Endpoint.INFO, version).path)
     while busy(ahead):
         await asyncio.sleep(0)
     assert fetched[2:] == [f"{M}/@v/v1.0.0.zip", f"{M}/@v/v1.0.1.zip"]
