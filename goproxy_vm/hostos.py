@@ -85,6 +85,15 @@ def open_beneath(directory: int, path: bytes, flags: int, *, cached: bool = Fals
     raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
+def read_cached(fd: int, into: list[bytearray], offset: int) -> int:
+    """Read what the page cache holds; how many bytes. BlockingIOError where a disk would have to be waited
+    for. OSError EOPNOTSUPP where the system or the file system cannot say: tmpfs, overlayfs, FUSE."""
+    flag = getattr(os, "RWF_NOWAIT", 0)  # preadv2(2), since Linux 4.14
+    if not flag:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return os.preadv(fd, into, offset, flag)
+
+
 def outward_address() -> str:
     """The IPv4 address by which others reach this host, as far as its routes tell: that of the way out; "" if
     there is none. Nothing is sent.

@@ -38,8 +38,9 @@ class Lru(Mapping[K, V]):
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._kept  # to ask is no use of it
+    def has(self, key: K) -> bool:
+        """Whether there is a value, which is not used by that."""
+        return key in self._kept
 
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._kept))  # what is looked up on the way moves

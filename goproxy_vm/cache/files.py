@@ -7,6 +7,8 @@ import io
 import os
 from typing import TYPE_CHECKING
 
+from goproxy_vm.hostos import read_cached
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -26,7 +28,7 @@ class _Shared:
         self.file = file
         self.handles = 1
         self.silent = False
-        """Whether its file system cannot say what is cached: it is in memory, as tmpfs."""
+        """Whether its file system cannot say what is cached."""
 
 
 class StoredFile:
@@ -95,39 +97,28 @@ class StoredFile:
 
     def cached(self, offset: int, count: int) -> bool:
         """Whether the page cache seems to hold a part: looked at once in what is read ahead at once."""
-        byte = [bytearray(1)]
+        shared, byte = self._shared, [bytearray(1)]
+        if shared is None or shared.silent:
+            return True
         try:
             for at in range(offset, offset + count, READ_AHEAD):
-                if self._shared is None or self._shared.silent:
-                    return True
-                self._read_cached(byte, at)
+                read_cached(shared.file.fileno(), byte, at)
         except OSError as error:
-            return error.errno != errno.EAGAIN  # what else is wrong, whoever reads it is told
+            # What cannot say is taken for memory, as tmpfs; what else is wrong, whoever reads it is told.
+            shared.silent = error.errno == errno.EOPNOTSUPP
+            return not isinstance(error, BlockingIOError)
         return True
 
     def read_cached(self) -> bytes | None:
-        """The whole content of a small file that the page cache holds; None where a disk would have to be
-        waited for, and where it cannot be read."""
+        """The whole content of a small file that the page cache certainly holds, else None."""
         if self.data is not None:
             return self.data
         content = bytearray(self.length)
         try:
-            count = self._read_cached([content], 0)
+            count = read_cached(self.raw.fileno(), [content], 0)
         except OSError:
             return None
         return bytes(content) if count == self.length else None
-
-    def _read_cached(self, into: list[bytearray], offset: int) -> int:
-        """Read without waiting for a disk (BlockingIOError), where the file system can say so."""
-        fd = self.raw.fileno()
-        if self._shared is not None and not self._shared.silent:
-            try:
-                return os.preadv(fd, into, offset, os.RWF_NOWAIT)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-                self._shared.silent = True
-        return os.preadv(fd, into, offset)
 
     def share(self) -> StoredFile:
         """Another handle on the same content, to be closed on its own."""

@@ -26,12 +26,15 @@ log = get_logger("cache")
 class Finder:
     """Opens what is stored, in ``threads``. OSError, sqlite3.Error: the host cannot open it now."""
 
-    def __init__(self, core: Core, scrub: Scrubber, threads: Threads, top: int) -> None:
-        """``top``: a descriptor of the directory of published files."""
+    def __init__(self, core: Core, scrub: Scrubber, threads: Threads, published: Published) -> None:
         self._core = core
-        self._published = Published(top)
+        self._published = published
         self._scrub = scrub
         self._threads = threads
+
+    def remembers(self, path: str) -> bool:
+        """Whether there is a stored file of that path, as far as that is known without asking the index."""
+        return path in self._core.queue.pending or self._core.memory.entry(path) is not None
 
     def at_once(self, path: str, most: int) -> StoredFile | None:
         """The stored file with that escaped path where it takes no waiting: it awaits its commit, or what is

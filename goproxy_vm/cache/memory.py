@@ -114,7 +114,7 @@ class Memory:
     def warm(self, entries: Iterable[Entry], changes: Changes) -> None:
         """Keep what the index said, of what has not changed since and is not kept already."""
         for entry in [] if changes.everything else entries:
-            if entry.path not in changes.paths and entry.path not in self._entries:
+            if entry.path not in changes.paths and not self._entries.has(entry.path):
                 self.keep(entry)
 
     def forget_known(self, *versions: tuple[str, str]) -> None:

@@ -22,6 +22,7 @@ from goproxy_vm.cache.layout import DIRECTORY, Layout
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.reader import Lookups, connect
+from goproxy_vm.cache.reading import Published
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.records import Records, tag_of
 from goproxy_vm.cache.reports.control import Control
@@ -43,6 +44,7 @@ from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.cache.usage import Usage
 from goproxy_vm.errors import StartError
+from goproxy_vm.hostos import file_system
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -101,8 +103,7 @@ class Parts:
     trial: Trial
     hits: Threads
     downloads: Threads
-    top: int
-    """A descriptor of the directory of published files."""
+    published: Published
     min_free: int
 
 
@@ -123,6 +124,7 @@ async def open_parts(
     temporary = list(layout.tmp.iterdir()) if layout.tmp.exists() else []
     top = os.open(layout.modules, DIRECTORY)
     stack.callback(os.close, top)
+    published = Published(top, file_system(layout.modules))
     limits, min_free = _limits(layout, settings)
     protected = limits.total * PROTECTED // 100 if settings.policy == "slru" else 0
     names = {
@@ -301,7 +303,7 @@ async def open_parts(
         trial=trial,
         hits=threads["hits"],
         downloads=threads["downloads"],
-        top=top,
+        published=published,
         min_free=min_free,
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from goproxy_vm.cache.database import Impossible, unsound
 from goproxy_vm.cache.rows import VICTIM, Entry, Known, Standing, possible, stray, victim
+from goproxy_vm.cache.threads import paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class Reader:
 
     def entries(self, paths: Sequence[str]) -> list[Entry]:
         """As :meth:`entry`, of several; those only that can be served as they are."""
-        found = [self.entry(path) for path in paths]
+        found = [self.entry(path) for path in paused(paths)]
         return [entry for entry in found if entry is not None and not entry.unsure]
 
     def look(self, path: str, module: str, version: str) -> Standing:
@@ -102,6 +103,9 @@ class Reader:
             except sqlite3.Error as error:  # of one row, perhaps
                 self._notice(error)
                 found.append(error)
+            except UnicodeDecodeError as error:
+                self._notice(error)
+                found.append(Impossible("an error that is no text"))
         return found
 
     def of_path(self, path: str) -> list[Victim]:
@@ -188,7 +192,9 @@ class Lookups:
 
     async def close(self) -> None:
         """Close the connections, as soon as nobody uses them."""
-        await asyncio.gather(*self._jobs)
+        while self._asked or self._jobs:
+            await asyncio.sleep(0)  # what was asked in this turn is answered in the next
+            await asyncio.gather(*self._jobs)
         for _ in range(self._count):
             await self._threads.run(lambda: self._free.get().close())
 
@@ -203,7 +209,8 @@ class Lookups:
         return await answer
 
     def _answer(self) -> None:
-        asked, self._asked = self._asked, []
+        asked = [each for each in self._asked if not each[1].done()]  # others are gone already
+        self._asked = []
         for start in range(0, len(asked), TOGETHER):
             job = asyncio.get_running_loop().create_task(self._look(asked[start : start + TOGETHER]))
             self._jobs.add(job)

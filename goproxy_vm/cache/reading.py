@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.hostos import open_beneath
+from goproxy_vm.hostos import open_beneath, read_cached
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,46 +35,70 @@ def open_stored(file: Path, top: Path, length: int, sha256: str) -> StoredFile:
     return _checked(fd, length, sha256)
 
 
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+"""File systems that cannot say what is cached, because all is."""
+
+
 class Published:
     """The open directory of published files, as far as they can be had without waiting for a disk: None where
-    that cannot be, or something is wrong; :func:`open_stored` finds the same then, and says it."""
+    that cannot be, or something is wrong; :func:`open_stored` finds the same then, and says it.
 
-    def __init__(self, top: int) -> None:
-        """``top``: a descriptor of the directory, which stays the caller's."""
+    A file system that cannot say what is cached, as overlayfs and FUSE, is waited for by threads.
+    """
+
+    def __init__(self, top: int, kind: str) -> None:
+        """``top``: a descriptor of the directory, which stays the caller's; ``kind``: its file system."""
         self._top = top
-        self._flags = os.RWF_NOWAIT
+        self._in_memory = kind in IN_MEMORY
+        self._says: bool | None = True if self._in_memory else None
+        """Whether it can say so; None as long as it was not asked."""
 
     def read(self, path: str, length: int) -> bytes | None:
         """The content of a small file."""
         content = bytearray(length + 1)
+        fd = self._open(path)
+        if fd is None:
+            return None
         try:
-            fd = open_beneath(self._top, path.encode(), tree.READ, cached=True)
-            if fd is None:
-                return None
-            try:
-                count = self._read(fd, content)
-            finally:
-                os.close(fd)
+            count = self._read(fd, content)
         except OSError:
             return None
+        finally:
+            os.close(fd)
         return bytes(memoryview(content)[:length]) if count == length else None
 
     def open(self, path: str, length: int, sha256: str) -> StoredFile | None:
         """A file, open."""
+        fd = self._open(path)
+        if fd is None:
+            return None
+        if self._says is None:
+            with contextlib.suppress(OSError):  # it says something, or that it cannot
+                self._read(fd, bytearray(1))
         try:
-            fd = open_beneath(self._top, path.encode(), tree.READ, cached=True)
-            return None if fd is None else _checked(fd, length, sha256)
-        except (OSError, Mismatch):
+            return _checked(fd, length, sha256)
+        except Mismatch:
+            return None
+
+    def _open(self, path: str) -> int | None:
+        if self._says is False:
+            return None
+        try:
+            return open_beneath(self._top, path.encode(), tree.READ, cached=True)
+        except OSError:
             return None
 
     def _read(self, fd: int, content: bytearray) -> int:
+        if self._in_memory:
+            return os.preadv(fd, [content], 0)
         try:
-            return os.preadv(fd, [content], 0, self._flags)
+            count = read_cached(fd, [content], 0)
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-        self._flags = 0  # a file system that cannot say is in memory, as tmpfs
-        return os.preadv(fd, [content], 0)
+            if error.errno == errno.EOPNOTSUPP:
+                self._says = False
+            raise
+        self._says = True
+        return count
 
 
 def _checked(fd: int, length: int, sha256: str) -> StoredFile:

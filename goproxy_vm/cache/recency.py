@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.health import reason
+from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.health import Health
     from goproxy_vm.cache.index import Index
@@ -40,6 +43,7 @@ class Recency:
     health: Health
     protected: int
     _mark: tuple[float, int] | None = None
+    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self, interval: float) -> None:
         """Flush at an interval (seconds), and whenever there are many, until cancelled."""
@@ -50,9 +54,12 @@ class Recency:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write down the hits since the last time; a disk that fails loses their order, nothing else."""
+        """Write down the hits until now; a disk that fails loses their order, nothing else."""
+        async with self._flushing:  # who asks for it now relies on what another one has taken, too
+            await to_the_end(self._flush(list(self.memory.drain().items())))
+
+    async def _flush(self, touches: Sequence[tuple[str, Touch]]) -> None:
         try:
-            touches = list(self.memory.drain().items())
             for start in range(0, max(1, len(touches)), TOGETHER):  # others have their turn in between
                 await self.thread.run(self._write, dict(touches[start : start + TOGETHER]))
             self.health.succeeded("index")

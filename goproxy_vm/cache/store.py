@@ -84,7 +84,7 @@ class Store:
         self._queue = parts.core.queue
         self._exits = exits
         self._hashes = Hashes(parts.core)
-        self._finder = Finder(parts.core, parts.scrub, parts.hits, parts.top)
+        self._finder = Finder(parts.core, parts.scrub, parts.hits, parts.published)
         self.strays = Strays(
             parts.core,
             parts.control,
@@ -182,6 +182,10 @@ class Store:
     def uncommitted(self) -> int:
         """Proven files whose room is still reserved."""
         return len(self._queue.pending)
+
+    def remembers(self, path: str) -> bool:
+        """As :meth:`Finder.remembers`."""
+        return self._finder.remembers(path)
 
     def get_at_once(self, path: str, most: int) -> StoredFile | None:
         """As :meth:`get` unasked, by the escaped path, where that takes no waiting; a file of up to ``most``

@@ -108,11 +108,12 @@ class Proxy:
     def stored_at_once(self, path: str, most: int) -> Answer | None:
         """As :meth:`stored`, by a path, where that takes no waiting; a file of up to ``most`` bytes is in
         memory then. None says nothing."""
+        if not self._gate.open and (
+            not self._store.remembers(path) or not self._gate.passes(Artifact.stored(path).module)
+        ):
+            return None
         stored = self._store.get_at_once(path, most)
         if stored is None:
-            return None
-        if not (self._gate.open or self._gate.passes(Artifact.stored(path).module)):
-            stored.close()
             return None
         self._prefetch.hit(path)
         return file_answer(Kind(path.rpartition(".")[2]), stored, Result.HIT)

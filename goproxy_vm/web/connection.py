@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import weakref
 from typing import TYPE_CHECKING, Protocol, cast
 
 from goproxy_vm.hostos import acknowledged_bytes, unsent_bytes
@@ -159,6 +160,7 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         self.sock = socket.socket(sock.family, sock.type, sock.proto, sock.fileno())
         self.sock.setblocking(False)
+        weakref.finalize(self, self.sock.detach)  # never closed by us, even if nobody tells of the end
         self._last_busy = self._connections.now()
         self._window = (self._last_busy, 0)
         refusal = self._connections.add(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -35,11 +36,13 @@ def begin(connection: Connection, head: bytes, file: StoredFile) -> int:
         return 0
     try:
         went = connection.sock.send(head, socket.MSG_MORE)  # so that the first bytes share its packet
-        if went == len(head):
-            return os.sendfile(connection.sock.fileno(), file.raw.fileno(), 0, count)
-    except BlockingIOError:
+    except OSError:  # a full socket; a client that left, which the transport finds out
         went = 0
-    transport.write(head[went:])
+    if went < len(head):
+        transport.write(head[went:])
+        return 0
+    with contextlib.suppress(OSError):  # the same; what a disk has to say, the rest of the file finds out
+        return os.sendfile(connection.sock.fileno(), file.raw.fileno(), 0, count)
     return 0
 
 

@@ -79,9 +79,11 @@ class Prepared:
         if ready is not None:
             ready.close()
 
-    def forget_all(self) -> None:
-        """Drop all answers."""
-        self._drop([*self._whole, *self._files])
+    def take_all(self) -> list[Ready]:
+        """Drop all answers; those that are files are the caller's to close."""
+        files, self._files = list(self._files.values()), OrderedDict()
+        self._whole, self._bytes = OrderedDict(), 0
+        return files
 
     def forget_documents(self) -> None:
         """Drop what is fresh for a while only."""

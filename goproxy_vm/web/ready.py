@@ -19,7 +19,7 @@ class Ready:
     """A prepared answer: what its head is made of, and the body as bytes or as an open file. Small, for there
     are tens of thousands of them."""
 
-    __slots__ = ("_etag", "_frame", "body", "endpoint", "length", "path", "until")
+    __slots__ = ("_etag", "_frame", "body", "endpoint", "length", "path", "stored", "until")
 
     def __init__(self, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile) -> None:
         """``path``: below the proxy's root; ``endpoint``: as the metrics have it; ``body`` belongs to it."""
@@ -29,14 +29,11 @@ class Ready:
         self.length = len(body) if isinstance(body, bytes) else body.length
         self.until = answer.until
         """Until when it is fresh, by the monotonic clock; None for good."""
+        self.stored = answer.etag is not None
+        """Whether a stored file is behind it, whose use counts."""
         self._etag = None if answer.etag is None else answer.etag.encode()
         lasting = answer.cache_control if self.until is None else None
         self._frame = _frame(answer.content_type, lasting, stored=self.stored)
-
-    @property
-    def stored(self) -> bool:
-        """Whether a stored file is behind it, whose use counts."""
-        return self._etag is not None
 
     def head(self, now: float) -> tuple[bytes, ...]:
         """The pieces of the head, its date left out."""

@@ -7,7 +7,9 @@ import pytest
 from goproxy_vm.lru import Lru
 
 
-@pytest.mark.parametrize("use", [Lru.__getitem__, Lru.get, lambda kept, key: kept.keep(key, 1)])
+@pytest.mark.parametrize(
+    "use", [Lru.__getitem__, Lru.get, Lru.__contains__, lambda kept, key: kept.keep(key, 1)]
+)
 def test_what_is_used_stays(use: object) -> None:
     kept: Lru[str, int] = Lru(2)
     kept.keep("a", 1)
@@ -21,7 +23,7 @@ def test_to_ask_for_one_is_no_use_of_it() -> None:
     kept: Lru[str, int] = Lru(2)
     kept.keep("a", 1)
     kept.keep("b", 2)
-    assert "a" in kept
+    assert kept.has("a")
     kept.keep("c", 3)
     assert "a" not in kept
 

@@ -131,7 +131,9 @@ class Scanner:
         rows = self.connection.execute(
             "SELECT path FROM files WHERE state = 0 ORDER BY last_used DESC LIMIT ?", (limit,)
         )
-        return [path for (path,) in paused(rows)][::-1]
+        return [each.path for each in possible(lambda row: Artifact.at(*row), paused(rows), self.notice)][
+            ::-1
+        ]
 
     def dying(self) -> list[Victim]:
         """Files marked by an earlier run, which did not get to the end."""

@@ -90,6 +90,7 @@ class Remover:
             log.error("file not removed", path=path, reason=phrase(failure))
         await self._database.run(self._index.remove, removed, reason, self._clock.wall())
         for victim in removed:
+            self._hide(victim.path)  # what was found in a row without a mark, too
             self._usage.remove(victim)
             self._holders.removed(victim.path, victim.bytes)
             self._gone(victim, reason)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.memory import ENTRIES
 from goproxy_vm.cache.reader import TOGETHER, Reader
+from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.core import Core
+
+log = get_logger("cache")
 
 
 async def warm(core: Core) -> None:
@@ -22,4 +26,6 @@ async def warm(core: Core) -> None:
                 entries = await core.lookups.run(Reader.entries, paths[start : start + TOGETHER])
             core.memory.warm(entries, changes)
     except sqlite3.Error as error:
-        core.unavailable(error)
+        log.warning("stored files not remembered", reason=reason(error))  # requests ask, and find out more
+    except Exception:
+        log.exception("background task failed")
