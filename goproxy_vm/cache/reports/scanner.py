@@ -131,9 +131,7 @@ class Scanner:
         rows = self.connection.execute(
             "SELECT path FROM files WHERE state = 0 ORDER BY last_used DESC LIMIT ?", (limit,)
         )
-        return [each.path for each in possible(lambda row: Artifact.at(*row), paused(rows), self.notice)][
-            ::-1
-        ]
+        return list(possible(_path, paused(rows), self.notice))[::-1]
 
     def dying(self) -> list[Victim]:
         """Files marked by an earlier run, which did not get to the end."""
@@ -328,6 +326,13 @@ class Scanner:
             if matches(module, version) != bool(pinned):
                 (unpin if pinned else pin).append(id_)
         return pin, unpin
+
+
+def _path(row: Sequence[Any]) -> str:
+    try:
+        return Artifact.at(row[0]).path
+    except (MalformedPath, TypeError, AttributeError) as error:
+        raise Impossible(f"files {row[0]!r}") from error
 
 
 def _to_check(row: Sequence[Any]) -> tuple[Victim, str]:

@@ -26,6 +26,6 @@ async def warm(core: Core) -> None:
                 entries = await core.lookups.run(Reader.entries, paths[start : start + TOGETHER])
             core.memory.warm(entries, changes)
     except sqlite3.Error as error:
-        log.warning("stored files not remembered", reason=reason(error))  # requests ask, and find out more
+        log.warning("index unavailable", reason=reason(error))  # requests ask, and find out more
     except Exception:
         log.exception("background task failed")
