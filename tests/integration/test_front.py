@@ -418,3 +418,35 @@ async def test_access_log(
         assert line["status"] == 200
         assert line["bytes"] == (0 if line["method"] == "HEAD" else len(upstream.files[line["path"]]))
         assert len(line["request_id"]) == 12
+
+
+async def test_a_reload_closes_many_files_in_turns(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "A_TURN", 1)
+    for number in range(5):
+        upstream.add_module(
+            f"example.com/m{number}", "v1.0.0", zipped=large_zip(f"example.com/m{number}", 1 << 20)
+        )
+    names = [f"/example.com/m{number}/@v/v1.0.0.zip" for number in range(5)]
+    host = await serve(upstream)
+    for name in [*names, *names]:
+        assert (await host.get(name)).status == 200
+        await committed(host)
+    front = host.server._front
+    assert front is not None
+
+    def open_files() -> int:
+        links = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if link.is_symlink()]  # noqa: PTH115
+        return sum(link.endswith("zip") for link in links)
+
+    assert open_files() == 5
+    front.forget(None)
+    assert open_files() == 4, "the others have their turn"
+    assert (await host.get(names[0])).body == upstream.files[names[0]]
+    await until(lambda: open_files() == 1)
+    for name in names:
+        assert (await host.get(name)).status == 200
+    front.forget(None)
+    await front.close()
+    assert open_files() == 0

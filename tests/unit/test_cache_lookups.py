@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from goproxy_vm.cache import memory as memory_module
+from goproxy_vm.cache import recency
 from goproxy_vm.cache.clock import LogicalClock
-from goproxy_vm.cache.reader import Reader
+from goproxy_vm.cache.reader import Doubts, Lookups, Reader
 from goproxy_vm.cache.rows import Standing
 from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.errors import Unavailable
@@ -251,3 +252,57 @@ def test_hits_are_bounded_where_nothing_writes_them_down(monkeypatch: pytest.Mon
     hits = memory.drain()
     assert {path: touch.hits for path, touch in hits.items()} == {f"m{n}": 1 + (n == 0) for n in range(5)}
     assert not memory.crowded.is_set()
+
+
+async def test_whoever_asks_for_a_flush_has_the_hits_of_one_under_way_written(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The janitor chooses by them right after."""
+    monkeypatch.setattr(recency, "TOGETHER", 1)
+    names = [f"x.org/m{number}" for number in range(3)]
+    for name in names:
+        await shop.put(name)
+    await shop.core.flush()
+    for name in names:
+        shop.store.touch(shop.path(name))
+    first = asyncio.create_task(shop.core.flush())
+    await asyncio.sleep(0)
+    first.cancel()
+    await shop.core.flush()
+    hits = await shop.sql("SELECT hits FROM files WHERE kind = 'zip'")
+    assert [count for (count,) in hits] == [1, 1, 1]
+    assert first.cancelled() or first.cancelling()
+
+
+async def test_a_row_that_cannot_be_is_not_remembered(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    await shop.put("x.org/a")
+    await shop.put("x.org/b")
+    bad = "x.org/a/@v/v1.0.0.xyz"
+    await shop.core.ask(
+        lambda: shop.core.index._connection.execute(
+            "UPDATE files SET path = ? WHERE module = 'x.org/a'", (bad,)
+        )
+    )
+    shop.core.memory.forget_all()
+    await warm(shop.core)
+    assert shop.core.memory.entry(bad) is None
+    assert shop.core.memory.entry(shop.path("x.org/b")) is not None
+
+
+async def test_a_bug_in_warming_is_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(type(shop.core.scanner), "newest", broken)
+    await warm(shop.core)
+    assert "background task failed" in logged(caplog)
+
+
+async def test_what_is_asked_at_the_end_is_answered(shop: Shop) -> None:
+    lookups = await Lookups.open(shop.core.lookups._threads, shop.core.layout.index, 1, Doubts(), print)
+    asking = asyncio.create_task(lookups.look((shop.path("x"), "x", "v1.0.0")))
+    await asyncio.sleep(0)
+    await lookups.close()
+    assert (await asking).entry is None

@@ -1,0 +1,176 @@
+"""web/fileio.py: a head and the first bytes of a file, whatever the socket says to them."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from goproxy_vm.cache import files, reading
+from goproxy_vm.cache.layout import DIRECTORY
+from goproxy_vm.cache.reading import Published, open_stored
+from goproxy_vm.web import fileio
+from goproxy_vm.web.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+SHA = "ab" * 32
+
+
+class Client:
+    """A transport that keeps what it is given, and a socket that takes as much of a head as it is told."""
+
+    def __init__(self, takes: int | OSError) -> None:
+        self.takes = takes
+        self.written = b""
+        self.sent = b""
+        self.transport = SimpleNamespace(
+            get_write_buffer_size=lambda: 0, is_closing=lambda: False, write=self._write
+        )
+        self.sock = SimpleNamespace(send=self._send, fileno=lambda: -1)
+
+    def _write(self, data: bytes) -> None:
+        self.written += data
+
+    def _send(self, data: bytes, flags: int) -> int:
+        assert flags == socket.MSG_MORE
+        if isinstance(self.takes, OSError):
+            raise self.takes
+        self.sent += data[: self.takes]
+        return min(self.takes, len(data))
+
+
+@pytest.mark.parametrize(
+    ("takes", "written"),
+    [
+        (len(HEAD), b""),
+        (5, HEAD[5:]),
+        (BlockingIOError(), HEAD),
+        (ConnectionResetError(), HEAD),
+    ],
+)
+@pytest.mark.parametrize("then", [BlockingIOError(), BrokenPipeError(), OSError(errno.EIO, ""), 10])
+def test_a_head_is_sent_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    takes: int | OSError,
+    written: bytes,
+    then: int | OSError,
+) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+
+    def sendfile(*_: object) -> int:
+        if isinstance(then, OSError):
+            raise then
+        return then
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    client = Client(takes)
+    with open_stored(tmp_path / "f", tmp_path, 10, SHA) as file:
+        sent = fileio.begin(cast("Connection", client), HEAD, file)
+    whole = takes == len(HEAD)
+    assert client.written == written
+    assert client.sent + client.written == HEAD
+    assert sent == (then if whole and isinstance(then, int) else 0)
+
+
+def published(tmp_path: Path, kind: str = "ext4") -> Published:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    return Published(os.open(tmp_path, DIRECTORY), kind)
+
+
+def cannot(number: int) -> Callable[..., int]:
+    def read(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return read
+
+
+def test_a_file_system_that_cannot_say_is_left_to_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As overlayfs: what it reads may come from a disk."""
+    there = published(tmp_path)
+    monkeypatch.setattr(reading, "read_cached", cannot(errno.EOPNOTSUPP))
+    assert there.read("f", 10) is None
+    monkeypatch.undo()
+    assert there.read("f", 10) is None
+    assert there.open("f", 10, SHA) is None
+
+
+def test_a_large_file_finds_out_whether_it_can_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = published(tmp_path)
+    monkeypatch.setattr(reading, "read_cached", cannot(errno.EOPNOTSUPP))
+    first = there.open("f", 10, SHA)
+    assert first is not None
+    first.close()
+    assert there.open("f", 10, SHA) is None
+
+
+def test_what_is_cold_is_left_to_threads_this_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = published(tmp_path)
+    monkeypatch.setattr(reading, "read_cached", cannot(errno.EAGAIN))
+    assert there.read("f", 10) is None
+    opened = there.open("f", 10, SHA)
+    assert opened is not None
+    with opened:
+        monkeypatch.setattr(files, "read_cached", cannot(errno.EAGAIN))
+        assert opened.read_cached() is None
+        assert not opened.cached(0, 10)
+        monkeypatch.setattr(files, "read_cached", cannot(errno.EOPNOTSUPP))
+        assert opened.read_cached() is None
+        assert opened.cached(0, 10), "sent as before there was such a question"
+        monkeypatch.setattr(files, "read_cached", cannot(errno.EIO))
+        assert opened.cached(0, 10), "it was not asked again"
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_only_what_is_as_long_as_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    there = published(tmp_path, kind)
+    if kind == "ext4":  # whatever this test runs on
+        monkeypatch.setattr(reading, "read_cached", lambda fd, into, offset: os.preadv(fd, into, offset))
+    assert there.read("f", 10) == b"0123456789"
+    assert there.read("f", 9) is None
+    assert there.read("f", 11) is None
+    assert there.read("none", 10) is None
+    assert there.open("f", 9, SHA) is None
+    assert there.open("none", 9, SHA) is None
+
+
+def test_a_system_without_such_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "RWF_NOWAIT")
+    assert published(tmp_path).read("f", 10) is None
+
+
+def test_a_connection_that_is_never_told_of_its_end_closes_nobodys_descriptor() -> None:
+    class Others:
+        front = None
+        unread = None
+
+        def now(self) -> float:
+            return 0.0
+
+        def add(self, _: Connection) -> str:
+            return ""
+
+    mine, other = socket.socketpair()
+    with mine, other:
+        transport: Any = SimpleNamespace(
+            get_extra_info=lambda name: mine if name == "socket" else None,
+            set_write_buffer_limits=lambda _: None,
+        )
+        connection = Connection(cast("Any", Others()))
+        connection.connection_made(transport)
+        del connection, transport
+        gc.collect()
+        os.fstat(mine.fileno())
