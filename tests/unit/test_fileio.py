@@ -18,7 +18,7 @@ from goproxy_vm.web import fileio
 from goproxy_vm.web.connection import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -82,9 +82,13 @@ def test_a_head_is_sent_once(
     assert sent == (then if whole and isinstance(then, int) else 0)
 
 
-def published(tmp_path: Path, kind: str = "ext4") -> Published:
+@pytest.fixture
+def top(tmp_path: Path) -> Iterator[int]:
+    """A directory with a file in it, open."""
     (tmp_path / "f").write_bytes(b"0123456789")
-    return Published(os.open(tmp_path, DIRECTORY), kind)
+    fd = os.open(tmp_path, DIRECTORY)
+    yield fd
+    os.close(fd)
 
 
 def cannot(number: int) -> Callable[..., int]:
@@ -94,11 +98,9 @@ def cannot(number: int) -> Callable[..., int]:
     return read
 
 
-def test_a_file_system_that_cannot_say_is_left_to_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_that_cannot_say_is_left_to_threads(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As overlayfs: what it reads may come from a disk."""
-    there = published(tmp_path)
+    there = Published(top, "ext4")
     monkeypatch.setattr(reading, "read_cached", cannot(errno.EOPNOTSUPP))
     assert there.read("f", 10) is None
     monkeypatch.undo()
@@ -106,8 +108,8 @@ def test_a_file_system_that_cannot_say_is_left_to_threads(
     assert there.open("f", 10, SHA) is None
 
 
-def test_a_large_file_finds_out_whether_it_can_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = published(tmp_path)
+def test_a_large_file_finds_out_whether_it_can_say(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Published(top, "ext4")
     monkeypatch.setattr(reading, "read_cached", cannot(errno.EOPNOTSUPP))
     first = there.open("f", 10, SHA)
     assert first is not None
@@ -115,8 +117,8 @@ def test_a_large_file_finds_out_whether_it_can_say(tmp_path: Path, monkeypatch: 
     assert there.open("f", 10, SHA) is None
 
 
-def test_what_is_cold_is_left_to_threads_this_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = published(tmp_path)
+def test_what_is_cold_is_left_to_threads_this_time(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Published(top, "ext4")
     monkeypatch.setattr(reading, "read_cached", cannot(errno.EAGAIN))
     assert there.read("f", 10) is None
     opened = there.open("f", 10, SHA)
@@ -133,12 +135,10 @@ def test_what_is_cold_is_left_to_threads_this_time(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_only_what_is_as_long_as_on_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    there = published(tmp_path, kind)
+def test_only_what_is_as_long_as_on_record(top: int, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    there = Published(top, kind)
     if kind == "ext4":  # whatever this test runs on
-        monkeypatch.setattr(reading, "read_cached", lambda fd, into, offset: os.preadv(fd, into, offset))
+        monkeypatch.setattr(reading, "read_cached", os.preadv)
     assert there.read("f", 10) == b"0123456789"
     assert there.read("f", 9) is None
     assert there.read("f", 11) is None
@@ -147,9 +147,9 @@ def test_only_what_is_as_long_as_on_record(
     assert there.open("none", 9, SHA) is None
 
 
-def test_a_system_without_such_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_system_without_such_a_call(monkeypatch: pytest.MonkeyPatch, top: int) -> None:
     monkeypatch.delattr(os, "RWF_NOWAIT")
-    assert published(tmp_path).read("f", 10) is None
+    assert Published(top, "ext4").read("f", 10) is None
 
 
 def test_a_connection_that_is_never_told_of_its_end_closes_nobodys_descriptor() -> None:
