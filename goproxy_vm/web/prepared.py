@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.web.ready import Ready
 
-MOST_BYTES = 72 << 20
+MOST_BYTES = 64 << 20
 """Bytes of answers in memory: their bodies, and about EACH for each."""
 EACH = 600
 """Bytes of memory that an answer takes beside its body."""
