@@ -75,9 +75,10 @@ async def test_asks_and_never_reads(serve: Serve, inside: Inside, stored: dict[s
 async def test_a_document_is_not_copied_for_who_does_not_read(
     serve: Serve, inside: Inside, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list of 3 MB, asked for by ten who do not read: on both ways, for the first asks aiohttp."""
-    monkeypatch.setattr(documents, "LONGEST_LIST", 4 << 20)  # more than what kernels hold
-    lines = b"".join(b"v1.0.%d-%b\n" % (number, b"x" * 190) for number in range(15_000))
+    """A list of 4 MB, more than kernels hold, asked for by ten who do not read: on both ways, for the first
+    asks aiohttp."""
+    monkeypatch.setattr(documents, "LONGEST_LIST", 8 << 20)
+    lines = b"".join(b"v1.0.%d-%b\n" % (number, b"x" * 190) for number in range(20_000))
     upstream.on(f"{M}/@v/list", Reply(lines))
     host = await serve(upstream, fresh=60.0, stall_timeout=10.0)
     await host.get(f"{M}/@v/list")

@@ -426,9 +426,9 @@ async def test_what_is_under_way_at_the_end_has_ended_with_it(
         for _ in range(3):
             await shop.control.scrub(None, None)
         await states(shop, "running", "waiting", "waiting")
-    async with open_shop(tmp_path, scrub_interval=1.0) as shop:
+    async with open_shop(tmp_path, scrub_interval=1000.0) as shop:
         await states(shop, *["cancelled"] * 3)
-        shop.later(10.0)
+        shop.later(2000.0)
         await slow(shop, monkeypatch)
         regular = asyncio.create_task(shop.scrub._regular())
         await states(shop, *["cancelled"] * 3, "running")
