@@ -8,8 +8,6 @@ from typing import TypeVar, overload
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
 D = TypeVar("D")
 
 

@@ -199,6 +199,7 @@ class Server:
         forwarded = Forwarded(
             settings.trusted_proxies, own_names() | {address.host for address in settings.listen}
         )
+        open_files = open_files_limit(0) or sys.maxsize
         front = None
         if settings.fast_path:
             front = Front(
@@ -209,7 +210,7 @@ class Server:
                 settings.allow_clients,
                 access,
                 forwarded,
-                most_kept(open_files_limit(0) or sys.maxsize),
+                most_kept(open_files),
             )
             stack.push_async_callback(front.close)
             store.watch(front.forget)
@@ -229,7 +230,7 @@ class Server:
             front,
         )
         server = web.Server(handler, handler_cancellation=True)
-        in_all = most_connections(open_files_limit(0) or sys.maxsize, settings.max_misses)
+        in_all = most_connections(open_files, settings.max_misses)
         connections = Connections(
             lambda: HttpProtocol(
                 server, handler.malformed, access_log=None, keepalive_timeout=NEVER, lingering_time=0

@@ -89,9 +89,7 @@ class Actions:
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)
         try:
-            page = await self._operations.versions(
-                asked.prefix, asked.sort, asked.limit, asked.cursor, asked.match
-            )
+            page = await self._operations.versions(asked)
         except (ValueError, OverflowError, RecursionError):
             if asked.cursor is None:
                 raise

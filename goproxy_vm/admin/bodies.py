@@ -14,7 +14,7 @@ from typing import NoReturn, TypeGuard, TypeVar
 from urllib.parse import parse_qsl
 
 from goproxy_vm.admin.details import Problem, malformed
-from goproxy_vm.cache.facts import Selection, Sort
+from goproxy_vm.cache.facts import Listing, Selection, Sort
 from goproxy_vm.config import values
 from goproxy_vm.config.text import printable
 from goproxy_vm.errors import MalformedPath
@@ -93,17 +93,6 @@ class Scrub:
 
     match: tuple[str, ...] | None
     rate: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The query of ``GET /api/v1/modules``."""
-
-    match: tuple[str, ...] | None
-    prefix: str
-    sort: Sort
-    limit: int
-    cursor: str | None
 
 
 def query(raw: str) -> Members:

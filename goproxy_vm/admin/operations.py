@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
         Difference,
         Eviction,
+        Listing,
         Page,
         Pass,
         Pin,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         Removal,
         Selection,
         Snapshot,
-        Sort,
         VersionFacts,
     )
     from goproxy_vm.cache.reports.purges import PurgePlan
@@ -92,16 +92,9 @@ class Operations:
         return self._in_force()
 
     @_index
-    async def versions(
-        self,
-        prefix: str,
-        sort: Sort,
-        limit: int,
-        cursor: str | None,
-        match: tuple[str, ...] | None = None,
-    ) -> Page[VersionFacts]:
+    async def versions(self, asked: Listing) -> Page[VersionFacts]:
         """A page of the stored versions. ValueError: a malformed glob, or a cursor that is none."""
-        return await self._store.control.versions(prefix, sort, limit, cursor, match)
+        return await self._store.control.versions(asked)
 
     @_index
     async def version(self, module: str, version: str) -> VersionFacts | None:

@@ -34,7 +34,6 @@ log = get_logger("cache")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +73,7 @@ class Core:
         function."""
         return await self.scans.run(function, *args, **kwargs)
 
-    async def attempt(
-        self, otherwise: U, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T | U:
+    async def attempt(self, otherwise: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the index says, or ``otherwise`` where it cannot be read or written."""
         try:
             return await self.ask(function, *args, **kwargs)
@@ -86,11 +83,11 @@ class Core:
 
     async def attempt_look(
         self,
-        otherwise: U,
+        otherwise: T,
         function: Callable[Concatenate[Reader, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> T | U:
+    ) -> T:
         """As :meth:`attempt`, of a reader, beside whatever is written."""
         try:
             return await self.lookups.run(function, *args, **kwargs)

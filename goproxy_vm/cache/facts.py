@@ -56,6 +56,21 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which page of the stored versions an operator asks for.
+
+    ``match``: globs over ``module@version``, any of which; ``prefix``: what modules begin with; ``limit``:
+    versions at most; ``cursor``: where the last page ended.
+    """
+
+    match: tuple[str, ...] | None = None
+    prefix: str = ""
+    sort: Sort = "name"
+    limit: int = 100
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Which stored files an operator means: all conditions hold, None ones not counted.
 

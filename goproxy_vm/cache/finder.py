@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, Published, open_stored
-from goproxy_vm.cache.rows import Entry
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.core import Core
     from goproxy_vm.cache.memory import Look
+    from goproxy_vm.cache.rows import Entry
     from goproxy_vm.cache.threads import Threads
     from goproxy_vm.cache.upkeep.scrub import Scrubber
     from goproxy_vm.protocol.artifact import Artifact
@@ -59,7 +60,7 @@ class Finder:
             return await self._get_or_drop(artifact)
 
     async def _get(self, artifact: Artifact) -> StoredFile | None:
-        entry, path = None, artifact.path
+        path = artifact.path
         while path not in self._core.queue.pending:
             entry = self._core.memory.entry(path)
             if entry is None:
@@ -74,11 +75,12 @@ class Finder:
                         entry = None
                 if look.stale:
                     continue  # what was found may be gone, and something else there
-                if entry is None and path not in self._core.queue.pending:
-                    return None
-            if entry is not None:
-                self._core.memory.keep(Entry(path, entry.length, entry.sha256))
-                return await self.open(path, entry.length, entry.sha256)
+                if entry is None:
+                    if path not in self._core.queue.pending:
+                        return None
+                    continue
+                self._core.memory.keep(replace(entry, unsure=False))
+            return await self.open(path, entry.length, entry.sha256)
         return self._core.queue.pending[path].content.share()
 
     async def _looked(self, look: Look) -> Entry | None:
@@ -114,15 +116,15 @@ class Finder:
 
     async def _sound(self, entry: Entry) -> bool:
         """Whether a file that a power loss may have damaged is whole; else it is gone now."""
-        victims = await self._core.attempt_look((), Reader.of_path, entry.path)
-        return bool(victims) and all([await self._scrub.check(each, entry.sha256) for each in victims])
+        victims = await self._core.attempt_look([], Reader.of_path, entry.path)
+        return bool(victims) and await self._scrub.check(victims[0], entry.sha256)
 
     async def _get_or_drop(self, artifact: Artifact) -> StoredFile | None:
         """Look again, undisturbed by a commit; a file that is not the one on record goes, with the record."""
         path = artifact.path
         async with self._core.queue.disk:
             self._core.memory.forget(path)
-            victims = await self._core.attempt_look((), Reader.of_path, path)
+            victims = await self._core.attempt_look([], Reader.of_path, path)
         try:
             return await self._get(artifact)
         except Mismatch as error:

@@ -96,7 +96,7 @@ class Hashes:
     async def _prove(self, module: str, version: str, proven: Proven) -> None:
         prove = partial(self._core.index.prove, fetched=False)
         doubted = await self._core.attempt(
-            (), prove, module, version, proven.hashes, proven.database, time.time()
+            [], prove, module, version, proven.hashes, proven.database, time.time()
         )
         self._core.memory.forget_known((module, version))
         self._doubt(doubted, proven)

@@ -321,9 +321,8 @@ class Front:
             connection.transport.write(self._head(ready, started))
         elif isinstance(body, bytes):
             sent = min(ready.length, SMALL)
-            connection.transport.write(
-                self._head(ready, started) + body[:sent]
-            )  # all of a small one: no copy
+            # The slice of a small one is itself.
+            connection.transport.write(self._head(ready, started) + body[:sent])
             if sent < ready.length:
                 return self._rest(connection, ready, body, sent, started)
         else:

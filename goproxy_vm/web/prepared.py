@@ -35,9 +35,6 @@ class Prepared:
         self._spelled: Lru[str, str] = Lru(MOST_SPELLINGS)
         self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._whole) + len(self._files)
-
     def find(self, target: str) -> Ready | None:
         """The answer for a target, without its first slash; it is used now."""
         ready = self._whole.get(target)

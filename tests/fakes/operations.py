@@ -12,6 +12,7 @@ from goproxy_vm.cache.facts import (
     Difference,
     Eviction,
     FileFacts,
+    Listing,
     Page,
     Pass,
     Pin,
@@ -20,7 +21,6 @@ from goproxy_vm.cache.facts import (
     RemovedVersion,
     Selection,
     Snapshot,
-    Sort,
     Totals,
     VersionFacts,
     Went,
@@ -156,17 +156,11 @@ class FakeOperations:
             last_scrub=scrubs[-1] if scrubs else None,
         )
 
-    async def versions(
-        self,
-        prefix: str,
-        sort: Sort,
-        limit: int,
-        cursor: str | None,
-        match: tuple[str, ...] | None = None,
-    ) -> Page[VersionFacts]:
-        await self._ask("versions", prefix, sort, limit, cursor, *(match or ()))
+    async def versions(self, asked: Listing) -> Page[VersionFacts]:
+        prefix, sort, limit, cursor = asked.prefix, asked.sort, asked.limit, asked.cursor
+        await self._ask("versions", prefix, sort, limit, cursor, *(asked.match or ()))
         begin = 0 if cursor is None else int(cursor)
-        matches = Selector(["*"] if match is None else match)
+        matches = Selector(["*"] if asked.match is None else asked.match)
         items = sorted(
             (
                 each

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm.cache.facts import Listing
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config.values import Amount
 from goproxy_vm.errors import Unavailable
@@ -95,7 +96,7 @@ async def used(store: Store) -> None:
         with contextlib.suppress(Unavailable):
             (await adopt(store, number, bytes([number]) * SIZE)).close()
     for work in (
-        lambda: store.control.versions("", "name", 100, None),
+        lambda: store.control.versions(Listing(limit=100)),
         lambda: purge_versions(store, module(1), None, forget_hash=True, dry_run=False),
         lambda: store.control.evict(None, dry_run=False),
         store.control.pins,
@@ -137,7 +138,7 @@ async def heals(root: Path) -> None:
         await store._queue.flushed()
         assert await content(store, 63) == bytes([63]) * SIZE
         assert store.usage.used == allocated(root / "modules") <= 17 * 32_768
-        assert len((await store.control.versions("", "name", 100, None)).items) >= 10
+        assert len((await store.control.versions(Listing(limit=100))).items) >= 10
 
 
 @pytest.mark.parametrize("seed", range(80 if LARGE else 24))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.facts import Listing, Selection
 from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.reports import control, scanner
 from goproxy_vm.cache.rows import Known
@@ -393,7 +393,7 @@ async def test_what_was_just_fetched_is_listed(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
         path = shop.path("x.org/a")
         await shop.store.put(artifact(path), b"x", h1="h1:x")
-        assert (await shop.control.versions("", "name", 9, None)).total == 1
+        assert (await shop.control.versions(Listing(limit=9))).total == 1
         await shop.touch("x.org/a")
         shop.later(10)
         version = await shop.control.version("x.org/a", "v1.0.0")
@@ -403,7 +403,7 @@ async def test_what_was_just_fetched_is_listed(tmp_path: Path) -> None:
         assert version.fetched <= time.time()
         assert await shop.control.count() == 1
         with pytest.raises(ValueError, match="cursor"):
-            await shop.control.versions("", "name", 9, "no")
+            await shop.control.versions(Listing(limit=9, cursor="no"))
 
 
 async def test_snapshots(tmp_path: Path) -> None:

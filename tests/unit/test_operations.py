@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from goproxy_vm.admin.operations import Operations
-from goproxy_vm.cache.facts import Selection
+from goproxy_vm.cache.facts import Listing, Selection
 from goproxy_vm.errors import Unavailable
 from tests.fakes.stores import open_shop
 
@@ -39,13 +39,13 @@ async def test_an_index_that_fails(tmp_path: Path) -> None:
         operations = Operations(shop.store, Forgetful(), "1", lambda: 0)  # type: ignore[arg-type]  # see there
         await shop.sql("ALTER TABLE files RENAME TO lost")
         with pytest.raises(Unavailable, match="cannot use its index now: no such table"):
-            await operations.versions("", "name", 9, None)
+            await operations.versions(Listing(limit=9))
         with pytest.raises(Unavailable):
             await operations.purge(Selection(), forget_hash=False, dry_run=True)
         await shop.sql("ALTER TABLE lost RENAME TO files")
         with pytest.raises(ValueError, match="cursor"):
-            await operations.versions("", "name", 9, "x")
-        assert (await operations.versions("", "name", 9, None)).total == 1
+            await operations.versions(Listing(limit=9, cursor="x"))
+        assert (await operations.versions(Listing(limit=9))).total == 1
 
 
 async def test_what_is_forgotten(tmp_path: Path) -> None:
@@ -93,6 +93,6 @@ async def test_a_failing_index_is_not_hidden_otherwise(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.sql("ALTER TABLE files RENAME TO lost")
         with pytest.raises(sqlite3.OperationalError):
-            await shop.control.versions("", "name", 9, None)
+            await shop.control.versions(Listing(limit=9))
         assert (await shop.store.figures.statistics()).versions == 0
         await shop.sql("ALTER TABLE lost RENAME TO files")

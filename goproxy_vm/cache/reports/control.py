@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.core import Core
-    from goproxy_vm.cache.facts import Sort, VersionFacts
+    from goproxy_vm.cache.facts import Listing, VersionFacts
     from goproxy_vm.cache.reports.purges import Purges
     from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.reports.snapshots import Snapshots
@@ -90,18 +90,13 @@ class Control:
         for ordered in reversed(list(self._ordered.values())):
             await self._scrub.cancel(*ordered)
 
-    async def versions(
-        self,
-        prefix: str,
-        sort: Sort,
-        limit: int,
-        cursor: str | None,
-        match: tuple[str, ...] | None = None,
-    ) -> Page[VersionFacts]:
+    async def versions(self, asked: Listing) -> Page[VersionFacts]:
         """A page of what is stored. ValueError: a malformed glob, or a cursor that is none."""
-        selector = None if match is None else await self._purges.selector(match)
+        selector = None if asked.match is None else await self._purges.selector(asked.match)
         await self._settled()
-        return await self._reading.run(self._reader.page, prefix, sort, limit, cursor, selector)
+        return await self._reading.run(
+            self._reader.page, asked.prefix, asked.sort, asked.limit, asked.cursor, selector
+        )
 
     async def version(self, module: str, version: str) -> VersionFacts | None:
         """What is stored of one version."""

@@ -15,6 +15,7 @@ from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.reports.scanner import BEGIN
 from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import Unavailable
+from goproxy_vm.hostos import read_cached
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ class Hasher:
         cold = True
         try:
             # Up to the end or a whole chunk: a part means that the rest is not in memory.
-            resident = os.preadv(self.fd, [buffer], self._offset, os.RWF_NOWAIT)
+            resident = read_cached(self.fd, [buffer], self._offset)
             cold = resident < min(CHUNK, self._size - self._offset)
-        except (OSError, AttributeError) as error:
-            if isinstance(error, OSError) and error.errno not in {errno.EAGAIN, errno.EOPNOTSUPP}:
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EOPNOTSUPP}:
                 raise
         piece = os.pread(self.fd, CHUNK, self._offset)
         if cold and piece:

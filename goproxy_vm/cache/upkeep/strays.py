@@ -81,7 +81,7 @@ class Strays:
         length, blocks, sha256 = await self._threads.run(_facts, file, self._core.layout.modules)
         async with self._core.queue.disk:
             # Whatever is published meanwhile is on record, and this is no stray any more.
-            standing = await self._core.attempt((), self._core.index.of_path, path)
+            standing = await self._core.attempt([], self._core.index.of_path, path)
             if [each.id for each in standing] != [None]:
                 return None
             if self._core.fences.keep_out(since, artifact, length):
