@@ -6,6 +6,9 @@ and ``.info`` in that order. So whatever is fetched of a version announces its `
 version is stored in part only. The first request for an ``.info`` whose ``.mod`` was there before it
 announces the zip. Looking for newer versions (``go list -m -u``) begins with the ``.info`` and announces
 nothing.
+
+What another server like this one asks for announces nothing either: that one fetches ahead by itself, and
+two that are upstreams of each other would each wait for what the other is about to ask it for.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.traffic import backlog
 from goproxy_vm.traffic.backlog import Backlog
+from goproxy_vm.upstream import trail
 
 
 class Prefetch:
@@ -32,12 +36,16 @@ class Prefetch:
 
     def complete(self, module: str, version: str) -> None:
         """A VM asked for a ``.mod`` or a zip that was missing, or which version is the latest."""
-        self._infos.announce(Artifact.of(module, version, Kind.INFO))
+        self._announce(self._infos, Artifact.of(module, version, Kind.INFO))
 
     def after_info(self, module: str, version: str) -> None:
         """A VM asked for an ``.info`` that was missing where the ``.mod`` is stored."""
         if self._ahead:
-            self._zips.announce(Artifact.of(module, version, Kind.ZIP))
+            self._announce(self._zips, Artifact.of(module, version, Kind.ZIP))
+
+    def _announce(self, files: Backlog[Artifact], artifact: Artifact) -> None:
+        if not any(trail.current()):
+            files.announce(artifact)
 
     def hit(self, path: str) -> None:
         """A VM asked for a stored file, and may have others fetched: it is news if this was fetched ahead."""

@@ -8,6 +8,7 @@ import pytest
 
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.config.values import Amount
+from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.traffic import backlog
@@ -55,6 +56,17 @@ async def test_an_info_that_is_missing_after_all(serve: Serve, upstream: FakeUps
     assert (await host.get(INFO)).status == 200
     await quiet(host)
     assert upstream.count(ZIP) == 1
+
+
+@pytest.mark.parametrize("path", [MOD, INFO, ZIP, f"/{M}/@latest"])
+async def test_not_for_another_server_that_does_so_itself(
+    serve: Serve, upstream: FakeUpstream, path: str
+) -> None:
+    host = await serve(upstream)
+    assert (await host.get(path, CDN_Loop=new_name())).status == 200
+    await quiet(host)
+    of_itself = {path, MOD}  # what a client asks for next is begun with it
+    assert {each for each in (INFO, MOD, ZIP) if upstream.count(each)} <= of_itself
 
 
 @pytest.mark.parametrize("fast_path", [True, False])
