@@ -136,11 +136,7 @@ def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
     flags = {name: given[name] for name in keys() if given.get(name) is not None}
     file = file_of_settings(arguments.config, os.environ)
-    return load(flags, os.environ, file, {"upstream": _check_upstream})
-
-
-def _check_upstream(text: str) -> str | None:
-    return parse_upstreams(text).warning
+    return load(flags, os.environ, file, {"upstream": parse_upstreams})
 
 
 def _toml(value: object) -> str:

@@ -100,6 +100,53 @@ def _patterns(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The repository of every module whose path begins with ``prefix``, where a ``*`` stands for one element.
+
+    ``url`` is an https or ssh URL, in which ``{1}`` is what stood in the first ``*``, ``{2}`` in the next.
+    """
+
+    prefix: str
+    url: str
+
+
+_PREFIX = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/(?:\*|[A-Za-z0-9._~-]+))*")
+_REPOSITORY = re.compile(
+    r"(?:https://|ssh://(?:[A-Za-z0-9._-]+@)?)([a-z0-9.-]+)(?::([0-9]{1,5}))?(?:/(?:[A-Za-z0-9._~-]|\{[1-9]\})+)+"
+)
+
+
+def _mapping(text: str) -> Mapped:
+    prefix, equals, url = text.partition("=")
+    if not equals:
+        raise ValueError(f"{quoted(text)} has no =")
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"{quoted(prefix)} is no beginning of module paths like git.corp.example/*/*")
+    match = _REPOSITORY.fullmatch(url)
+    if match is None or not 0 < int(match[2] or 1) < 1 << 16:
+        raise ValueError(
+            f"{quoted(url)} is no URL like ssh://git@HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
+        )
+    known = prefix.split("/").count("*")
+    for number in re.findall(r"\{(.)\}", url):
+        if int(number) > known:
+            raise ValueError(f"{{{number}}} stands for a * that {quoted(prefix)} does not have")
+    return Mapped(prefix, url)
+
+
+def _mappings(text: str) -> tuple[Mapped, ...]:
+    return tuple(_mapping(item) for item in items(text))
+
+
+def _hosts(text: str) -> frozenset[str]:
+    for item in items(text):
+        host, _, port = item.rpartition(":")
+        if not (is_authority(item) and host and port.isdecimal()) or host != host.lower():
+            raise ValueError(f"{quoted(item)} is no HOST:PORT in lower case")
+    return frozenset(items(text))
+
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST = 3650 * 86400.0
@@ -344,7 +391,9 @@ def _text(text: str) -> str:
 
 
 UPSTREAMS: Form[str] = Form(
-    _text, "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |", "LIST"
+    _text,
+    "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |, that may end in direct or off",
+    "LIST",
 )
 """Only text here: ``upstream`` is above this floor, and checks it (see ``load``'s checks)."""
 BOOLEAN: Form[bool] = Form(_boolean, "true or false", "BOOL", (bool,))
@@ -364,10 +413,18 @@ GLOBS: Form[tuple[str, ...]] = Form(
     "GLOB",
     many=True,
 )
+REPOSITORIES: Form[tuple[Mapped, ...]] = Form(
+    _mappings,
+    "a list of PREFIX=URL like git.corp.example/*/*=ssh://git@git.corp.example/{1}/{2}.git",
+    "PREFIX=URL",
+    many=True,
+)
+HOSTS: Form[frozenset[str]] = Form(_hosts, "a list of HOST:PORT", "HOST:PORT", many=True)
 DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
 CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
 URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
 FILE: Form[Path | None] = Form(_file, "a file's path, or nothing", "FILE")
+HOME: Form[Path | None] = Form(_file, "a directory's path, or nothing", "DIR")
 TOKEN: Form[str] = Form(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")
 SUMDB: Form[SumdbSpec | None] = Form(
     parse_sumdb,

@@ -12,7 +12,7 @@ from goproxy_vm.doctor.itself import is_itself
 from goproxy_vm.errors import ContentError
 from goproxy_vm.protocol.note import VerifierKey, open_note
 from goproxy_vm.protocol.tlog import Head
-from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.upstream.spec import DIRECT, parse_upstreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ NETWORK = "check the network, DNS, the firewall and HTTPS_PROXY"
 
 async def check_upstreams(settings: Settings, inquiry: Inquiry) -> Finding:
     """Ask every upstream at once; absence and refusal are answers too. None of them is the server itself."""
-    specs = parse_upstreams(settings.upstream).entries
+    specs = _proxies(settings)
     if not specs:
         return Finding("ok", "upstream is off: only what is stored is served")
     for spec in specs:
@@ -113,12 +113,17 @@ def check_clock(offsets: Mapping[str, float]) -> Finding:
     )
 
 
+def _proxies(settings: Settings) -> list[UpstreamSpec]:
+    """The entries of the upstream list that are no version control."""
+    return [each for each in parse_upstreams(settings.upstream).entries if each.kind != DIRECT]
+
+
 def _sources(settings: Settings, spec: SumdbSpec) -> Sequence[tuple[UpstreamSpec, str]]:
     """Each source of the database and the path of its newest head there, in the server's order."""
     itself = parse_upstreams(spec.url or f"https://{spec.name}").entries[0]
     if spec.url is not None:
         return [(itself, "latest")]
-    upstreams = parse_upstreams(settings.upstream).entries
+    upstreams = _proxies(settings)
     return [*((each, f"sumdb/{spec.name}/latest") for each in upstreams), (itself, "latest")]
 
 

@@ -38,7 +38,7 @@ class SetupScript:
     def __init__(self, settings: Settings) -> None:
         self._text = (resources.files("goproxy_vm.web") / "setup.sh").read_text("utf-8")
         self._public_url = settings.public_url
-        self._values = {"sumdb": "", "nosumdb": settings.nosumdb, "toolchain": "local"}
+        self._values = {"sumdb": "", "nosumdb": settings.exempt, "toolchain": "local"}
         if settings.sumdb is not None and settings.sumdb.vkey == GOOGLE_KEY:
             # The one database that is known to have Go's toolchains: without proof none is served.
             self._values |= {"sumdb": GOOGLE_NAME, "toolchain": "auto"}

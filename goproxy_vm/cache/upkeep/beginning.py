@@ -116,7 +116,7 @@ def settle(
 
 def _proof(settings: Settings) -> tuple[str, str]:
     """The checksum database that files must be proven by, and the modules that need not be."""
-    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.nosumdb)
+    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.exempt)
 
 
 def _must_prove(database: Database, settings: Settings) -> bool:

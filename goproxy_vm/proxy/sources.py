@@ -1,0 +1,119 @@
+"""What files and records come from, opened together: upstreams, version control, the checksum database."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from goproxy_vm.sumdb.carriers import Carriers
+from goproxy_vm.sumdb.client import ChecksumDatabase
+from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.direct.direct import Direct
+from goproxy_vm.upstream.direct.options import Options
+from goproxy_vm.upstream.http import Timeouts
+from goproxy_vm.upstream.spec import PRIVATE, parse_upstreams
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from goproxy_vm.cache.store import Store
+    from goproxy_vm.config import Settings
+    from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.upstream.source import Source
+    from goproxy_vm.upstream.spec import UpstreamList
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """``upstreams`` are those of the setting of that name, ``private`` what private modules come from, and
+    ``database`` the checksum database, None where the settings name none."""
+
+    upstreams: Upstreams
+    private: Upstreams | None
+    direct: Direct | None
+    database: ChecksumDatabase | None
+
+    @classmethod
+    async def open(
+        cls,
+        stack: AsyncExitStack,
+        settings: Settings,
+        store: Store,
+        slots: FairSlots,
+        metrics: Metrics,
+        name: str,
+    ) -> Sources:
+        """Open what the settings name; ``stack`` closes it. ``name`` is this server's in CDN-Loop.
+
+        StartError: something that a setting needs is missing, or cannot be used.
+        """
+        opening = _Opening(stack, settings, metrics, name)
+        direct = await opening.direct(store)
+        listed = parse_upstreams(settings.upstream)
+        upstreams = await opening.upstreams(listed, direct=direct and direct.source(private=False))
+        private = None
+        if settings.private:
+            private = await opening.upstreams(PRIVATE, direct=direct and direct.source(private=True))
+        return cls(upstreams, private, direct, await opening.database(store, upstreams, slots))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    stack: AsyncExitStack
+    settings: Settings
+    metrics: Metrics
+    name: str
+
+    async def upstreams(
+        self,
+        listed: UpstreamList,
+        *,
+        database: bool = False,
+        probe: bool = True,
+        direct: Source | None = None,
+    ) -> Upstreams:
+        settings = self.settings
+        timeouts = Timeouts(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
+        found = Upstreams(
+            listed,
+            timeouts,
+            self.metrics,
+            self.name,
+            ca_file=settings.upstream_ca_file,
+            database=database,
+            direct=direct,
+        )
+        if not settings.offline:
+            await found.start(probe=probe)
+        self.stack.push_async_callback(found.close)
+        return found
+
+    async def direct(self, store: Store) -> Direct | None:
+        """What fetches from version control, where a setting has it do so."""
+        settings = self.settings
+        if settings.offline or not (settings.private or parse_upstreams(settings.upstream).direct):
+            return None
+        options = await asyncio.to_thread(Options.of, settings)
+        direct = Direct(options, FairSlots(settings.direct_processes), room=lambda: store.roomy)
+        await direct.start()
+        self.stack.push_async_callback(direct.close)
+        return direct
+
+    async def database(self, store: Store, upstreams: Upstreams, slots: FairSlots) -> ChecksumDatabase | None:
+        """The checksum database: through the upstreams, and itself last; an explicit URL is asked alone."""
+        spec = self.settings.sumdb
+        if spec is None:
+            return None
+        # What the upstreams carry need not be within reach itself: no trial connection, no warning.
+        itself = await self.upstreams(
+            parse_upstreams(spec.url or f"https://{spec.name}"),
+            database=True,
+            probe=spec.url is not None,
+        )
+        carriers = Carriers(spec.name, None if spec.url else upstreams, itself, slots)
+        database = ChecksumDatabase(spec, self.settings, store, carriers, self.metrics)
+        await database.open()
+        self.stack.push_async_callback(database.close)
+        return database
