@@ -1,0 +1,144 @@
+"""What one module from version control may cost this host: memory, bytes, room; and what is missing on it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from goproxy_vm.errors import NoRoom, StartError, UpstreamError
+from goproxy_vm.upstream.direct.find import find_git, find_go
+from goproxy_vm.upstream.failure import Failure
+from goproxy_vm.upstream.sink import Buffer
+from tests.fakes.githttps import ENDLESS_PACK, Fault
+from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, processes, zipped
+
+__all__ = ["bed"]  # fixture
+
+MIB = 1 << 20
+PACK = "*/git-upload-pack#fetch"
+
+
+async def test_more_memory_than_allowed(bed: Bed) -> None:
+    """git and go hold an archive whole; below their bound that is 503, and the next one is served."""
+    made = bed.repositories.huge("team/large", 60 * MIB)
+    small = bed.repositories.shape("root")
+    source = await bed.source(max_memory=128 * MIB)
+    error = await failure(source, zipped(made.module, "v1.0.0"))
+    assert type(error) is NoRoom, error.sentence
+    assert "direct_max_memory" in error.sentence
+    bed.nothing_runs()
+    assert bed.locks() == []
+    assert await h1(source, small.module, "v1.0.0")
+
+
+async def test_a_repository_larger_than_allowed(bed: Bed) -> None:
+    made = bed.repositories.huge("team/large", 6 * MIB, files=3)
+    source = await bed.source(max_size=2 * MIB)
+    error = await failure(source, zipped(made.module, "v1.0.0"))
+    assert type(error) is NoRoom, error.sentence
+    assert "direct_max_size" in error.sentence
+    assert bed.server.sent < 5 * MIB
+    bed.nothing_runs()
+    assert bed.locks() == []
+
+
+ENDLESS = {
+    "a page": ("*go-get=1", Fault(200, {"Content-Type": "text/html"}, b"<html>", after=6, then="endless")),
+    "messages of progress": (PACK, ENDLESS_PACK),
+    "refs": ("*/info/refs*", Fault(after=10, then="endless")),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_an_answer_without_end(bed: Bed, what: str) -> None:
+    made = bed.repositories.shape("root")
+    glob, fault = ENDLESS[what]
+    bed.server.on(glob, fault)
+    source = await bed.source(max_size=2 * MIB, timeout=20.0)
+    error = await failure(source, zipped(made.module, "v1.0.0"))
+    assert isinstance(error, NoRoom | UpstreamError), error.sentence
+    assert bed.server.sent < 16 * MIB
+    bed.nothing_runs()
+
+
+async def test_clones_beyond_their_size_go_again(bed: Bed) -> None:
+    """Those that were not used for longest first; the one in use stays."""
+    made = [bed.repositories.huge(f"team/large{n}", MIB) for n in range(4)]
+    source = await bed.source(max_size=3 * MIB)
+    for each in made:
+        assert await fetch(source, info(each.module, "v1.0.0"))
+    kept = [info_file.read_text() for info_file in (bed.root / "vcs").glob("*.info")]
+    assert 1 <= len(kept) < 4
+    assert any("large3" in text for text in kept)
+    assert not any("large0" in text for text in kept)
+    assert await h1(source, made[0].module, "v1.0.0")
+
+
+async def test_no_room_at_all(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    direct = await bed.start(room=lambda: False)
+    error = await failure(direct.source(private=True), zipped(made.module, "v1.0.0"))
+    assert type(error) is NoRoom, error.sentence
+    assert bed.clones() == []
+
+
+async def test_the_room_goes_while_a_run_goes_on(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    free = [True]
+    direct = await bed.start(room=lambda: free[0])
+    gate = bed.server.hold(PACK)
+    asked = asyncio.create_task(failure(direct.source(private=True), zipped(made.module, "v1.0.0")))
+    await gate.arrived.wait()
+    free[0] = False
+    error = await asked
+    assert type(error) is NoRoom, error.sentence
+    gate.open()
+    free[0] = True
+    bed.server.forget_rules()
+    assert await h1(direct.source(private=True), made.module, "v1.0.0")
+
+
+async def test_what_a_sink_refuses_passes_through(bed: Bed) -> None:
+    class Full(Buffer):
+        async def begin(self, _length: int | None) -> None:
+            raise NoRoom("full")
+
+    made = bed.repositories.shape("root")
+    source = await bed.source()
+    with pytest.raises(NoRoom, match="full"):
+        await source.fetch(zipped(made.module, "v1.0.0"), Full(), MIB)
+    assert processes(bed.root) == []
+
+
+async def test_a_clone_with_a_long_history_is_shallow(bed: Bed) -> None:
+    made = bed.repositories.wide("team/wide", 60, 100_000)
+    source = await bed.source()
+    assert await h1(source, made.module, "v1.2.0")
+    assert source.received < 1_000_000
+    assert (await fetch(source, listed(made.module))).count(b"\n") == 6
+
+
+def test_no_go_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StartError, match="no such file"):
+        find_go(tmp_path / "go")
+    for text in ("#!/bin/sh\nexit 1\n", "#!/bin/sh\necho go1.20.14\n", "not a program\n"):
+        (tmp_path / "go").write_text(text)
+        (tmp_path / "go").chmod(0o755)
+        with pytest.raises(StartError):
+            find_go(tmp_path / "go")
+
+
+def test_no_git_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goproxy_vm.upstream.direct.find.PATH", str(tmp_path))
+    with pytest.raises(StartError, match="git"):
+        find_git()
+
+
+async def test_a_failure_is_not_remembered_as_success(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    bed.server.on("*/info/refs*", Fault(503), times=1)
+    source = await bed.source()
+    with pytest.raises(Failure):
+        await fetch(source, info(made.module, "v1.0.0"))

@@ -1,0 +1,113 @@
+"""Clones that are kept: damaged ones are made anew, and no damage looks like a version that is not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.direct import Bed, bed, fetch, h1, info, listed, resolved
+
+__all__ = ["bed"]  # fixture
+
+
+def _files(clone: Path) -> list[Path]:
+    found = [path for path in (clone / "objects").rglob("*") if path.is_file()]
+    assert found
+    return found
+
+
+def _delete(clone: Path) -> None:
+    for path in _files(clone):
+        path.unlink()
+
+
+def _truncate(clone: Path) -> None:
+    for path in _files(clone):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:40])
+
+
+def _flip(clone: Path) -> None:
+    for path in _files(clone):
+        path.chmod(0o600)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+
+
+def _empty(clone: Path) -> None:
+    for path in _files(clone):
+        path.chmod(0o600)
+        path.write_bytes(b"")
+
+
+def _clear(clone: Path) -> None:
+    shutil.rmtree(clone)
+    clone.mkdir()
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "its objects are gone": _delete,
+    "its objects are cut": _truncate,
+    "its objects are others": _flip,
+    "its objects are empty": _empty,
+    "its HEAD is empty": lambda clone: (clone / "HEAD").write_text(""),
+    "its config is empty": lambda clone: (clone / "config").write_text(""),
+    "its config is none": lambda clone: (clone / "config").write_text("[core\nwhat"),
+    "its objects' directory is gone": lambda clone: shutil.rmtree(clone / "objects"),
+    "it is locked": lambda clone: (clone / "shallow.lock").write_text("x"),
+    "its shallow file is none": lambda clone: (clone / "shallow").write_text("what\n"),
+    "its refs are none": lambda clone: (clone / "packed-refs").write_text("what\n"),
+    "it is empty": _clear,
+    "it is gone": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_damaged_clones_heal(bed: Bed, damage: str) -> None:
+    """Once for the version that was fetched before, once for one that was not, once for all of them."""
+    made = bed.repositories.shape("branches")
+    (_, main), (_, feature) = made.versions
+    direct = await bed.start()
+    source = direct.source(private=True)
+    known = await h1(source, made.module, main)
+    await direct.close()
+    again = (await bed.start()).source(private=True)
+    for asked in ("known", "new", "list", "query"):
+        (clone,) = bed.clones()
+        DAMAGES[damage](clone)
+        if asked == "known":
+            assert await h1(again, made.module, main) == known
+        elif asked == "new":
+            assert await h1(again, made.module, feature)
+        elif asked == "list":
+            assert await fetch(again, listed(made.module)) == b"v1.0.0\n"
+        else:
+            assert await resolved(again, made.module, "feature") == feature
+    assert bed.locks() == []
+    assert await fetch(again, info(made.module, "v1.0.0"))
+
+
+async def test_a_new_tag_is_seen(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    source = await bed.source()
+    assert b"v1.3.0" not in await fetch(source, listed(made.module))
+    made.repository.commit({"m.go": "package m\n\nconst New = 1\n"}, "v1.3.0")
+    assert await h1(source, made.module, "v1.3.0")
+
+
+async def test_a_clone_without_what_a_retag_named(bed: Bed) -> None:
+    """The clone keeps the commit that it saw; without the clone it is another."""
+    made = bed.repositories.shape("root")
+    direct = await bed.start()
+    before = await h1(direct.source(private=True), made.module, "v1.0.0")
+    made.repository.retag("v1.0.0", {"m.go": "package m\n\nconst Moved = 1\n"})
+    again = (await bed.start()).source(private=True)
+    assert await h1(again, made.module, "v1.0.0") == before
+    await direct.close()
+    shutil.rmtree(bed.root / "vcs")
+    third = (await bed.start()).source(private=True)
+    assert await h1(third, made.module, "v1.0.0") != before
