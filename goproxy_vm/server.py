@@ -43,6 +43,7 @@ from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.sumdb.proof import Proofs
 from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.direct.dial import Roads
 from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
@@ -96,8 +97,12 @@ class Server:
     the path of the socket in the cache directory, None where it is not served.
     """
 
-    def __init__(self, settings: Settings, in_force: InForce | None = None) -> None:
-        """``in_force`` is what the admin API tells of the settings, by default nothing."""
+    def __init__(
+        self, settings: Settings, in_force: InForce | None = None, roads: Roads | None = None
+    ) -> None:
+        """``in_force`` is what the admin API tells of the settings, by default nothing; ``roads`` lead to
+        version control, by default as this host's do."""
+        self._roads = roads or Roads()
         self._settings = settings
         self.in_force = in_force or InForce()
         self._stack = AsyncExitStack()
@@ -187,9 +192,9 @@ class Server:
         stack.callback(reader.shutdown)
         # Both kinds need one at the least.
         slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
-        sources = await Sources.open(stack, settings, store, slots, self.metrics, self._name)
+        sources = await Sources.open(stack, settings, store, slots, self.metrics, self._name, self._roads)
         self._upstreams_in_use = upstreams = sources.upstreams
-        database = sources.database
+        database, direct = sources.database, sources.direct
         proofs = Proofs(settings, store, database, self.metrics)
         self._gate = gate = Gate(
             settings, await asyncio.to_thread(private_tokens, settings.private_tokens_file)
@@ -263,7 +268,7 @@ class Server:
                 requests_per_second=traffic.rate,
                 addresses=connections.addresses,
                 connections=len(connections),
-                upstreams=upstreams.conditions(),
+                upstreams=[*upstreams.conditions(), *(direct.condition() if direct else [])],
                 database=None if database is None else (database.name, database.condition),
             )
 
@@ -274,6 +279,7 @@ class Server:
             lambda: mirror.fetches_in_flight if mirror else 0,
             activity,
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
+            direct.forget if direct else lambda _: None,
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from goproxy_vm.config import values
 from goproxy_vm.config.address import Address
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.sumdb import SumdbSpec
-from goproxy_vm.config.values import Amount, Form, Mapped, Network
+from goproxy_vm.config.values import Amount, Form, Network
 
 _T = TypeVar("_T")
 _MIB = 1 << 20

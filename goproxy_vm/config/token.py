@@ -4,7 +4,6 @@ places; and those of who may have private modules."""
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -67,7 +66,7 @@ class Tokens:
         if scheme.lower() == "basic":
             try:
                 pair = base64.b64decode(token, validate=True).decode("utf-8", "surrogateescape")
-            except binascii.Error:
+            except ValueError:
                 return False
             token = pair.partition(":")[2]
         elif scheme.lower() != "bearer":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from goproxy_vm.config.address import Address, is_authority, parse_address
+from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
 from goproxy_vm.config.text import MASKED, quoted
 from goproxy_vm.protocol.selector import normalize
@@ -98,53 +99,6 @@ def _patterns(text: str) -> str:
                 "it can match nothing"
             )
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """The repository of every module whose path begins with ``prefix``, where a ``*`` stands for one element.
-
-    ``url`` is an https or ssh URL, in which ``{1}`` is what stood in the first ``*``, ``{2}`` in the next.
-    """
-
-    prefix: str
-    url: str
-
-
-_PREFIX = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/(?:\*|[A-Za-z0-9._~-]+))*")
-_REPOSITORY = re.compile(
-    r"(?:https://|ssh://(?:[A-Za-z0-9._-]+@)?)([a-z0-9.-]+)(?::([0-9]{1,5}))?(?:/(?:[A-Za-z0-9._~-]|\{[1-9]\})+)+"
-)
-
-
-def _mapping(text: str) -> Mapped:
-    prefix, equals, url = text.partition("=")
-    if not equals:
-        raise ValueError(f"{quoted(text)} has no =")
-    if not _PREFIX.fullmatch(prefix):
-        raise ValueError(f"{quoted(prefix)} is no beginning of module paths like git.corp.example/*/*")
-    match = _REPOSITORY.fullmatch(url)
-    if match is None or not 0 < int(match[2] or 1) < 1 << 16:
-        raise ValueError(
-            f"{quoted(url)} is no URL like ssh://git@HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
-        )
-    known = prefix.split("/").count("*")
-    for number in re.findall(r"\{(.)\}", url):
-        if int(number) > known:
-            raise ValueError(f"{{{number}}} stands for a * that {quoted(prefix)} does not have")
-    return Mapped(prefix, url)
-
-
-def _mappings(text: str) -> tuple[Mapped, ...]:
-    return tuple(_mapping(item) for item in items(text))
-
-
-def _hosts(text: str) -> frozenset[str]:
-    for item in items(text):
-        host, _, port = item.rpartition(":")
-        if not (is_authority(item) and host and port.isdecimal()) or host != host.lower():
-            raise ValueError(f"{quoted(item)} is no HOST:PORT in lower case")
-    return frozenset(items(text))
 
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
@@ -414,12 +368,14 @@ GLOBS: Form[tuple[str, ...]] = Form(
     many=True,
 )
 REPOSITORIES: Form[tuple[Mapped, ...]] = Form(
-    _mappings,
+    lambda text: parse_mapped(items(text)),
     "a list of PREFIX=URL like git.corp.example/*/*=ssh://git@git.corp.example/{1}/{2}.git",
     "PREFIX=URL",
     many=True,
 )
-HOSTS: Form[frozenset[str]] = Form(_hosts, "a list of HOST:PORT", "HOST:PORT", many=True)
+HOSTS: Form[frozenset[str]] = Form(
+    lambda text: parse_hosts(items(text)), "a list of HOST:PORT", "HOST:PORT", many=True
+)
 DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
 CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
 URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")

@@ -62,11 +62,11 @@ class Proxy:
         memory = MemoryBudget()
         self.intake = Intake(store, prover, proofs, memory, settings.max_zip_size)
         """How files come into the store."""
-        public, reserved = (
-            each and Fetching(settings, gate, slots, each, self._absences, store.fences, memory)
-            for each in (upstreams, private)
-        )
-        self._routing = Routing(gate, public, reserved)
+
+        def fetching(these: Upstreams) -> Fetching:
+            return Fetching(settings, gate, slots, these, self._absences, store.fences, memory)
+
+        self._routing = Routing(gate, fetching(upstreams), fetching(private) if private else None)
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(

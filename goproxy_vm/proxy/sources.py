@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.sumdb.carriers import Carriers
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.upstream.direct.dial import Roads
     from goproxy_vm.upstream.source import Source
     from goproxy_vm.upstream.spec import UpstreamList
 
@@ -44,18 +47,20 @@ class Sources:
         slots: FairSlots,
         metrics: Metrics,
         name: str,
+        roads: Roads,
     ) -> Sources:
-        """Open what the settings name; ``stack`` closes it. ``name`` is this server's in CDN-Loop.
+        """Open what the settings name; ``stack`` closes it. ``name`` is this server's in CDN-Loop; ``roads``
+        lead to version control.
 
         StartError: something that a setting needs is missing, or cannot be used.
         """
-        opening = _Opening(stack, settings, metrics, name)
+        opening = _Opening(stack, settings, metrics, name, roads)
         direct = await opening.direct(store)
         listed = parse_upstreams(settings.upstream)
-        upstreams = await opening.upstreams(listed, direct=direct and direct.source(private=False))
+        upstreams = await opening.upstreams(listed, direct=direct.source(private=False) if direct else None)
         private = None
         if settings.private:
-            private = await opening.upstreams(PRIVATE, direct=direct and direct.source(private=True))
+            private = await opening.upstreams(PRIVATE, direct=direct.source(private=True) if direct else None)
         return cls(upstreams, private, direct, await opening.database(store, upstreams, slots))
 
 
@@ -65,6 +70,7 @@ class _Opening:
     settings: Settings
     metrics: Metrics
     name: str
+    roads: Roads
 
     async def upstreams(
         self,
@@ -96,7 +102,18 @@ class _Opening:
         if settings.offline or not (settings.private or parse_upstreams(settings.upstream).direct):
             return None
         options = await asyncio.to_thread(Options.of, settings)
-        direct = Direct(options, FairSlots(settings.direct_processes), room=lambda: store.roomy)
+
+        async def known_mod(module: str, version: str) -> str:
+            return (await store.known(module, version)).mod or ""
+
+        direct = Direct(
+            options,
+            FairSlots(settings.direct_processes),
+            room=partial(_has_room, settings),
+            known_mod=known_mod,
+            look_up=self.roads.look_up,
+            connect=self.roads.connect,
+        )
         await direct.start()
         self.stack.push_async_callback(direct.close)
         return direct
@@ -117,3 +134,10 @@ class _Opening:
         await database.open()
         self.stack.push_async_callback(database.close)
         return database
+
+
+def _has_room(settings: Settings) -> bool:
+    """Whether the disk has more than ``min_free`` left."""
+    facts = os.statvfs(settings.cache_dir)
+    total = facts.f_blocks * facts.f_frsize
+    return facts.f_bavail * facts.f_frsize > settings.min_free.of(total)

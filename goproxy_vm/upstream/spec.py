@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 ALLOWED = "http(s):// URLs and file:///… paths, separated by , or |, optionally ending in direct or off"
-DIRECT = "direct"
+DIRECT: Literal["direct"] = "direct"
 """The entry that means version control."""
 HOST = re.compile(r"[0-9a-z_-]{1,63}(\.[0-9a-z_-]{1,63})*\.?", re.ASCII)
 

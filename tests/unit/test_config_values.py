@@ -8,13 +8,13 @@ import pytest
 
 from goproxy_vm.config import load
 from goproxy_vm.config.address import is_authority
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.values import (
     GLOBS,
     HOSTS,
     REPOSITORIES,
     URL,
     Amount,
-    Mapped,
     amount,
     bounded_duration,
     share,
@@ -208,7 +208,7 @@ def test_repositories(text: str, value: tuple[Mapped, ...]) -> None:
     ("text", "reason"),
     [
         ("git.corp", "has no ="),
-        ("git.corp=", "is no URL like"),
+        ("git.corp/x=", "is no URL like"),
         ("nodot/x=https://h/x", "is no beginning of module paths"),
         ("git.corp/x y=https://h/x", "is no beginning of module paths"),
         ("git.corp/x*=https://h/x", "is no beginning of module paths"),
