@@ -1,24 +1,62 @@
-"""Modules from version control, as a source like any other."""
+"""Modules from version control, as sources like any other: runs shared by all who want the same, and bounded."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import copy
 import os
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from goproxy_vm.errors import ChecksumMismatch, GoproxyError, StartError
+from goproxy_vm.lru import Lru
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.dirhash import h1_mod
+from goproxy_vm.upstream.direct import judge
+from goproxy_vm.upstream.direct.clones import Clones
+from goproxy_vm.upstream.direct.dial import Connect, Dial, LookUp
+from goproxy_vm.upstream.direct.egress import Egress
+from goproxy_vm.upstream.direct.fetch import Fetcher, Found, Stopped, make_bundle, remove_tree, vcs_directory
+from goproxy_vm.upstream.direct.find import find_git, find_goroot
+from goproxy_vm.upstream.direct.hosts import Hosts
+from goproxy_vm.upstream.direct.jail import landlock_abi
+from goproxy_vm.upstream.direct.policy import Rules
+from goproxy_vm.upstream.direct.run import adopt_orphans, uninterrupted
+from goproxy_vm.upstream.direct.source import DirectSource
+from goproxy_vm.upstream.environment import Environment
+from goproxy_vm.upstream.failure import Failure
+from goproxy_vm.upstream.session import trusted
 
 if TYPE_CHECKING:
     from goproxy_vm.upstream.backoff import Condition
+    from goproxy_vm.upstream.direct.fetch import Kind
     from goproxy_vm.upstream.direct.options import Options
+    from goproxy_vm.upstream.direct.policy import Target
     from goproxy_vm.upstream.source import Source
+
+KEPT_SECONDS = 60.0
+"""How long what a run brought besides is good for: go asks for a version's files one after the other."""
+KEPT_MOST = 256
+"""Versions of which it is kept."""
+KEPT_BYTES = 64 << 10
+"""Bytes of the info and mod of one version, up to which they are kept."""
+FORGOTTEN_MOST = 1_000
+"""Modules whose clones are not to be believed."""
+
+log = get_logger("upstream")
 
 
 class Turn(Protocol):
     """A claim to one of the processes."""
 
     def hold(self, limit: float, /) -> AbstractAsyncContextManager[None]:
-        """Have it, after ``limit`` seconds at most, together with what is done with it. Overloaded."""
+        """Have it, for ``limit`` seconds at most, those of waiting included. Overloaded."""
         ...
 
 
@@ -30,8 +68,42 @@ class Slots(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one run is for."""
+
+    target: Target
+    query: str
+    kind: Kind
+
+    @property
+    def key(self) -> tuple[bool, str, str, str]:
+        """The same for all that one run can be for."""
+        return self.target.private, self.target.module, self.query, self.kind
+
+    @property
+    def what(self) -> str:
+        """As it is told to people."""
+        return self.target.module if self.kind == "list" else f"{self.target.module}@{self.query}"
+
+
+@dataclass(slots=True)
+class _Joint:
+    """A run that several may wait for, and its directory, which lies there until the last has what it wants."""
+
+    task: asyncio.Task[Found]
+    directory: Path
+    waiters: int = 0
+
+
 class Direct:
-    """Fetches by the go command; one per server. :meth:`start` it."""
+    """Fetches modules by the go command; one per server. :meth:`start` it; one event loop.
+
+    ``slots``: ``options.processes`` of them; ``room``: False while the disk has none to spare; ``look_up``,
+    ``connect``: names and connections, otherwise those of this host; ``environ``: names the proxies on the way
+    out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock, where
+    the kernel has it.
+    """
 
     def __init__(
         self,
@@ -39,18 +111,231 @@ class Direct:
         slots: Slots,
         *,
         room: Callable[[], bool] = lambda: True,
-        look_up: Callable[[str, int], Awaitable[list[str]]] | None = None,
-        connect: Callable[..., Awaitable[object]] | None = None,
+        look_up: LookUp | None = None,
+        connect: Connect | None = None,
         environ: Mapping[str, str] = os.environ,
+        known_mod: Callable[[str, str], Awaitable[str]] | None = None,
+        confined: bool = True,
         now: Callable[[], float] = time.monotonic,
-    ) -> None: ...
+    ) -> None:
+        self._options = options
+        self._slots = slots
+        self._room = room
+        self._look_up, self._connect = look_up, connect
+        self._environ = environ
+        self._known_mod = known_mod
+        self._confined = confined
+        self._now = now
+        self._rules = Rules(options)
+        self._runs = options.root / "runs"
+        self._hosts = {private: Hosts(now, options.stall) for private in (True, False)}
+        self._joints: dict[tuple[bool, str, str, str], _Joint] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._kept: Lru[tuple[bool, str, str], tuple[float, Found]] = Lru(KEPT_MOST)
+        self._forgotten: Lru[str, None] = Lru(FORGOTTEN_MOST)
+        self._egress: Egress | None = None
+        self._fetcher: Fetcher | None = None
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Empty the directory of runs, mend the clones, and listen on the loopback.
 
-    async def close(self) -> None: ...
+        StartError: go, git, git_home, a directory, or what the environment says of proxies cannot be used.
+        """
+        options = self._options
+        environment = await asyncio.to_thread(Environment, self._environ)
+        trust = await asyncio.to_thread(trusted, options.ca_file)
+        directories = tuple(vcs_directory(options.root, private=private) for private in (True, False))
+        clones = Clones(directories, options.max_size)
+        goroot, certificates = await asyncio.to_thread(self._prepare, clones, directories)
+        egress = Egress(Dial(environment, trust, options.connect, self._look_up, self._connect))
+        try:
+            await egress.start()
+        except OSError as error:
+            raise StartError(f"no port for fetches from version control: {error.strerror}") from error
+        adopt_orphans()
+        if self._confined and not landlock_abi():
+            log.warning("no landlock", consequence="go and git can read what this server can")
+        self._egress = egress
+        self._fetcher = Fetcher(
+            options,
+            egress,
+            clones,
+            goroot,
+            certificates,
+            room=self._room,
+            now=self._now,
+            confined=self._confined,
+        )
 
-    def source(self, *, private: bool) -> Source: ...
+    async def close(self) -> None:
+        """End every run with all that it started, and close the gate. What still waits for one fails."""
+        self._fetcher = None
+        joints = list(self._joints.values())
+        self._joints.clear()
+        for joint in joints:
+            joint.task.cancel()
+        await asyncio.gather(*(joint.task for joint in joints), return_exceptions=True)
+        for joint in joints:
+            await asyncio.to_thread(remove_tree, joint.directory)
+        await asyncio.gather(*self._leaving)
+        if self._egress is not None:
+            await self._egress.close()
 
-    def condition(self) -> list[tuple[str, Condition]]: ...
+    def source(self, *, private: bool) -> Source:
+        """Where private modules come from, with credentials; or public ones, without."""
+        return DirectSource(self, private=private)
 
-    def forget(self, module: str) -> None: ...
+    def condition(self) -> list[tuple[str, Condition]]:
+        """How each host of private modules does."""
+        return self._hosts[True].conditions(self._rules.private_hosts)
+
+    def traffic(self, *, private: bool) -> tuple[int, int]:
+        """Bytes that came for private modules or for public ones, and connections that were made."""
+        return (0, 0) if self._fetcher is None else self._fetcher.traffic(private=private)
+
+    def forget(self, module: str) -> None:
+        """Do not believe what is known of a module here: an operator has purged it. Its next fetch asks the
+        server for everything, for a clone that is there keeps tags as they were."""
+        for key in self._kept:
+            if key[1] == module:
+                self._kept.forget(key)
+        self._forgotten.keep(module, None)
+
+    @asynccontextmanager
+    async def found(self, module: str, query: str, kind: Kind, *, private: bool, client: str) -> AsyncIterator[Found]:
+        """What a run brings, for as long as the context lasts. ``query``: a version, or what may stand for one;
+        ``client``: on whose behalf. Raises Failure."""
+        try:
+            target = self._rules.target(module, private=private)
+        except GoproxyError as error:
+            raise Failure(error, judge.outcome_of(type(error))) from None
+        wanted = _Wanted(target, query, kind)
+        kept = self._kept.get((private, module, query))
+        if kind == "stat" and kept is not None and self._now() - kept[0] < KEPT_SECONDS:
+            yield kept[1]
+            return
+        async with self._joined(wanted, client) as found:
+            yield found
+
+    @asynccontextmanager
+    async def _joined(self, wanted: _Wanted, client: str) -> AsyncIterator[Found]:
+        joint = self._joints.get(wanted.key) or await self._begin(wanted, client)
+        joint.waiters += 1
+        try:
+            try:
+                found = await asyncio.shield(joint.task)
+            except Failure as failure:  # each who waits has an error of its own
+                raise Failure(copy.copy(failure.error), failure.outcome) from failure
+            except asyncio.CancelledError:
+                if joint.task.cancelled():
+                    raise judge.STOPPING.failure(wanted.what) from None
+                raise
+            yield found
+        finally:
+            joint.waiters -= 1
+            if not joint.waiters:
+                if self._joints.get(wanted.key) is joint:
+                    del self._joints[wanted.key]
+                leaving = asyncio.create_task(_left(joint))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+                await uninterrupted(leaving)
+
+    async def _begin(self, wanted: _Wanted, client: str) -> _Joint:
+        fetcher = self._fetcher
+        if fetcher is None:
+            raise judge.STOPPING.failure(wanted.what)
+        if trouble := self._hosts[wanted.target.private].trouble(wanted.target.host):
+            raise trouble.failure(wanted.what)
+        if not self._room():
+            raise judge.FULL.failure(wanted.what)
+        try:
+            directory = Path(tempfile.mkdtemp(dir=self._runs))  # noqa: ASYNC240 (one mkdir; nobody may come between)
+        except OSError:
+            raise judge.NOT_STARTED.failure(wanted.what) from None
+        task = asyncio.create_task(self._run(fetcher, wanted, client, directory), name="direct")
+        joint = self._joints[wanted.key] = _Joint(task, directory)
+        return joint
+
+    async def _run(self, fetcher: Fetcher, wanted: _Wanted, client: str, directory: Path) -> Found:
+        target, hosts = wanted.target, self._hosts[wanted.target.private]
+        fresh = self._forgotten.has(target.module)
+        try:
+            async with self._slots.claim(client).hold(2 * self._options.timeout):
+                found = await fetcher.fetch(target, wanted.query, wanted.kind, directory, fresh=fresh)
+        except Stopped as stopped:
+            ruling = stopped.ruling
+            if ruling.hurts:
+                hosts.failed(target.host, ruling)
+            elif stopped.answered:
+                hosts.succeeded(target.host)
+            raise ruling.failure(wanted.what) from stopped
+        except GoproxyError as error:
+            raise Failure(error, judge.outcome_of(type(error))) from None
+        hosts.succeeded(target.host)
+        if fresh:
+            self._forgotten.forget(target.module)
+        if wanted.kind == "zip":
+            await self._compare(wanted, found)
+        self._keep(target, found)
+        return found
+
+    async def _compare(self, wanted: _Wanted, found: Found) -> None:
+        """A zip is of the commit that the version's mod was of, or it is not taken."""
+        key = (wanted.target.private, wanted.target.module, wanted.query)
+        kept = self._kept.get(key)
+        got = h1_mod(found.mod)
+        recorded = h1_mod(kept[1].mod) if kept else ""
+        if not kept and self._known_mod is not None:
+            recorded = await self._known_mod(wanted.target.module, wanted.query)
+        if (kept and {kept[1].commit, found.commit} - {""} - {found.commit}) or recorded not in ("", got):
+            self._kept.forget(key)
+            moved = f"{wanted.what}: its tag has moved: the zip is of another commit than its go.mod"
+            raise Failure(ChecksumMismatch(moved, recorded=recorded, got=got), "content")
+
+    def _keep(self, target: Target, found: Found) -> None:
+        if found.version and len(found.info) + len(found.mod) <= KEPT_BYTES:
+            besides = replace(found, zip=None, versions=())
+            self._kept.keep((target.private, target.module, found.version), (self._now(), besides))
+
+    def _prepare(self, clones: Clones, directories: tuple[Path, ...]) -> tuple[Path, Path | None]:
+        """The directories, and what go and git have to be told (blocking). StartError."""
+        options = self._options
+        find_git()
+        goroot = find_goroot(options.go)
+        if options.git_home is not None:
+            _check_home(options.git_home)
+        try:
+            remove_tree(self._runs)
+            for directory in (options.root, self._runs, *directories):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            certificates = make_bundle(options.ca_file, self._environ, options.root / "certificates.pem")
+        except OSError as error:
+            raise StartError(f"{error.filename or options.root}: {error.strerror}") from error
+        clones.sweep()
+        clones.measure()
+        return goroot, certificates
+
+
+async def _left(joint: _Joint) -> None:
+    """Nobody waits for it any more."""
+    joint.task.cancel()
+    await asyncio.wait((joint.task,))
+    if not joint.task.cancelled():
+        joint.task.exception()  # seen
+    await asyncio.to_thread(remove_tree, joint.directory)
+
+
+def _check_home(home: Path) -> None:
+    """StartError unless nobody else can read or change what is in ``git_home``."""
+    try:
+        facts = home.stat()
+        is_directory = home.is_dir()
+    except OSError as error:
+        raise StartError(f"git_home: {home}: {error.strerror}") from error
+    if not is_directory:
+        raise StartError(f"git_home: {home} is no directory")
+    if facts.st_uid != os.geteuid():
+        raise StartError(f"git_home: {home} belongs to another user")
+    if facts.st_mode & 0o077:
+        raise StartError(f"git_home: {home} is open to others (chmod 700 it)")

@@ -1,0 +1,183 @@
+"""The clones that the go command keeps, so that the next version costs little: healed, measured, bounded.
+
+go keeps each below ``<directory>/<hash>``, with its URL in ``<hash>.info``, and works on it under an flock on
+``<hash>.lock``. Whatever is done to one here is done under that lock, and the lock's file stays: whoever waits
+for it has it open. All of this blocks; one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from goproxy_vm.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = get_logger("upstream")
+
+_BLOCK = 512
+_KIND = "git3:"
+"""What stands before the URL in a clone's ``.info``, in all versions of go that have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """One of them. ``path`` is its directory, which may be missing; ``url`` its repository, or ""."""
+
+    path: Path
+    url: str
+
+    @property
+    def info(self) -> Path:
+        """The file that names the repository; the time of its last change is that of the last use."""
+        return self.path.with_name(f"{self.path.name}.info")
+
+
+class Clones:
+    """The clones below some directories, of which all together keep ``most`` bytes."""
+
+    def __init__(self, directories: tuple[Path, ...], most: int) -> None:
+        self._directories = directories
+        self._most = most
+        self._sizes: dict[Path, int] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk, as far as measured."""
+        return sum(self._sizes.values())
+
+    def sweep(self) -> None:
+        """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in use
+        is left alone."""
+        for clone in self._all():
+            with _held(clone) as held:
+                if not held:
+                    continue
+                for half in clone.path.glob("objects/pack/tmp_*"):
+                    with contextlib.suppress(OSError):
+                        half.unlink()
+                if any(clone.path.glob("*.lock")) or any(clone.path.glob("refs/**/*.lock")):
+                    self._remove(clone, "it was left locked")
+
+    def measure(self) -> None:
+        """Measure all, and keep to the bound."""
+        self._sizes = {clone.path: _size(clone.path) for clone in self._all()}
+        self._evict()
+
+    def used(self, urls: set[str]) -> None:
+        """Runs have used the clones of these repositories: measure them, and keep to the bound."""
+        for clone in self._all():
+            if clone.url in urls:
+                with contextlib.suppress(OSError):
+                    os.utime(clone.info)
+                self._sizes[clone.path] = _size(clone.path)
+        self._evict()
+
+    def drop(self, concerns: Callable[[Clone], bool], reason: str) -> int:
+        """Remove those that ``concerns`` says, unless they are in use; how many."""
+        dropped = 0
+        for clone in self._all():
+            if concerns(clone):
+                with _held(clone) as held:
+                    if held:
+                        self._remove(clone, reason)
+                        dropped += 1
+        return dropped
+
+    def adopt(self, made: Path, directory: Path) -> None:
+        """Put the clones that are below ``made`` in the place of those of the same repositories, save such as
+        are in use."""
+        for fresh in _below(made):
+            clone = Clone(directory / fresh.path.name, fresh.url)
+            with _held(clone) as held:
+                if held:
+                    self._remove(clone, "it is made anew")
+                    fresh.path.rename(clone.path)
+                    fresh.info.rename(clone.info)
+                    self._sizes[clone.path] = _size(clone.path)
+        self._evict()
+
+    def _evict(self) -> None:
+        if self.size <= self._most:
+            return
+        for clone in sorted(self._all(), key=_last_used):
+            if self.size <= self._most:
+                return
+            with _held(clone) as held:
+                if held:
+                    self._remove(clone, "no room for all (setting direct_max_size)")
+
+    def _remove(self, clone: Clone, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            clone.info.unlink()
+        shutil.rmtree(clone.path, ignore_errors=True)
+        self._sizes.pop(clone.path, None)
+        log.info("clone dropped", url=clone.url, reason=reason)
+
+    def _all(self) -> list[Clone]:
+        return [clone for directory in self._directories for clone in _below(directory)]
+
+
+def _below(directory: Path) -> list[Clone]:
+    """Every clone in a directory, or whatever else has its place."""
+    try:
+        with os.scandir(directory) as entries:
+            paths = [directory / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [Clone(path, _url(path)) for path in sorted(paths)]
+
+
+@contextlib.contextmanager
+def _held(clone: Clone) -> Iterator[bool]:
+    """go's own lock on a clone, as long as the context lasts; False: somebody else has it."""
+    lock = clone.path.with_name(f"{clone.path.name}.lock")
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _url(path: Path) -> str:
+    try:
+        return path.with_name(f"{path.name}.info").read_text("utf-8", "replace").strip().removeprefix(_KIND)
+    except OSError:
+        return ""
+
+
+def _last_used(clone: Clone) -> float:
+    try:
+        return clone.info.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    """Bytes that a directory has on the disk; of files that vanish meanwhile, nothing."""
+    total = 0
+    waiting = [path]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+    return total

@@ -1,0 +1,356 @@
+"""One module by one run of the go command, twice where the clone on this host is damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import shutil
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from goproxy_vm.errors import MalformedPath
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import escape_path, escape_version
+from goproxy_vm.upstream.direct import judge
+from goproxy_vm.upstream.direct.clones import Clone, Clones
+from goproxy_vm.upstream.direct.egress import GIT, GO, Egress
+from goproxy_vm.upstream.direct.environ import Surroundings
+from goproxy_vm.upstream.direct.options import Options
+from goproxy_vm.upstream.direct.policy import Target
+from goproxy_vm.upstream.direct.run import Job, Said, run, uninterrupted
+from goproxy_vm.upstream.direct.ticket import Ticket
+
+Kind = Literal["stat", "zip", "list"]
+"""``stat``: info and mod of a version or a query; ``zip``: these and the zip of a version; ``list``: all
+versions, and info and mod of the latest."""
+_ARGUMENTS = {
+    "stat": ("list", "-e", "-m", "-json"),
+    "zip": ("mod", "download", "-json"),
+    "list": ("list", "-e", "-m", "-versions", "-retracted", "-json"),
+}
+_LIMITS = {"CORE": 0, "NOFILE": 512, "CPU": 900}
+_READABLE = (
+    *("/usr", "/lib", "/lib64", "/bin", "/sbin"),
+    *("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies", "/etc/alternatives"),
+    *("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts", "/etc/resolv.conf", "/etc/host.conf"),
+    *("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/ssh/ssh_known_hosts"),
+    *("/proc/self", "/proc/meminfo", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage"),
+    *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"),
+)
+"""What any command may have to read. What is not there is passed over."""
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where systems keep the certificates that they trust, as Go looks for them."""
+
+log = get_logger("upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run brought. ``version``: what the query stands for, or "" where a list has no latest version;
+    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known."""
+
+    version: str
+    info: bytes = b""
+    mod: bytes = b""
+    zip: Path | None = None
+    versions: tuple[str, ...] = ()
+    commit: str = ""
+    trouble: judge.Ruling | None = None
+
+
+class Stopped(Exception):
+    """A run brought nothing. ``answered``: the host answered all the same."""
+
+    def __init__(self, ruling: judge.Ruling, *, answered: bool = False) -> None:
+        super().__init__(ruling.phrase)
+        self.ruling = ruling
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What go says, and what of it is a failure, or ""."""
+
+    fields: Mapping[str, Any]
+    text: str
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it came from."""
+        found = self.fields.get("Origin")
+        return found if isinstance(found, dict) else {}
+
+
+class Fetcher:
+    """Runs the go command. ``room``: whether the disk has any; ``confined``: by Landlock."""
+
+    def __init__(
+        self,
+        options: Options,
+        egress: Egress,
+        clones: Clones,
+        goroot: Path,
+        certificates: Path | None,
+        *,
+        room: Callable[[], bool],
+        now: Callable[[], float],
+        confined: bool,
+    ) -> None:
+        self._options = options
+        self._egress = egress
+        self._clones = clones
+        self._goroot = goroot
+        self._certificates = certificates
+        self._room = room
+        self._now = now
+        self._confined = confined
+        self._tidying = asyncio.Lock()
+        self._tickets: dict[bool, set[Ticket]] = {True: set(), False: set()}
+        self._ended: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
+
+    def traffic(self, *, private: bool) -> tuple[int, int]:
+        """Bytes that came for private modules or for public ones, and connections that were made."""
+        tickets = self._tickets[private]
+        received, answered = self._ended[private]
+        return (
+            received + sum(ticket.received for ticket in tickets),
+            answered + sum(len(ticket.connected) for ticket in tickets),
+        )
+
+    async def fetch(self, target: Target, query: str, kind: Kind, directory: Path, *, fresh: bool) -> Found:
+        """Fetch into a new directory, which is whoever's who calls to remove. ``fresh``: without the clone that
+        is there, which is replaced. Raises Stopped."""
+        until = self._now() + self._options.timeout
+        for attempt in ("1", "2"):
+            place = directory / attempt
+            answer, ticket, killed = await self._once(target, query, kind, place, until, fresh=fresh)
+            await self._tidy(target, answer, place, fresh=fresh, killed=killed)
+            damaged = judge.is_ours(answer.text)
+            if damaged and not fresh:  # without the clone: whichever it is, the answer is right
+                self._log(target, query, judge.DAMAGED, answer.text)
+                fresh = True
+                continue
+            break
+        ruling = None
+        if answer.text:
+            seen = judge.judge(
+                answer.text, ticket.events, connected=bool(ticket.connected), private=target.private
+            )
+            ruling = judge.DAMAGED if damaged else seen
+            if not (kind == "list" and answer.fields.get("Versions")):
+                self._log(target, query, ruling, answer.text)
+                raise Stopped(ruling, answered=bool(ticket.connected))
+        try:
+            return await asyncio.to_thread(_read, place, target.module, kind, answer, ruling)
+        except (OSError, LookupError, TypeError, ValueError, MalformedPath) as error:
+            self._log(target, query, judge.UNKNOWN, f"{type(error).__name__}: {error}")
+            raise Stopped(judge.UNKNOWN) from error
+
+    async def _once(
+        self, target: Target, query: str, kind: Kind, place: Path, until: float, *, fresh: bool
+    ) -> tuple[_Answer, Ticket, bool]:
+        ticket = Ticket(target, self._now)
+        self._tickets[target.private].add(ticket)
+        self._egress.admit(ticket)
+        try:
+            job = await asyncio.to_thread(self._prepare, ticket, query, kind, place, fresh)
+            said = await run(job, lambda: self._watch(ticket, until))
+        except OSError as error:
+            self._log(target, query, judge.NOT_STARTED, error.strerror or "")
+            raise Stopped(judge.NOT_STARTED) from error
+        except BaseException:
+            await uninterrupted(asyncio.create_task(self._sweep()))
+            raise
+        finally:
+            await uninterrupted(asyncio.create_task(self._egress.dismiss(ticket)))
+            self._tickets[target.private].discard(ticket)
+            ended = self._ended[target.private]
+            ended[0] += ticket.received
+            ended[1] += len(ticket.connected)
+        return await asyncio.to_thread(_heard, said), ticket, said.killed
+
+    def _watch(self, ticket: Ticket, until: float) -> None:
+        if self._now() >= until:
+            raise Stopped(judge.LATE)
+        if ticket.silent(self._options.stall):
+            raise Stopped(judge.SILENT)
+        if ticket.received > self._options.max_size:
+            raise Stopped(judge.TOO_MUCH)
+        if not self._room():
+            raise Stopped(judge.FULL)
+
+    def _prepare(self, ticket: Ticket, query: str, kind: Kind, place: Path, fresh: bool) -> Job:
+        """The run's directory, and what is run in it (blocking)."""
+        target, options = ticket.target, self._options
+        vcs = vcs_directory(options.root, private=target.private)
+        for name in ("cache", "tmp", "home"):
+            (place / name).mkdir(parents=True, mode=0o700)
+        if fresh:
+            (place / "cache" / "vcs").mkdir()
+        else:
+            (place / "cache" / "vcs").symlink_to(vcs)
+        # go looks for a go.mod above the directory it runs in, and pays no heed to one in TMPDIR itself.
+        (place / "tmp" / "go.mod").touch()
+        if kind == "zip":  # what is there already is not unpacked
+            (place / f"{escape_path(target.module)}@{escape_version(query)}").mkdir(parents=True)
+        home = options.git_home if target.private and options.git_home is not None else place / "home"
+        surroundings = Surroundings(
+            goroot=self._goroot,
+            run=place,
+            home=home,
+            private=target.private,
+            insecure=target.module if target.page is not None else "",
+            certificates=self._certificates,
+            stall=options.stall,
+            port=self._egress.port,
+            token=ticket.token,
+            go_proxy=self._egress.address(GO, ticket),
+            git_proxy=self._egress.address(GIT, ticket),
+        )
+        read = [*_READABLE, sys.prefix, sys.base_prefix, str(Path(__file__).parent)]
+        read += [str(self._goroot), str(options.go.resolve().parent), str(home)]
+        if self._certificates is not None:
+            read.append(str(self._certificates))
+        jail = {
+            "argv": [str(options.go), *_ARGUMENTS[kind], f"{target.module}@{query}"],
+            "cwd": str(place / "tmp"),
+            "read": read,
+            "write": [str(place), "/dev/null", *([] if fresh else [str(vcs)])],
+            "port": self._egress.port,
+            "landlock": self._confined,
+            "limits": _LIMITS
+            | {
+                "CPU": max(_LIMITS["CPU"], math.ceil(options.timeout)),
+                "FSIZE": options.max_size,
+                "DATA": options.max_memory,
+            },
+        }
+        return Job(jail, surroundings.variables())
+
+    async def _tidy(self, target: Target, answer: _Answer, place: Path, *, fresh: bool, killed: bool) -> None:
+        """See to the clone that was used."""
+        if killed:
+            await self._sweep()
+        url = str(answer.origin.get("URL", ""))
+        async with self._tidying:
+            if fresh:
+                vcs = vcs_directory(self._options.root, private=target.private)
+                await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
+            elif judge.is_ours(answer.text):
+                await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
+            elif url:
+                await asyncio.to_thread(self._clones.used, {url})
+
+    async def _sweep(self) -> None:
+        async with self._tidying:
+            await asyncio.to_thread(self._clones.sweep)
+
+    def _log(self, target: Target, query: str, ruling: judge.Ruling, text: str) -> None:
+        log.info(
+            "direct fetch failed",
+            module=target.module,
+            version=query,
+            reason=ruling.phrase,
+            said=judge.loggable(text),
+        )
+
+
+def vcs_directory(root: Path, *, private: bool) -> Path:
+    """Where clones are kept. Those made with credentials are apart: from a clone that is there go takes a
+    commit without asking whether the server would give it."""
+    return root / ("vcs" if private else "vcs-public")
+
+
+def make_bundle(ca_file: Path | None, environ: Mapping[str, str], into: Path) -> Path | None:
+    """A file with all certificates that are trusted (blocking), as go and git take one only; None where the
+    system's own are all. OSError."""
+    if ca_file is None and not environ.get("SSL_CERT_FILE"):
+        return None
+    known = ssl.get_default_verify_paths().cafile
+    sources = [*([known] if known else []), *(each for each in _BUNDLES if Path(each).is_file())][:1]
+    parts = [Path(each).read_bytes() for each in (*sources, *([ca_file] if ca_file else []))]
+    into.write_bytes(b"\n".join(parts))
+    return into
+
+
+def _heard(said: Said) -> _Answer:
+    """What go says; of a failure that it says nothing of in JSON, what it and git print."""
+    fields: Mapping[str, Any] = {}
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(said.out)
+        fields = parsed if isinstance(parsed, dict) else {}
+    error = fields.get("Error")
+    if isinstance(error, dict):
+        error = error.get("Err")
+    if error:
+        return _Answer(fields, str(error))
+    if fields.get("Version") or fields.get("Versions"):
+        return _Answer(fields, "")
+    return _Answer({}, said.err.decode("utf-8", "replace") or f"exit status {said.status}")
+
+
+def _read(place: Path, module: str, kind: Kind, answer: _Answer, trouble: judge.Ruling | None) -> Found:
+    """The files of a run (blocking)."""
+    versions = tuple(each for each in answer.fields.get("Versions") or () if isinstance(each, str))
+    version = answer.fields.get("Version")
+    if trouble is not None or not isinstance(version, str):
+        return Found("", versions=versions, trouble=trouble or judge.UNKNOWN)
+    stem = place / "cache" / "download" / escape_path(module) / "@v" / escape_version(version)
+    archive = Path(f"{stem}.zip")
+    if kind == "zip" and not archive.is_file():
+        raise FileNotFoundError(str(archive))
+    return Found(
+        version,
+        info=_without_userinfo(Path(f"{stem}.info").read_bytes()),
+        mod=Path(f"{stem}.mod").read_bytes(),
+        zip=archive if kind == "zip" else None,
+        versions=versions,
+        commit=str(answer.origin.get("Hash", "")),
+    )
+
+
+def _without_userinfo(info: bytes) -> bytes:
+    """An ``.info`` whose origin tells no user: as it is, where it has none."""
+    parsed = json.loads(info)
+    origin = parsed.get("Origin")
+    url = origin.get("URL") if isinstance(origin, dict) else None
+    if not isinstance(url, str) or "@" not in url:
+        return info
+    parts = urlsplit(url)
+    origin["URL"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return json.dumps(parsed, separators=(",", ":")).encode()
+
+
+def _named(text: str, url: str) -> Callable[[Clone], bool]:
+    """Whether a text is about a clone: it names its directory or its repository, or that is known to be it."""
+
+    def concerns(clone: Clone) -> bool:
+        return clone.path.name in text or bool(clone.url) and (clone.url == url or clone.url in text)
+
+    return concerns
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove the directory of a run (blocking), whatever rights its files have."""
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        for path in directory.rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(OSError):
+                    path.chmod(0o700)
+        shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        log.warning("directory of a run not removed", directory=str(directory))

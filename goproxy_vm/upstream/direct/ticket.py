@@ -1,0 +1,80 @@
+"""What one run may reach, and what became of its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from goproxy_vm.upstream.direct.policy import Target
+
+LONGEST = 300
+"""Characters of a host and port that are kept."""
+MOST_EVENTS = 64
+"""Events of one run that are kept."""
+PATIENT = 4
+"""How many times longer than for an answer is waited for nothing that was asked for: the connection may rest
+while what came is worked on, and the rest of an answer that breaks off cannot be told from that."""
+
+Trouble = Literal["denied", "dns", "refused", "timeout"]
+"""``denied``: not allowed; ``dns``: no such name; ``refused``: no connection; ``timeout``: none in time."""
+
+
+class Blocked(Exception):
+    """No connection is made."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble)
+        self.trouble = trouble
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One run's leave to connect.
+
+    ``events``: what went wrong, with the ``host:port``; ``connected``: those that could be connected to;
+    ``received``: bytes that came, heads of TLS and SSH included.
+    """
+
+    target: Target
+    now: Callable[[], float]
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    events: list[tuple[Trouble, str]] = field(default_factory=list)
+    connected: set[str] = field(default_factory=set)
+    received: int = 0
+    tunnels: set[asyncio.Task[None]] = field(default_factory=set)
+    _open: int = 0
+    _waiting: bool = False
+    _last: float = 0.0
+
+    def note(self, trouble: Trouble, target: str) -> None:
+        """Something went wrong."""
+        if len(self.events) < MOST_EVENTS:
+            self.events.append((trouble, target[:LONGEST]))
+
+    def opened(self, target: str) -> None:
+        """A tunnel is open."""
+        self.connected.add(target)
+        self._open += 1
+        self.asked()
+
+    def closed(self) -> None:
+        """A tunnel is closed."""
+        self._open -= 1
+        self._waiting, self._last = False, self.now()
+
+    def asked(self, _count: int = 0) -> None:
+        """Something was sent."""
+        self._waiting, self._last = True, self.now()
+
+    def got(self, count: int) -> None:
+        """Bytes came."""
+        self.received += count
+        self._waiting, self._last = False, self.now()
+
+    def silent(self, seconds: float) -> bool:
+        """Whether a server has sent nothing for ``seconds``, or longer where nothing is asked of it."""
+        return self._open > 0 and self.now() - self._last >= seconds * (1 if self._waiting else PATIENT)
