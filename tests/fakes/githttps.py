@@ -185,7 +185,7 @@ class GitServer:
         url = urlsplit(request.target)
         if "go-get=1" in url.query:
             return await self._page(request, url.path.strip("/"), sending)
-        name = self._repository(url.path.strip("/"), ".git")
+        name = self._repository(url.path.strip("/"))
         if (refused := self._refused(name, request)) is not None:
             return await sending.whole(*refused)
         if name is None:
@@ -206,15 +206,13 @@ class GitServer:
             return rule.fault
         return Fault()
 
-    def _repository(self, path: str, suffix: str = "") -> str | None:
-        """The repository that a path begins with."""
+    def _repository(self, path: str) -> str | None:
+        """The repository that a path begins with; that it ends in ``.git`` need not be said, as with git."""
         parts = path.split("/")
         for length in range(1, len(parts) + 1):
-            name = "/".join(parts[:length])
-            if name.endswith(suffix):
-                name = name.removesuffix(suffix)
-                if (self._repositories.root / f"{name}.git").is_dir():
-                    return name
+            name = "/".join(parts[:length]).removesuffix(".git")
+            if (self._repositories.root / f"{name}.git").is_dir():
+                return name
         return None
 
     def _refused(self, name: str | None, request: _Request) -> tuple[int, dict[str, str], bytes] | None:

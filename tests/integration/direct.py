@@ -86,12 +86,15 @@ class Bed:
 
     def clones(self) -> list[Path]:
         """The clones that are kept."""
-        return [info.with_suffix("") for info in (self.root / "vcs").glob("*.info")]
+        return [info.with_suffix("") for info in (self.root / "vcs").rglob("*.info")]
 
     def locks(self) -> list[Path]:
         """What a git that was killed leaves in clones: for ever in the way."""
-        found = [*(self.root / "vcs").glob("*/**/*.lock"), *(self.root / "vcs").glob("*/objects/pack/tmp_*")]
-        return [path for path in found if path.is_file()]
+        return [
+            path
+            for clone in self.clones()
+            for path in (*clone.rglob("*.lock"), *clone.glob("objects/pack/tmp_*"))
+        ]
 
     def nothing_runs(self) -> None:
         """No process of a run is left, none is a zombie, and no run has its directory any more."""

@@ -69,7 +69,7 @@ async def test_clones_beyond_their_size_go_again(bed: Bed) -> None:
     source = await bed.source(max_size=3 * MIB)
     for each in made:
         assert await fetch(source, info(each.module, "v1.0.0"))
-    kept = [info_file.read_text() for info_file in (bed.root / "vcs").glob("*.info")]
+    kept = [clone.with_suffix(".info").read_text() for clone in bed.clones()]
     assert 1 <= len(kept) < 4
     assert any("large3" in text for text in kept)
     assert not any("large0" in text for text in kept)

@@ -34,7 +34,9 @@ def is_public(text: str) -> bool:
 
 
 def _is_public4(address: ipaddress.IPv4Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in _RELAYS
+    return (
+        address.is_global and not address.is_multicast and not address.is_reserved and address not in _RELAYS
+    )
 
 
 def _wrapped(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

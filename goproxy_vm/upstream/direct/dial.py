@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Dial:
         return _judged(found, public=public)
 
     async def _resolve(self, host: str, port: int) -> list[str]:
-        return [each["host"] for each in await self._resolver.resolve(host, port, family=0)]
+        return [each["host"] for each in await self._resolver.resolve(host, port, family=socket.AF_UNSPEC)]
 
     async def _open(self, addresses: list[str], port: int) -> Streams:
         late = False

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -99,7 +98,7 @@ class _Joint:
 class Direct:
     """Fetches modules by the go command; one per server. :meth:`start` it; one event loop.
 
-    ``slots``: ``options.processes`` of them; ``room``: False while the disk has none to spare; ``look_up``,
+    ``slots``: who of those that wait is next; ``room``: False while the disk has none to spare; ``look_up``,
     ``connect``: names and connections, otherwise those of this host; ``environ``: names the proxies on the way
     out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock, where
     the kernel has it.
@@ -133,6 +132,8 @@ class Direct:
         self._leaving: set[asyncio.Task[None]] = set()
         self._kept: Lru[tuple[bool, str, str], tuple[float, Found]] = Lru(KEPT_MOST)
         self._forgotten: Lru[str, None] = Lru(FORGOTTEN_MOST)
+        self._processes = asyncio.Semaphore(options.processes)
+        """Whatever the slots allow."""
         self._egress: Egress | None = None
         self._fetcher: Fetcher | None = None
 
@@ -202,7 +203,9 @@ class Direct:
         self._forgotten.keep(module, None)
 
     @asynccontextmanager
-    async def found(self, module: str, query: str, kind: Kind, *, private: bool, client: str) -> AsyncIterator[Found]:
+    async def found(
+        self, module: str, query: str, kind: Kind, *, private: bool, client: str
+    ) -> AsyncIterator[Found]:
         """What a run brings, for as long as the context lasts. ``query``: a version, or what may stand for one;
         ``client``: on whose behalf. Raises Failure."""
         try:
@@ -219,7 +222,7 @@ class Direct:
 
     @asynccontextmanager
     async def _joined(self, wanted: _Wanted, client: str) -> AsyncIterator[Found]:
-        joint = self._joints.get(wanted.key) or await self._begin(wanted, client)
+        joint = self._joints.get(wanted.key) or self._begin(wanted, client)
         joint.waiters += 1
         try:
             try:
@@ -241,7 +244,7 @@ class Direct:
                 leaving.add_done_callback(self._leaving.discard)
                 await uninterrupted(leaving)
 
-    async def _begin(self, wanted: _Wanted, client: str) -> _Joint:
+    def _begin(self, wanted: _Wanted, client: str) -> _Joint:
         fetcher = self._fetcher
         if fetcher is None:
             raise judge.STOPPING.failure(wanted.what)
@@ -249,10 +252,7 @@ class Direct:
             raise trouble.failure(wanted.what)
         if not self._room():
             raise judge.FULL.failure(wanted.what)
-        try:
-            directory = Path(tempfile.mkdtemp(dir=self._runs))  # noqa: ASYNC240 (one mkdir; nobody may come between)
-        except OSError:
-            raise judge.NOT_STARTED.failure(wanted.what) from None
+        directory = self._runs / secrets.token_hex(8)
         task = asyncio.create_task(self._run(fetcher, wanted, client, directory), name="direct")
         joint = self._joints[wanted.key] = _Joint(task, directory)
         return joint
@@ -261,11 +261,11 @@ class Direct:
         target, hosts = wanted.target, self._hosts[wanted.target.private]
         fresh = self._forgotten.has(target.module)
         try:
-            async with self._slots.claim(client).hold(2 * self._options.timeout):
+            async with self._slots.claim(client).hold(2 * self._options.timeout), self._processes:
                 found = await fetcher.fetch(target, wanted.query, wanted.kind, directory, fresh=fresh)
         except Stopped as stopped:
             ruling = stopped.ruling
-            if ruling.hurts:
+            if ruling.down == target.host:
                 hosts.failed(target.host, ruling)
             elif stopped.answered:
                 hosts.succeeded(target.host)

@@ -154,7 +154,7 @@ class Egress:
         ticket.opened(f"{host}:{port}")
         try:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _first(_pump(reader, down, ticket.asked), _pump(up, writer, ticket.got))
+            await _first(_pump(reader, down, ticket.asked), _pump(up, writer, ticket.got, ticket))
         finally:
             ticket.closed()
             down.transport.abort()  # whatever it has not taken yet, nobody waits for its answer
@@ -172,10 +172,15 @@ def _page(root: str, url: str) -> bytes:
 
 
 async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, note: Callable[[int], None]
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    note: Callable[[int], None],
+    bounded: Ticket | None = None,
 ) -> None:
     while chunk := await source.read(CHUNK):
         note(len(chunk))
+        if bounded is not None and bounded.over:
+            return  # and its tunnels are closed, before anybody looks
         sink.write(chunk)
         await sink.drain()
 

@@ -127,7 +127,9 @@ class Surroundings:
         directory = self.home / ".ssh"
         config = directory / "config"
         keys = sorted(key for key in directory.glob("id_*") if key.suffix != ".pub" and key.is_file())
-        connect = " ".join(_percent(shlex.quote(each)) for each in (sys.executable, "-I", "-S", str(_CONNECT)))
+        connect = " ".join(
+            _percent(shlex.quote(each)) for each in (sys.executable, "-I", "-S", str(_CONNECT))
+        )
         options = [
             "BatchMode=yes",
             "StrictHostKeyChecking=yes",

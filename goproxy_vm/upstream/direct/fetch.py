@@ -137,13 +137,15 @@ class Fetcher:
         for attempt in ("1", "2"):
             place = directory / attempt
             answer, ticket, killed = await self._once(target, query, kind, place, until, fresh=fresh)
-            await self._tidy(target, answer, place, fresh=fresh, killed=killed)
-            damaged = judge.is_ours(answer.text)
-            if damaged and not fresh:  # without the clone: whichever it is, the answer is right
-                self._log(target, query, judge.DAMAGED, answer.text)
-                fresh = True
-                continue
-            break
+            damaged = judge.is_ours(answer.text, target.module, query)
+            await self._tidy(target, answer, place, fresh=fresh, damaged=damaged, killed=killed)
+            if ticket.over and answer.text:
+                raise Stopped(judge.TOO_MUCH)
+            if fresh or not damaged:
+                break
+            # Without the clone that is there: whichever it is, the answer is right.
+            self._log(target, query, judge.DAMAGED, answer.text)
+            fresh = True
         ruling = None
         if answer.text:
             seen = judge.judge(
@@ -162,7 +164,7 @@ class Fetcher:
     async def _once(
         self, target: Target, query: str, kind: Kind, place: Path, until: float, *, fresh: bool
     ) -> tuple[_Answer, Ticket, bool]:
-        ticket = Ticket(target, self._now)
+        ticket = Ticket(target, self._now, self._options.max_size)
         self._tickets[target.private].add(ticket)
         self._egress.admit(ticket)
         try:
@@ -187,7 +189,7 @@ class Fetcher:
             raise Stopped(judge.LATE)
         if ticket.silent(self._options.stall):
             raise Stopped(judge.SILENT)
-        if ticket.received > self._options.max_size:
+        if ticket.over:
             raise Stopped(judge.TOO_MUCH)
         if not self._room():
             raise Stopped(judge.FULL)
@@ -240,7 +242,9 @@ class Fetcher:
         }
         return Job(jail, surroundings.variables())
 
-    async def _tidy(self, target: Target, answer: _Answer, place: Path, *, fresh: bool, killed: bool) -> None:
+    async def _tidy(
+        self, target: Target, answer: _Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
+    ) -> None:
         """See to the clone that was used."""
         if killed:
             await self._sweep()
@@ -249,7 +253,7 @@ class Fetcher:
             if fresh:
                 vcs = vcs_directory(self._options.root, private=target.private)
                 await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
-            elif judge.is_ours(answer.text):
+            elif damaged:
                 await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
             elif url:
                 await asyncio.to_thread(self._clones.used, {url})

@@ -68,7 +68,13 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 def _ask(go: Path, *arguments: str) -> str:
     """What go answers, on its first line; nothing where it fails."""
-    environ = {"PATH": PATH, "HOME": "/nonexistent", "GOENV": "off", "GOTOOLCHAIN": "local", "GOTELEMETRY": "off"}
+    environ = {
+        "PATH": PATH,
+        "HOME": "/nonexistent",
+        "GOENV": "off",
+        "GOTOOLCHAIN": "local",
+        "GOTELEMETRY": "off",
+    }
     try:
         run = subprocess.run(  # noqa: S603 (the operator's own go)
             [go, *arguments],

@@ -41,11 +41,12 @@ UNSEEN = " (or the proxy's credentials may not see it)"
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a failure is, whatever module it is told of. ``hurts``: it says that the host is in trouble."""
+    """What a failure is, whatever module it is told of. ``down``: the host that cannot be connected to, or
+    "": all else may be one repository's trouble."""
 
     family: type[GoproxyError]
     phrase: str
-    hurts: bool = False
+    down: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -63,18 +64,18 @@ class _Row:
     family: type[GoproxyError]
     phrase: str
     """In which {0} is the text's first group."""
-    hurts: bool = False
 
 
-def _row(pattern: str, family: type[GoproxyError], phrase: str, *, hurts: bool = False) -> _Row:
-    return _Row(re.compile(pattern), family, phrase, hurts)
+def _row(pattern: str, family: type[GoproxyError], phrase: str) -> _Row:
+    return _Row(re.compile(pattern), family, phrase)
 
 
-_SEEN: dict[Trouble, _Row] = {
-    "denied": _row("", Denied, "it leads to a host that this proxy may not contact{settings}"),
-    "dns": _row("", UpstreamError, "the name of its host cannot be resolved", hurts=True),
-    "refused": _row("", UpstreamError, "its host takes no connection", hurts=True),
-    "timeout": _row("", UpstreamTimeout, "its host takes no connection in time", hurts=True),
+_LEADS_ELSEWHERE = "it leads to a host that this proxy may not contact{settings}"
+_SEEN: dict[Trouble, tuple[type[GoproxyError], str]] = {
+    "denied": (Denied, _LEADS_ELSEWHERE),
+    "dns": (UpstreamError, "the name of {host} cannot be resolved"),
+    "refused": (UpstreamError, "{host} takes no connection"),
+    "timeout": (UpstreamTimeout, "{host} takes no connection in time"),
 }
 """By what happened to a connection; what stands first counts first."""
 _HIDDEN = "no secure protocol found for repository"
@@ -82,11 +83,15 @@ _HIDDEN = "no secure protocol found for repository"
 _TABLE = (
     _row(r"requires go >= (\d[\w.]*)", UpstreamError, "needs go {0} or newer on the proxy's host"),
     _row(r"GOVCS disallows using (\w+)", Denied, "it is kept in {0}, and this proxy fetches from git alone"),
-    _row(r"transport '(\w+)' not allowed", Denied, "it is reached by {0}, and this proxy uses https and ssh alone"),
+    _row(
+        r"transport '(\w+)' not allowed",
+        Denied,
+        "it is reached by {0}, and this proxy uses https and ssh alone",
+    ),
     _row(
         r"CONNECT tunnel failed, response 403|\?go-get=1\": Forbidden",
         Denied,
-        "it leads to a host that this proxy may not contact{settings}",
+        _LEADS_ELSEWHERE,
     ),
     _row(r"Host key verification failed", UpstreamError, "the host key of its server is not the known one"),
     _row(
@@ -101,13 +106,12 @@ _TABLE = (
         "its server does not accept the proxy's credentials",
     ),
     _row(r"(?:returned error: |go-get=1: )(401|403|451)\b", Refused, "its server answered {0}"),
-    _row(r"(?:returned error: |go-get=1: )(429|5\d\d)\b", UpstreamError, "its server answered {0}", hurts=True),
+    _row(r"(?:returned error: |go-get=1: )(429|5\d\d)\b", UpstreamError, "its server answered {0}"),
     _row(r"(?:returned error: |go-get=1: )(4(?!04|10)\d\d)\b", UpstreamError, "its server answered {0}"),
     _row(
         r"TLS handshake timeout|i/o timeout|[Tt]imed out|Operation too slow",
         UpstreamTimeout,
         "its server does not answer",
-        hurts=True,
     ),
     _row(r"create zip: ", ContentError, "no valid module: its files cannot be put into a zip"),
     _row(
@@ -137,7 +141,11 @@ _TABLE = (
         Absent,
         "no such module{unseen}",
     ),
-    _row(r"out of memory", NoRoom, "it needs more memory than a process may have (setting direct_max_memory)"),
+    _row(
+        r"[Oo]ut of memory",
+        NoRoom,
+        "it needs more memory than a process may have (setting direct_max_memory)",
+    ),
 )
 _OUTCOMES: tuple[tuple[type[GoproxyError], Outcome], ...] = (
     (Absent, "not_found"),
@@ -150,10 +158,11 @@ _OURS = re.compile(
     r"unknown revision refs/|not a git repository: '|origin already exists|\.lock': File exists"
     r"|shallow file has changed|bad object|corrupt|too short to be"
 )
+_REMOTE = re.compile(r"^\s*remote: .*$", re.MULTILINE)
 _BLANK = re.compile(r"\s+")
 
 UNKNOWN = Ruling(UpstreamError, "not fetched from version control; the log of the proxy says why")
-SILENT = Ruling(UpstreamTimeout, "its server does not answer", hurts=True)
+SILENT = Ruling(UpstreamTimeout, "its server does not answer")
 LATE = Ruling(UpstreamTimeout, "not fetched in time (setting direct_timeout)")
 TOO_MUCH = Ruling(NoRoom, "its repository is larger than one may be (setting direct_max_size)")
 FULL = Ruling(NoRoom, "there is no room for it on the proxy's disk (setting min_free)")
@@ -165,14 +174,18 @@ STOPPING = Ruling(Unavailable, "the proxy is being stopped")
 def judge(text: str, events: Iterable[tuple[Trouble, str]], *, connected: bool, private: bool) -> Ruling:
     """What it means that a run failed, with this text. ``events``, ``connected``: what became of connections,
     and whether there was one."""
-    seen = {trouble for trouble, _ in events}
+    settings, unseen = (PRIVATE_HOSTS, UNSEEN) if private else ("", "")
     if not (connected and _HIDDEN in text):
-        for trouble, row in _SEEN.items():
+        seen = {trouble: target.rpartition(":")[0] for trouble, target in events}
+        for trouble, (family, phrase) in _SEEN.items():
             if trouble in seen:
-                return _ruling(row, "", private=private)
+                host = seen[trouble]
+                said = phrase.format(host=host, settings=settings)
+                return Ruling(family, said, "" if trouble == "denied" else host)
     for row in _TABLE:
         if match := row.pattern.search(text):
-            return _ruling(row, match[1] if row.pattern.groups else "", private=private)
+            word = match[1] if row.pattern.groups else ""
+            return Ruling(row.family, row.phrase.format(word, settings=settings, unseen=unseen))
     return UNKNOWN
 
 
@@ -181,10 +194,14 @@ def outcome_of(family: type[GoproxyError]) -> Outcome:
     return next((outcome for each, outcome in _OUTCOMES if issubclass(family, each)), "unavailable")
 
 
-def is_ours(text: str) -> bool:
+def is_ours(text: str, *names: str) -> bool:
     """Whether a text says that the clone on this host is damaged: it says nothing of the server's then, not
-    even where it sounds like absence."""
-    return _OURS.search(text) is not None
+    even where it sounds like absence. ``names``: those that a client chose; what a server says is passed over
+    as well."""
+    ours = _REMOTE.sub("", text)
+    for name in names:
+        ours = ours.replace(name, "")
+    return _OURS.search(ours) is not None
 
 
 def loggable(text: str) -> str:
@@ -194,8 +211,3 @@ def loggable(text: str) -> str:
         return line
     half = SAID_MOST // 2 - 2  # what went wrong mostly stands at the end
     return f"{line[:half]} … {line[-half:]}"
-
-
-def _ruling(row: _Row, word: str, *, private: bool) -> Ruling:
-    settings, unseen = (PRIVATE_HOSTS, UNSEEN) if private else ("", "")
-    return Ruling(row.family, row.phrase.format(word, settings=settings, unseen=unseen), row.hurts)

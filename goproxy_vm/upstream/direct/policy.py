@@ -54,7 +54,9 @@ class Rules:
         self._private = options.private
         self._modules = options.modules
         self._repos = options.repos
-        self._hosts = frozenset(host.lower() for host in options.hosts) | {each.target for each in options.repos}
+        self._hosts = frozenset(host.lower() for host in options.hosts) | {
+            each.target for each in options.repos
+        }
         entries = [entry.partition("/")[0] for entry in options.modules.split(",")]
         self._anywhere = ANY in options.modules.split(",")
         self._public = frozenset(f"{host}:443" for host in entries if host and not _GLOB.search(host))

@@ -33,7 +33,7 @@ class Blocked(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """One run's leave to connect.
+    """One run's leave to connect; it may receive ``most`` bytes.
 
     ``events``: what went wrong, with the ``host:port``; ``connected``: those that could be connected to;
     ``received``: bytes that came, heads of TLS and SSH included.
@@ -41,6 +41,7 @@ class Ticket:
 
     target: Target
     now: Callable[[], float]
+    most: int
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     events: list[tuple[Trouble, str]] = field(default_factory=list)
     connected: set[str] = field(default_factory=set)
@@ -74,6 +75,11 @@ class Ticket:
         """Bytes came."""
         self.received += count
         self._waiting, self._last = False, self.now()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has received too much."""
+        return self.received > self.most
 
     def silent(self, seconds: float) -> bool:
         """Whether a server has sent nothing for ``seconds``, or longer where nothing is asked of it."""
