@@ -15,6 +15,7 @@ from yarl import URL
 from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
+from goproxy_vm.upstream.direct.dial import Roads
 from tests.fakes.upstream import FakeUpstream
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -73,11 +74,11 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings."""
+    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, ``roads`` the server's."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
 
-        async def start(upstream: FakeUpstream | str, **settings: object) -> Host:
+        async def start(upstream: FakeUpstream | str, roads: Roads | None = None, **settings: object) -> Host:
             url = upstream if isinstance(upstream, str) else upstream.url
             given = {
                 "listen": (LOOPBACK,),
@@ -90,7 +91,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "shutdown_timeout": 5.0,
                 **settings,
             }
-            server = Server(Settings(**given))
+            server = Server(Settings(**given), roads=roads)
             await server.start()
             stack.push_async_callback(server.stop)
             return Host(server, session)
