@@ -22,6 +22,7 @@ TITLES = {
     "admin_listener": "Admin listener",
     "upstreams": "Upstreams",
     "database": "Checksum database",
+    "version_control": "Version control",
     "clock": "Clock",
     "descriptors": "File descriptors",
     "server": "Running server",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from goproxy_vm.upstream.direct.find import find_go
@@ -41,6 +41,10 @@ class Options:
     stall: float = 30.0
     connect: float = 10.0
     ca_file: Path | None = None
+
+    def elsewhere(self, root: Path) -> Options:
+        """The same, with another directory."""
+        return replace(self, root=root)
 
     @classmethod
     def of(cls, settings: Settings) -> Options:
