@@ -48,7 +48,9 @@ async def plain_direct(
 
     ``home`` is where it keeps what it makes; it may have a ``.netrc``.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    telemetry = home / ".config" / "go" / "telemetry"
+    telemetry.mkdir(parents=True, exist_ok=True)
+    (telemetry / "mode").write_text("off\n")  # else each go leaves a process behind for a while
     wanted = list(asked)
     async with ConnectProxy(names) as proxy:
         environment = {
@@ -59,7 +61,6 @@ async def plain_direct(
             "GOCACHE": str(home / "cache"),
             "GOFLAGS": "-modcacherw",
             "GOTOOLCHAIN": "local",
-            "GOTELEMETRY": "off",
             "GOPROXY": "direct",
             "GOSUMDB": "off",
             "GOVCS": "*:git",

@@ -79,10 +79,10 @@ def test_what_our_sockets_saw_counts_first() -> None:
         (
             ("refused", "git.corp.test:443"),
             UpstreamError,
-            "git.corp.test takes no connection",
+            "its host takes no connection",
             "git.corp.test",
         ),
-        (("dns", "git.corp.test:443"), UpstreamError, "name of git.corp.test cannot", "git.corp.test"),
+        (("dns", "git.corp.test:443"), UpstreamError, "name of its host cannot", "git.corp.test"),
         (("timeout", "git.corp.test:22"), UpstreamTimeout, "in time", "git.corp.test"),
         (("denied", "10.0.0.1:443"), Denied, "private_hosts", ""),
     ]

@@ -70,12 +70,12 @@ class Surroundings:
             "LC_ALL": "C",
             "TMPDIR": f"{run}/tmp",
             "XDG_CACHE_HOME": f"{run}/tmp",
+            "XDG_CONFIG_HOME": f"{run}/config",  # has go's telemetry off: it would start a process that stays
             # No configuration of a user's, no other toolchain, files that can be removed.
             "GOENV": "off",
             "GOWORK": "off",
             "GO111MODULE": "on",
             "GOTOOLCHAIN": "local",
-            "GOTELEMETRY": "off",
             "GOFLAGS": "-modcacherw",
             "GOMAXPROCS": "2",
             "GOROOT": str(self.goroot),

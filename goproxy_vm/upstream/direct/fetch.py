@@ -204,6 +204,9 @@ class Fetcher:
             (place / "cache" / "vcs").mkdir()
         else:
             (place / "cache" / "vcs").symlink_to(vcs)
+        telemetry = place / "config" / "go" / "telemetry"  # there is no variable for it
+        telemetry.mkdir(parents=True)
+        (telemetry / "mode").write_text("off\n")
         # go looks for a go.mod above the directory it runs in, and pays no heed to one in TMPDIR itself.
         (place / "tmp" / "go.mod").touch()
         if kind == "zip":  # what is there already is not unpacked

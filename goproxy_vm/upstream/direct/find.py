@@ -73,7 +73,7 @@ def _ask(go: Path, *arguments: str) -> str:
         "HOME": "/nonexistent",
         "GOENV": "off",
         "GOTOOLCHAIN": "local",
-        "GOTELEMETRY": "off",
+        "XDG_CONFIG_HOME": "/dev/null",  # else its telemetry starts a process that stays
     }
     try:
         run = subprocess.run(  # noqa: S603 (the operator's own go)

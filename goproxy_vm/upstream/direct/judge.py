@@ -73,9 +73,9 @@ def _row(pattern: str, family: type[GoproxyError], phrase: str) -> _Row:
 _LEADS_ELSEWHERE = "it leads to a host that this proxy may not contact{settings}"
 _SEEN: dict[Trouble, tuple[type[GoproxyError], str]] = {
     "denied": (Denied, _LEADS_ELSEWHERE),
-    "dns": (UpstreamError, "the name of {host} cannot be resolved"),
-    "refused": (UpstreamError, "{host} takes no connection"),
-    "timeout": (UpstreamTimeout, "{host} takes no connection in time"),
+    "dns": (UpstreamError, "the name of its host cannot be resolved"),
+    "refused": (UpstreamError, "its host takes no connection"),
+    "timeout": (UpstreamTimeout, "its host takes no connection in time"),
 }
 """By what happened to a connection; what stands first counts first."""
 _HIDDEN = "no secure protocol found for repository"
@@ -180,7 +180,7 @@ def judge(text: str, events: Iterable[tuple[Trouble, str]], *, connected: bool, 
         for trouble, (family, phrase) in _SEEN.items():
             if trouble in seen:
                 host = seen[trouble]
-                said = phrase.format(host=host, settings=settings)
+                said = phrase.format(settings=settings)
                 return Ruling(family, said, "" if trouble == "denied" else host)
     for row in _TABLE:
         if match := row.pattern.search(text):
