@@ -41,7 +41,10 @@ def test_stages() -> None:
     assert (build.name, build.base, image.base) == ("build", "python:${PYTHON}", "python:${PYTHON}")
     assert "-slim" in (HOME / "Dockerfile").read_text().split("ARG PYTHON=")[1].splitlines()[0]
     assert image.all("USER") == ["10001:10001"]
-    assert not any(re.search(r"apt-get|curl|wget|gcc", argument) for _, argument in image.steps)
+    installing = [argument for _, argument in image.steps if re.search(r"apt-get|curl|wget|gcc", argument)]
+    assert [argument[:30] for argument in installing] == ['if [ "$EXTRA" = direct ]; then']
+    assert build.all("ARG") == ["EXTRA"]
+    assert '".${EXTRA:+[$EXTRA]}"' in build.all("RUN")[0]
     label = dict(word.split("=", 1) for word in shlex.split(image.all("LABEL")[0]))
     assert label["org.opencontainers.image.version"] == "${VERSION}"
     assert label["org.opencontainers.image.licenses"] == "Apache-2.0"
