@@ -28,6 +28,7 @@ OTHERS: list[tuple[str, type[GoproxyError], str]] = [
     ("git@git.corp.test: Permission denied (publickey).", Refused, "credentials"),
     ("fatal: Authentication failed for 'https://git.corp.test/x.git/'", Refused, "credentials"),
     ("fatal: could not read Password for 'https://u@git.corp.test': terminal prompts disabled", Refused, "cred"),
+    ('x: https://git.corp.test/x?go-get=1: unknown vcs "bzr"', Denied, "kept in bzr"),
     ("ERROR: Repository not found.\n\tfatal: Could not read from remote repository.", Absent, "repository"),
     ("fatal: '/srv/x.git' does not appear to be a git repository", Absent, "no such repository"),
     ("remote: The project you were looking for could not be found or you don't have permission", Absent, "repo"),
@@ -149,6 +150,9 @@ def test_outcomes(family: type[GoproxyError], outcome: str) -> None:
         "fatal: shallow file has changed since we read it",
         "fatal: bad object HEAD",
         "error: object file /c/vcs/ab/objects/12/34 is corrupt",
+        "git fetch …: exit status 128:\n\tfatal: 'origin' does not appear to be a git repository",
+        "fatal: bad config line 1 in file config",
+        "git -c core.eol=lf archive --format=zip 1234 in /run/cache/vcs/" + "ab" * 32 + ": exit status 255:\n\terror",
         "error: file /c/vcs/ab/objects/pack/p.pack is too short to be a packfile",
     ],
 )
@@ -159,6 +163,9 @@ def test_damages_of_our_own_clone(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "names"),
     [
+        ("git ls-remote -q origin in /run/cache/vcs/" + "ab" * 32 + ": exit status 128:\n\tfatal", ()),
+        ("git -c protocol.version=2 fetch -f in /c/vcs/" + "ab" * 32 + ": exit status 128:\n\tfatal", ()),
+        ("git archive 12 in /c/vcs/" + "ab" * 32 + ": exit status 128:\n\tfatal: Out of memory", ()),
         ("git.corp.test/corrupt@v9.9.9: unknown revision v9.9.9", ("git.corp.test/corrupt", "v9.9.9")),
         (
             "git.corp.test/x@corrupt: invalid version: unknown revision corrupt",

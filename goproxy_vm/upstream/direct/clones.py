@@ -58,14 +58,7 @@ class Clones:
         """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in use
         is left alone."""
         for clone in self._all():
-            with _held(clone) as held:
-                if not held:
-                    continue
-                for half in clone.path.glob("objects/pack/tmp_*"):
-                    with contextlib.suppress(OSError):
-                        half.unlink()
-                if any(clone.path.glob("*.lock")) or any(clone.path.glob("refs/**/*.lock")):
-                    self._remove(clone, "it was left locked")
+            self._mend(clone)
 
     def measure(self) -> None:
         """Measure all, and keep to the bound."""
@@ -76,6 +69,7 @@ class Clones:
         """Runs have used the clones of these repositories: measure them, and keep to the bound."""
         for clone in self._all():
             if clone.url in urls:
+                self._mend(clone)
                 with contextlib.suppress(OSError):
                     os.utime(clone.info)
                 self._sizes[clone.path] = _size(clone.path)
@@ -104,6 +98,16 @@ class Clones:
                     fresh.info.rename(clone.info)
                     self._sizes[clone.path] = _size(clone.path)
         self._evict()
+
+    def _mend(self, clone: Clone) -> None:
+        with _held(clone) as held:
+            if not held:
+                return
+            for half in clone.path.glob("objects/pack/tmp_*"):
+                with contextlib.suppress(OSError):
+                    half.unlink()
+            if any(clone.path.glob("*.lock")) or any(clone.path.glob("refs/**/*.lock")):
+                self._remove(clone, "it was left locked")
 
     def _evict(self) -> None:
         if self.size <= self._most:

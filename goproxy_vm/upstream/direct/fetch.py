@@ -151,7 +151,7 @@ class Fetcher:
             seen = judge.judge(
                 answer.text, ticket.events, connected=bool(ticket.connected), private=target.private
             )
-            ruling = judge.DAMAGED if damaged else seen
+            ruling = judge.DAMAGED if damaged and seen is judge.UNKNOWN else seen
             if not (kind == "list" and answer.fields.get("Versions")):
                 self._log(target, query, ruling, answer.text)
                 raise Stopped(ruling, answered=bool(ticket.connected))

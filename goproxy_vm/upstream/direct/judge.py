@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from goproxy_vm.config.text import redacted
+from goproxy_vm.config.text import MASKED
 from goproxy_vm.errors import (
     Absent,
     ContentError,
@@ -78,6 +78,7 @@ _SEEN: dict[Trouble, tuple[type[GoproxyError], str]] = {
     "timeout": (UpstreamTimeout, "its host takes no connection in time"),
 }
 """By what happened to a connection; what stands first counts first."""
+_OUT_OF_MEMORY = r"[Oo]ut of memory"
 _HIDDEN = "no secure protocol found for repository"
 """All that go says of a path with .git, whatever happened: each way that could be tried has failed."""
 _TABLE = (
@@ -155,9 +156,13 @@ _OUTCOMES: tuple[tuple[type[GoproxyError], Outcome], ...] = (
     (ContentError, "content"),
 )
 _OURS = re.compile(
-    r"unknown revision refs/|not a git repository: '|origin already exists|\.lock': File exists"
-    r"|shallow file has changed|bad object|corrupt|too short to be"
+    r"unknown revision refs/|not a git repository: '|'origin' does not appear|origin already exists"
+    r"|\.lock': File exists|shallow file has changed|bad object|corrupt|too short to be"
+    r"|transport 'file' not allowed|bad config|bad shallow|unexpected line in|invalid object \d|cannot read '[0-9a-f]{40}"
 )
+_LOCALLY = re.compile(r"\bgit (?:-c \S+ )*(?!ls-remote|fetch|-c )[^\n]* in \S*/vcs/[0-9a-f]{64}: exit status")
+"""A git that asks nobody has failed, and go knows what it may fail of."""
+_USERINFO = re.compile(r"://[^\s'\"]*@")
 _REMOTE = re.compile(r"^\s*remote: .*$", re.MULTILINE)
 _BLANK = re.compile(r"\s+")
 
@@ -201,12 +206,14 @@ def is_ours(text: str, *names: str) -> bool:
     ours = _REMOTE.sub("", text)
     for name in names:
         ours = ours.replace(name, "")
-    return _OURS.search(ours) is not None
+    if _OURS.search(ours) is not None:
+        return True
+    return _LOCALLY.search(ours) is not None and re.search(_OUT_OF_MEMORY, ours) is None
 
 
 def loggable(text: str) -> str:
     """A text for the log of this host: on one line, bounded, without passwords."""
-    line = _BLANK.sub(" ", redacted(text)).strip()
+    line = _BLANK.sub(" ", _USERINFO.sub(f"://{MASKED}@", text)).strip()
     if len(line) <= SAID_MOST:
         return line
     half = SAID_MOST // 2 - 2  # what went wrong mostly stands at the end
