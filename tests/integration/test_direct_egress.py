@@ -90,7 +90,9 @@ async def gate(names: Names | None = None, **environ: str) -> AsyncIterator[Gate
 
 
 @asynccontextmanager
-async def server(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
+async def server(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
     """A server behind the gate."""
     tasks = set()
 
@@ -161,7 +163,9 @@ async def test_only_what_is_allowed(target: str) -> None:
         assert made.names.connected == []
 
 
-@pytest.mark.parametrize("request_line", ["GET http://git.corp/", "POST http://git.corp:443/", "HEAD /", "x y"])
+@pytest.mark.parametrize(
+    "request_line", ["GET http://git.corp/", "POST http://git.corp:443/", "HEAD /", "x y"]
+)
 async def test_nothing_but_connect_is_forwarded(request_line: str) -> None:
     async with gate() as made:
         ticket = made.ticket("git.corp:443", "git.corp:80")

@@ -86,7 +86,9 @@ class Egress:
         task = asyncio.create_task(self._serve(reader, writer), name="egress")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: writer.transport.abort())  # also where it was cancelled before it began
+        task.add_done_callback(
+            lambda _: writer.transport.abort()
+        )  # also where it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
