@@ -41,9 +41,9 @@ def left(tmp_path: Path) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent, _ = (process / "stat").read_text().rpartition(") ")[2].split()[:3]
-            if f"RUN={tmp_path}".encode() in (process / "environ").read_bytes():
-                found.append(process.name)
-            elif state == "Z" and int(parent) == os.getpid():
+            if f"RUN={tmp_path}".encode() in (process / "environ").read_bytes() or (
+                state == "Z" and int(parent) == os.getpid()
+            ):
                 found.append(process.name)
     return found
 

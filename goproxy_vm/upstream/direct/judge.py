@@ -24,7 +24,6 @@ from goproxy_vm.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-
 from goproxy_vm.upstream.failure import Failure
 
 if TYPE_CHECKING:
