@@ -41,7 +41,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. What an operator can put right ends in one line on stderr."""
     try:
-        parser = _parser()
+        parser = command_line()
         check_order(parser, sys.argv[1:] if argv is None else argv)
         arguments = parser.parse_args(argv)
         _refuse_misplaced(arguments)
@@ -128,7 +128,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _completion(arguments: argparse.Namespace) -> int:
     from goproxy_vm.console.completion import script
 
-    _print(script(_parser(), arguments.shell).rstrip())
+    _print(script(command_line(), arguments.shell).rstrip())
     return 0
 
 
@@ -181,7 +181,8 @@ class _Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
-def _parser() -> _Parser:
+def command_line() -> _Parser:
+    """What is understood: the commands and their flags. ConfigError: when it parses what is none."""
     parser = _Parser(
         prog="goproxy-vm", description="A Go module proxy for every VM on a host.", allow_abbrev=False
     )

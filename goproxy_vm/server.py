@@ -53,7 +53,7 @@ from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable,
 from goproxy_vm.web.shares import most_connections, most_kept, most_of_one
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from goproxy_vm.config import Settings, Shown
 
@@ -98,12 +98,18 @@ class Server:
     """
 
     def __init__(
-        self, settings: Settings, in_force: InForce | None = None, roads: Roads | None = None
+        self,
+        settings: Settings,
+        in_force: InForce | None = None,
+        *,
+        open_store: Callable[..., Awaitable[Store]] = Store.open,
+        roads: Roads | None = None,
     ) -> None:
-        """``in_force`` is what the admin API tells of the settings, by default nothing; ``roads`` lead to
-        version control, by default as this host's do."""
+        """``in_force`` is what the admin API tells of the settings, by default nothing. ``open_store`` is
+        called as :meth:`Store.open`; ``roads`` lead to version control, by default as this host's do."""
         self._roads = roads or Roads()
         self._settings = settings
+        self._open_store = open_store
         self.in_force = in_force or InForce()
         self._stack = AsyncExitStack()
         self._name = new_name()
@@ -182,7 +188,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await Store.open(settings.cache_dir, settings, observer=self.metrics)
+        store = await self._open_store(settings.cache_dir, settings, observer=self.metrics)
         stack.push_async_callback(store.close)
         self.store = store
         prover = ZipProver()

@@ -96,7 +96,7 @@ async def check_database(settings: Settings, spec: SumdbSpec, inquiry: Inquiry) 
 
 
 async def check_toolchain(settings: Settings, inquiry: Inquiry) -> Finding:
-    """Whether the Go version of the VMs is on record, so that it can be proven, by the first source that has it."""
+    """Whether the Go version of the VMs is on record, by the first source that has it."""
     if not settings.vm_go or settings.sumdb is None:
         return Finding("ok", "not pinned: vm_go is empty")
     version = settings.vm_go.removesuffix("+auto")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +18,8 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
 from goproxy_vm.upstream.direct.dial import Roads
+from tests.fakes.stores import OpenStore
+from tests.fakes.tasks import under_way
 from tests.fakes.upstream import FakeUpstream
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -36,11 +40,23 @@ class Got:
 
 @dataclass
 class Host:
-    """A running server and a client of it."""
+    """A running server and a client of it; ``settings`` are those it was started with."""
 
     server: Server
     session: aiohttp.ClientSession
     headers: dict[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
+
+    @property
+    def store(self) -> OpenStore:
+        """The server's store, where ``serve`` has started it."""
+        assert isinstance(self.server.store, OpenStore)
+        return self.server.store
+
+    async def quiet(self) -> None:
+        """Wait until nothing is under way, for a client or by itself, and everything is on disk."""
+        while self.server.proxy.fetches_in_flight or self.server.store.uncommitted or under_way("backlog"):
+            await asyncio.sleep(0)
 
     async def get(self, path: str, *, method: str = "GET", **headers: str) -> Got:
         """Ask for a raw path, sent as it is written; header names use ``_`` for ``-``."""
@@ -74,11 +90,18 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, ``roads`` the server's."""
+    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, but for ``store``: what
+    :meth:`Store.open` is to be given, and ``roads``, the server's."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
 
-        async def start(upstream: FakeUpstream | str, roads: Roads | None = None, **settings: object) -> Host:
+        async def start(
+            upstream: FakeUpstream | str,
+            *,
+            store: Mapping[str, object] | None = None,
+            roads: Roads | None = None,
+            **settings: object,
+        ) -> Host:
             url = upstream if isinstance(upstream, str) else upstream.url
             given = {
                 "listen": (LOOPBACK,),
@@ -91,9 +114,10 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "shutdown_timeout": 5.0,
                 **settings,
             }
-            server = Server(Settings(**given), roads=roads)
+            chosen = Settings(**given)
+            server = Server(chosen, open_store=partial(OpenStore.open, **(store or {})), roads=roads)
             await server.start()
             stack.push_async_callback(server.stop)
-            return Host(server, session)
+            return Host(server, session, settings=chosen)
 
         yield start

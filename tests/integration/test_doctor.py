@@ -401,7 +401,7 @@ async def test_wrong_token(setup: Setup, run: Running, monkeypatch: pytest.Monke
 
 async def test_degraded_server(setup: Setup, run: Running) -> None:
     host = await run()
-    host.server.store._core.health.failed(OSError(28, "No space left on device"))
+    host.store.core.health.failed(OSError(28, "No space left on device"))
     status, said, remedy = (await setup.examine()).only("server")
     assert status == "warning"
     assert "degraded: the store cannot be written" in said

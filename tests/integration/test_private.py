@@ -99,7 +99,7 @@ async def test_what_a_reload_changes(
     tokens.chmod(0o600)
     given = dict(stored, private_tokens_file=tokens)
     host = await serve(upstream, **given)
-    before = host.server._settings
+    before = host.settings
     assert await statuses(host, Authorization=BASIC) == {200}
     tokens.write_text("another-of-sixteen\n")
     await host.server.reload(before)

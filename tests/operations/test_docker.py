@@ -52,11 +52,11 @@ def test_stages() -> None:
 
 
 def test_its_commands_exist() -> None:
-    parse = cli._parser().parse_args
+    parse = cli.command_line().parse_args
     program, *probe = IMAGE.command("HEALTHCHECK")
     assert [program] == IMAGE.command("ENTRYPOINT")
     assert parse(probe).asked == "health"
-    assert parse(IMAGE.command("CMD")).command is cli._serve
+    assert parse(IMAGE.command("CMD")).command is parse(["serve"]).command
 
 
 def test_its_environment_is_settings() -> None:

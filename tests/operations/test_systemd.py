@@ -88,8 +88,8 @@ def test_the_command_exists() -> None:
     (line,) = directives("goproxy-vm.service")["ExecStart"]
     program, *arguments = line.split()
     assert program == INSTALLED
-    parsed = cli._parser().parse_args(arguments)
-    assert parsed.command is cli._serve
+    parsed = cli.command_line().parse_args(arguments)
+    assert parsed.command is cli.command_line().parse_args(["serve"]).command
     assert parsed.config == Path("/etc/goproxy-vm.toml")
 
 

@@ -61,4 +61,4 @@ def test_options_and_variables() -> None:
 
 def test_server_command() -> None:
     (command,) = re.findall(r"^\$ goproxy-vm (.*)$", PAGE, re.MULTILINE)
-    assert cli._parser().parse_args(command.split())
+    assert cli.command_line().parse_args(command.split())

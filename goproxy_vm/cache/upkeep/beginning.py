@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.database import Database, unsound
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.upkeep.ledger import Ledger
 from goproxy_vm.errors import StartError
@@ -18,6 +17,7 @@ from goproxy_vm.protocol.names import exempt
 from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from goproxy_vm.cache.clock import LogicalClock
@@ -41,11 +41,14 @@ class Begun:
     """Why what a start writes down could not be: it is kept in memory, and tried again."""
 
 
-def open_index(path: Path, settings: Settings, protected: int, boot: str) -> tuple[Database, Begun]:
-    """The index, begun anew where what is there cannot be used. StartError."""
+def open_index(
+    path: Path, settings: Settings, protected: int, boot: str, begin: Callable[[Database], LogicalClock]
+) -> tuple[Database, Begun]:
+    """The index, begun anew where what is there cannot be used, with the clock that ``begin`` finds in it.
+    StartError."""
     database = Database.open(path)
     try:
-        return database, _begin(database, settings, protected, boot)
+        return database, _begin(database, settings, protected, boot, begin(database))
     except (sqlite3.Error, UnicodeDecodeError) as error:
         if not unsound(error):
             database.close()
@@ -53,14 +56,14 @@ def open_index(path: Path, settings: Settings, protected: int, boot: str) -> tup
         database.connection.close()
         database = Database.anew(path, error)
     try:
-        return database, _begin(database, settings, protected, boot)
+        return database, _begin(database, settings, protected, boot, begin(database))
     except sqlite3.Error as error:
         database.close()
         raise StartError(f"{path}: {error}") from error
 
 
-def _begin(database: Database, settings: Settings, protected: int, boot: str) -> Begun:
-    index, clock, interrupted = Index(database), begin_clock(database), database.unclean
+def _begin(database: Database, settings: Settings, protected: int, boot: str, clock: LogicalClock) -> Begun:
+    index, interrupted = Index(database), database.unclean
     for fact in ("clean", "first_seen"):
         database.number(fact, 0)  # Impossible, before anything goes by it
     unsettled = None
