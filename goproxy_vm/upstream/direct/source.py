@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
 
@@ -17,11 +18,26 @@ from goproxy_vm.upstream.failure import Failure
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from goproxy_vm.upstream.direct.direct import Direct
     from goproxy_vm.upstream.direct.fetch import Found, Kind
     from goproxy_vm.upstream.sink import Sink
 
 CHUNK = 1 << 20
+
+
+class Brings(Protocol):
+    """What runs the go command."""
+
+    def traffic(self, *, private: bool) -> tuple[int, int]:
+        """Bytes that came for private modules or for public ones, and connections that were made."""
+        ...
+
+    def found(
+        self, module: str, query: str, kind: Kind, *, private: bool, client: str
+    ) -> AbstractAsyncContextManager[Found]:
+        """What a run brings, for as long as the context lasts. Raises Failure."""
+        ...
+
+
 _KINDS: dict[Endpoint, Kind] = {
     Endpoint.INFO: "stat",
     Endpoint.MOD: "stat",
@@ -34,7 +50,7 @@ _KINDS: dict[Endpoint, Kind] = {
 class DirectSource:
     """Private modules, or public ones, from wherever their repositories are."""
 
-    def __init__(self, direct: Direct, *, private: bool) -> None:
+    def __init__(self, direct: Brings, *, private: bool) -> None:
         self._direct = direct
         self._private = private
 
