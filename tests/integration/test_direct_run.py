@@ -22,7 +22,7 @@ class Ended(Exception):
 
 
 def job(script: str, tmp_path: Path) -> Job:
-    """A shell script below the launcher; each of its processes can be told by the directory in its environment."""
+    """A shell script below the launcher, whose processes can be told by their environment."""
     jail = {
         "argv": ["/bin/sh", "-c", script],
         "cwd": str(tmp_path),

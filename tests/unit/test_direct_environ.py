@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def surroundings(tmp_path: Path, **changes: object) -> Surroundings:
 
 def ssh_options(command: str) -> dict[str, str]:
     words = shlex.split(command)
-    return dict(word.split("=", 1) for flag, word in zip(words, words[1:], strict=False) if flag == "-o")
+    return dict(word.split("=", 1) for flag, word in pairwise(words) if flag == "-o")
 
 
 def test_private_ones_have_keys_and_ssh(tmp_path: Path) -> None:

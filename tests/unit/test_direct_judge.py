@@ -24,38 +24,67 @@ from goproxy_vm.upstream.direct.judge import SAID_MOST, UNKNOWN, is_ours, judge,
 RECORDED = json.loads((Path(__file__).parents[1] / "direct_texts.json").read_text())["texts"]
 LS_REMOTE = "git ls-remote -q --end-of-options https://git.corp.test/x.git in $VCS: exit status 128:\n\t"
 OTHERS: list[tuple[str, type[GoproxyError], str]] = [
-    ("Host key verification failed.\n\tfatal: Could not read from remote repository.", UpstreamError, "host key"),
+    (
+        "Host key verification failed.\n\tfatal: Could not read from remote repository.",
+        UpstreamError,
+        "host key",
+    ),
     ("git@git.corp.test: Permission denied (publickey).", Refused, "credentials"),
     ("fatal: Authentication failed for 'https://git.corp.test/x.git/'", Refused, "credentials"),
-    ("fatal: could not read Password for 'https://u@git.corp.test': terminal prompts disabled", Refused, "cred"),
+    (
+        "fatal: could not read Password for 'https://u@git.corp.test': terminal prompts disabled",
+        Refused,
+        "cred",
+    ),
     ('x: https://git.corp.test/x?go-get=1: unknown vcs "bzr"', Denied, "kept in bzr"),
     ("ERROR: Repository not found.\n\tfatal: Could not read from remote repository.", Absent, "repository"),
     ("fatal: '/srv/x.git' does not appear to be a git repository", Absent, "no such repository"),
-    ("remote: The project you were looking for could not be found or you don't have permission", Absent, "repo"),
+    (
+        "remote: The project you were looking for could not be found or you don't have permission",
+        Absent,
+        "repo",
+    ),
     ("remote: Cannot find repository with given path", Absent, "no such repository"),
-    ("fatal: unable to access 'https://g/': server certificate verification failed. CAfile: none", UpstreamError,
-     "certificate"),
-    ("fatal: unable to access 'https://g/': SSL certificate problem: self-signed certificate", UpstreamError,
-     "certificate"),
+    (
+        "fatal: unable to access 'https://g/': server certificate verification failed. CAfile: none",
+        UpstreamError,
+        "certificate",
+    ),
+    (
+        "fatal: unable to access 'https://g/': SSL certificate problem: self-signed certificate",
+        UpstreamError,
+        "certificate",
+    ),
     ('Get "https://g/x?go-get=1": tls: failed to verify certificate: x509: …', UpstreamError, "certificate"),
     ('x: https fetch: Get "https://evil/x?go-get=1": Forbidden', Denied, "may not contact"),
     ("fatal: unable to access 'https://e/': CONNECT tunnel failed, response 403", Denied, "may not contact"),
     ('Get "https://g/x?go-get=1": net/http: TLS handshake timeout', UpstreamTimeout, "does not answer"),
     ("dial tcp 192.0.2.1:443: i/o timeout", UpstreamTimeout, "does not answer"),
     ("ssh: connect to host g port 22: Connection timed out", UpstreamTimeout, "does not answer"),
-    ("error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec", UpstreamTimeout, "does not answer"),
+    (
+        "error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec",
+        UpstreamTimeout,
+        "does not answer",
+    ),
     ("fatal error: runtime: out of memory", NoRoom, "direct_max_memory"),
     ("fatal: Out of memory, malloc failed (tried to allocate 157286400 bytes)", NoRoom, "direct_max_memory"),
     ("module source tree too large (max size is 524288000 bytes)", ContentError, "too large"),
-    ("x@v1.0.0: invalid version: missing git.corp.test/x/go.mod at revision v1.0.0", Absent, "no such version"),
-    ("x@v1.0.0: invalid version: go.mod has non-.../v2 module path \"x\" (and .../v2/go.mod does not exist)",
-     Absent, "no such version"),
+    (
+        "x@v1.0.0: invalid version: missing git.corp.test/x/go.mod at revision v1.0.0",
+        Absent,
+        "no such version",
+    ),
+    (
+        'x@v1.0.0: invalid version: go.mod has non-.../v2 module path "x" (and .../v2/go.mod does not exist)',
+        Absent,
+        "no such version",
+    ),
     ("The requested URL returned error: 451", Refused, "answered 451"),
     ("The requested URL returned error: 418", UpstreamError, "answered 418"),
     ("reading https://g/x?go-get=1: 410 Gone", Absent, "no such module"),
     ("something that nobody has seen yet: 404", UpstreamError, "the log of the proxy"),
     ("", UpstreamError, "the log of the proxy"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", RECORDED, ids=[f"{row['go'][-1]} {row['asked']}" for row in RECORDED])

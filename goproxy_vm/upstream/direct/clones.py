@@ -1,8 +1,8 @@
 """The clones that the go command keeps, so that the next version costs little: healed, measured, bounded.
 
-go keeps each below ``<directory>/<hash>``, with its URL in ``<hash>.info``, and works on it under an flock on
-``<hash>.lock``. Whatever is done to one here is done under that lock, and the lock's file stays: whoever waits
-for it has it open. All of this blocks; one thread at a time.
+go keeps each below ``<directory>/<hash>``, with its URL in ``<hash>.info``, and works on it under an flock
+on ``<hash>.lock``. Whatever is done to one here is done under that lock, and the lock's file stays: whoever
+waits for it has it open. All of this blocks; one thread at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goproxy_vm.config.text import redacted
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class Clones:
         return sum(self._sizes.values())
 
     def sweep(self) -> None:
-        """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in use
-        is left alone."""
+        """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in
+        use is left alone."""
         for clone in self._all():
             with _held(clone) as held:
                 if held:
@@ -122,7 +123,7 @@ class Clones:
             clone.info.unlink()
         shutil.rmtree(clone.path, ignore_errors=True)
         self._sizes.pop(clone.path, None)
-        log.info("clone dropped", url=clone.url, reason=reason)
+        log.info("clone dropped", url=redacted(clone.url), reason=reason)
 
     def _all(self) -> list[Clone]:
         return [clone for directory in self._directories for clone in _below(directory)]

@@ -1,4 +1,4 @@
-"""How a connection leaves this host: by an address that was judged, or by the proxy that the environment names."""
+"""How a connection leaves this host: by an address that was judged, or by the environment's proxy."""
 
 from __future__ import annotations
 

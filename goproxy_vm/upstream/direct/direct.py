@@ -1,4 +1,4 @@
-"""Modules from version control, as sources like any other: runs shared by all who want the same, and bounded."""
+"""Modules from version control, as sources like any other: runs that many share, few at a time."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Joint:
-    """A run that several may wait for, and its directory, which lies there until the last has what it wants."""
+    """A run that several may wait for, and its directory, which stays until the last has what it wants."""
 
     task: asyncio.Task[Found]
     directory: Path
@@ -98,9 +98,9 @@ class Direct:
     """Fetches modules by the go command; one per server. :meth:`start` it; one event loop.
 
     ``slots``: who of those that wait is next; ``room``: False while the disk has none to spare; ``look_up``,
-    ``connect``: names and connections, otherwise those of this host; ``environ``: names the proxies on the way
-    out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock, where
-    the kernel has it.
+    ``connect``: names and connections, otherwise those of this host; ``environ``: names the proxies on the
+    way out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock,
+    where the kernel has it.
     """
 
     def __init__(
@@ -205,8 +205,8 @@ class Direct:
     async def found(
         self, module: str, query: str, kind: Kind, *, private: bool, client: str
     ) -> AsyncIterator[Found]:
-        """What a run brings, for as long as the context lasts. ``query``: a version, or what may stand for one;
-        ``client``: on whose behalf. Raises Failure."""
+        """What a run brings, for as long as the context lasts. ``query``: a version, or what may stand for
+        one; ``client``: on whose behalf. Raises Failure."""
         try:
             target = self._rules.target(module, private=private)
         except GoproxyError as error:

@@ -91,10 +91,9 @@ class Egress:
         )  # also where it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        # Whoever asked may have gone, or never have been one who asks.
+        with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError):
             await self._answer(reader, writer)
-        except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # whoever asked has gone, or never was one who asks
         await _close(writer)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -68,8 +68,8 @@ class Surroundings:
             "PATH": f"{self.goroot}/bin:{PATH}",
             "HOME": home,
             "LC_ALL": "C",
-            "TMPDIR": f"{run}/tmp",
-            "XDG_CACHE_HOME": f"{run}/tmp",
+            "TMPDIR": str(self.run / "tmp"),
+            "XDG_CACHE_HOME": str(self.run / "tmp"),
             "XDG_CONFIG_HOME": f"{run}/config",  # has go's telemetry off: it would start a process that stays
             # No configuration of a user's, no other toolchain, files that can be removed.
             "GOENV": "off",
@@ -122,8 +122,8 @@ class Surroundings:
         return found
 
     def _ssh(self) -> str:
-        """What git calls for ssh, as words for the shell. ssh itself takes HOME for what the password database
-        says, so that each file has to be named."""
+        """What git calls for ssh, as words for the shell. ssh itself takes its home from the password
+        database, so each file has to be named."""
         directory = self.home / ".ssh"
         config = directory / "config"
         keys = sorted(key for key in directory.glob("id_*") if key.suffix != ".pub" and key.is_file())

@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import shutil
-import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,8 +130,8 @@ class Fetcher:
         )
 
     async def fetch(self, target: Target, query: str, kind: Kind, directory: Path, *, fresh: bool) -> Found:
-        """Fetch into a new directory, which is whoever's who calls to remove. ``fresh``: without the clone that
-        is there, which is replaced. Raises Stopped."""
+        """Fetch into a new directory, which whoever calls removes. ``fresh``: without the clone that is
+        there, which is replaced. Raises Stopped."""
         until = self._now() + self._options.timeout
         for attempt in ("1", "2"):
             place = directory / attempt
@@ -284,12 +283,11 @@ def vcs_directory(root: Path, *, private: bool) -> Path:
 def make_bundle(ca_file: Path | None, environ: Mapping[str, str], into: Path) -> Path | None:
     """A file with all certificates that are trusted (blocking), as go and git take one only; None where the
     system's own are all. OSError."""
-    if ca_file is None and not environ.get("SSL_CERT_FILE"):
+    named = environ.get("SSL_CERT_FILE", "")
+    if ca_file is None and not named:
         return None
-    known = ssl.get_default_verify_paths().cafile
-    sources = [*([known] if known else []), *(each for each in _BUNDLES if Path(each).is_file())][:1]
-    parts = [Path(each).read_bytes() for each in (*sources, *([ca_file] if ca_file else []))]
-    into.write_bytes(b"\n".join(parts))
+    system = next((Path(each) for each in (named, *_BUNDLES) if each and Path(each).is_file()), None)
+    into.write_bytes(b"\n".join(file.read_bytes() for file in (system, ca_file) if file is not None))
     return into
 
 
@@ -342,7 +340,7 @@ def _without_userinfo(info: bytes) -> bytes:
 
 
 def _named(text: str, url: str) -> Callable[[Clone], bool]:
-    """Whether a text is about a clone: it names its directory or its repository, or that is known to be it."""
+    """Whether a text is about a clone: it names its directory or its repository, if that is not ``url``."""
 
     def concerns(clone: Clone) -> bool:
         return clone.path.name in text or (bool(clone.url) and (clone.url == url or clone.url in text))

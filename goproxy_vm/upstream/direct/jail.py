@@ -1,9 +1,9 @@
 """Run a command with bounds: ``python -I -S jail.py JOB``. It replaces itself by the command.
 
-JOB is JSON: ``argv``; ``parent``, the process without which it is not to run; ``cwd``; ``read`` and ``write``,
-the paths that it may read and execute, and write below; ``port``, the only TCP port that it may connect to;
-``limits``, by the names of RLIMIT_…; ``landlock``, whether to confine it at all. Where the kernel has no
-Landlock, or one too old for a part, that part is left out. Exit status 125: it was not run.
+JOB is JSON: ``argv``; ``parent``, the process without which it is not to run; ``cwd``; ``read`` and
+``write``, the paths that it may read and execute, and write below; ``port``, the only TCP port that it may
+connect to; ``limits``, by the names of RLIMIT_…; ``landlock``, whether to confine it at all. Where the kernel
+has no Landlock, or one too old for a part, that part is left out. Exit status 125: it was not run.
 
 It is imported for :func:`landlock_abi` alone, and imports nothing of this package: it runs by itself.
 """
@@ -54,7 +54,7 @@ class _PortRule(ctypes.Structure):
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that the kernel offers; 0 for none. From 4 on it confines TCP, from 6 on signals."""
+    """The version of Landlock that the kernel offers, 0 for none: TCP is confined from 4 on, signals from 6."""
     if sys.platform != "linux":
         return 0
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
@@ -124,7 +124,7 @@ def _run(job: dict[str, Any]) -> None:
     os.chdir(job["cwd"])
     if job["landlock"]:
         confine(job["read"], job["write"], job["port"])
-    os.execv(job["argv"][0], job["argv"])
+    os.execv(job["argv"][0], job["argv"])  # noqa: S606 (what this is for)
 
 
 if __name__ == "__main__":

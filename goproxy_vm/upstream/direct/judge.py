@@ -1,8 +1,8 @@
 """What a run's failure means: first what our own sockets saw, then what go, git and ssh say.
 
-The texts are those of go 1.21 to 1.27, git 2.39 and OpenSSH 9.2 with LC_ALL=C. A failure is absence (404) only
-where a text says so for certain; whatever is not known is trouble (502). Of the text itself a client is told a
-status or a version at most: it has URLs, paths and what servers say.
+The texts are those of go 1.21 to 1.27, git 2.39 and OpenSSH 9.2 with LC_ALL=C. A failure is absence (404)
+only where a text says so for certain; whatever is not known is trouble (502). Of the text itself a client is
+told a status or a version at most: it has URLs, paths and what servers say.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ _OUTCOMES: tuple[tuple[type[GoproxyError], Outcome], ...] = (
 _OURS = re.compile(
     r"unknown revision refs/|not a git repository: '|'origin' does not appear|origin already exists"
     r"|\.lock': File exists|shallow file has changed|bad object|corrupt|too short to be"
-    r"|transport 'file' not allowed|bad config|bad shallow|unexpected line in|invalid object \d|cannot read '[0-9a-f]{40}"
+    r"|transport 'file' not allowed|bad config|bad shallow|unexpected line in|invalid object \d"
+    r"|cannot read '[0-9a-f]{40}"
 )
 _LOCALLY = re.compile(r"\bgit (?:-c \S+ )*(?!ls-remote|fetch|-c )[^\n]* in \S*/vcs/[0-9a-f]{64}: exit status")
 """A git that asks nobody has failed, and go knows what it may fail of."""

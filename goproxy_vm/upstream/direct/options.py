@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Options:
     """Settings of modules from version control; each is described in docs/configuration.md.
 
-    ``root``: the directory for clones and runs; ``go``: the command (:func:`.find.find_go`); ``git_home``: HOME
-    of fetches of private modules; ``repos``: setting ``private_repos``; ``hosts``: further ``host:port`` that
+    ``root``: the directory for clones and runs; ``go``: the command (see ``find_go``); ``git_home``: HOME of
+    fetches of private modules; ``repos``: setting ``private_repos``; ``hosts``: further ``host:port`` that
     private modules may lead to; ``private``, ``modules``: patterns of the modules that are fetched with and
     without credentials; ``processes``: runs at a time; ``max_memory``: bytes of data of each process;
-    ``max_size``: bytes of clones that are kept, and that one run may receive; ``timeout``: seconds of one run;
-    ``stall``: seconds without a byte while an answer is waited for; ``connect``: seconds for a connection;
-    ``ca_file``: further certificates that are trusted.
+    ``max_size``: bytes of clones that are kept, and that one run may receive; ``timeout``: seconds of one
+    run; ``stall``: seconds without a byte while an answer is waited for; ``connect``: seconds for a
+    connection; ``ca_file``: further certificates that are trusted.
     """
 
     root: Path

@@ -27,9 +27,10 @@ _GLOB = re.compile(r"[*?\[\\]")
 class Target:
     """What the fetch of one module may reach.
 
-    ``host``: the one whose health counts; ``reachable``: ``host:port`` that may be connected to; ``anywhere``:
-    so may any other at port 443; ``private``: with the credentials of this host, and by addresses of any kind;
-    ``page``: the root and the URL of the repository, where they are named by a setting and not asked for.
+    ``host``: the one whose health counts; ``reachable``: ``host:port`` that may be connected to;
+    ``anywhere``: so may any other at port 443; ``private``: with the credentials of this host, and by
+    addresses of any kind; ``page``: the root and the URL of the repository, where they are named by a setting
+    and not asked for.
     """
 
     module: str

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from goproxy_vm.observe.logs import get_logger
 
 OUTPUT_MOST = 4 << 20
-"""Bytes of what a run says that are kept, on each of its two ways: a list of 100,000 versions has 3 MB."""
+"""Bytes of what a run says that are kept, on each of its two ways: 100,000 versions have 3 MB."""
 TICK = 0.25
 """Seconds between two looks at a run."""
 _STEPS = ((0, 0.3), (signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0))
-"""Signals to the whole group, and the seconds that it then has: git removes its locks when it is asked to end,
-and leaves them for good when it is killed."""
+"""Signals to the whole group, and the seconds that it then has: git removes its locks when it is asked to
+end, and leaves them for good when it is killed."""
 _POLL = 0.01
 _DRAIN = 2.0
 """Seconds for the last of what was said, once everybody has gone."""

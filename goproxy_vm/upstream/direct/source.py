@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import aiofiles
@@ -15,13 +16,28 @@ from goproxy_vm.upstream.direct.judge import outcome_of
 from goproxy_vm.upstream.failure import Failure
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from goproxy_vm.upstream.direct.fetch import Found, Kind
     from goproxy_vm.upstream.sink import Sink
 
 CHUNK = 1 << 20
+
+
+class Brings(Protocol):
+    """What runs the go command."""
+
+    def traffic(self, *, private: bool) -> tuple[int, int]:
+        """Bytes that came for private modules or for public ones, and connections that were made."""
+        ...
+
+    def found(
+        self, module: str, query: str, kind: Kind, *, private: bool, client: str
+    ) -> AbstractAsyncContextManager[Found]:
+        """What a run brings, for as long as the context lasts. Raises Failure."""
+        ...
+
+
 _KINDS: dict[Endpoint, Kind] = {
     Endpoint.INFO: "stat",
     Endpoint.MOD: "stat",
@@ -31,36 +47,22 @@ _KINDS: dict[Endpoint, Kind] = {
 }
 
 
-class Runs(Protocol):
-    """What brings them."""
-
-    def found(
-        self, module: str, query: str, kind: Kind, *, private: bool, client: str
-    ) -> AbstractAsyncContextManager[Found]:
-        """As :meth:`Direct.found`."""
-        ...
-
-    def traffic(self, *, private: bool) -> tuple[int, int]:
-        """Bytes that came, and connections that were made."""
-        ...
-
-
 class DirectSource:
     """Private modules, or public ones, from wherever their repositories are."""
 
-    def __init__(self, runs: Runs, *, private: bool) -> None:
-        self._runs = runs
+    def __init__(self, direct: Brings, *, private: bool) -> None:
+        self._direct = direct
         self._private = private
 
     @property
     def received(self) -> int:
         """Bytes that came from repositories, as they were sent."""
-        return self._runs.traffic(private=self._private)[0]
+        return self._direct.traffic(private=self._private)[0]
 
     @property
     def answered(self) -> int:
         """Connections that were made."""
-        return self._runs.traffic(private=self._private)[1]
+        return self._direct.traffic(private=self._private)[1]
 
     async def fetch(
         self, path: str, sink: Sink, limit: int, *, hurry: bool = False, again: bool = False
@@ -76,7 +78,7 @@ class DirectSource:
         query = resource.version or "latest"
         kind = _KINDS[resource.endpoint]
         client = trail.current().client
-        async with self._runs.found(
+        async with self._direct.found(
             resource.module, query, kind, private=self._private, client=client
         ) as found:
             if found.zip is not None:
