@@ -432,6 +432,7 @@ class Repositories:
     def huge(self, name: str, size: int, *, files: int = 1) -> Shape:
         """A module with ``size`` bytes that no compression makes less, in as many files."""
         made = Shape(self.add(name), f"{self.host}/{name}")
+        made.repository.git("config", "core.compression", "0")  # it would take long, for nothing
         tree: dict[str, Entry] = {f"data/{n}.bin": noise(size // files, n) for n in range(files)}
         made.repository.commit({**_plain(made.module), **tree}, "v1.0.0")
         made.versions = [(made.module, "v1.0.0")]

@@ -39,6 +39,7 @@ with open({log!r}, "a") as log:
 if word != "git-upload-pack" or not path.startswith({root!r}):
     sys.exit("only git-upload-pack")
 environment = dict(GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL=os.devnull, PATH={path!r})
+environment |= dict(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0="*")
 if "GIT_PROTOCOL" in os.environ:
     environment["GIT_PROTOCOL"] = os.environ["GIT_PROTOCOL"]
 os.execve({git!r}, ["git", "upload-pack", "--strict", path], environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -173,16 +174,35 @@ async def resolved(source: Source, module: str, query: str) -> str:
     return version
 
 
-def processes(root: Path) -> list[str]:
-    """The command lines of all that runs with its temporary files below ``root``."""
+def members(root: Path) -> list[int]:
+    """All that runs with its temporary files below ``root``, by number."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if str(root).encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+                found.append(int(process.name))
         except OSError:
             continue  # it ended, or is another user's
     return found
+
+
+def processes(root: Path) -> list[str]:
+    """The command lines of all that runs with its temporary files below ``root``."""
+    found = []
+    for number in members(root):
+        try:
+            words = Path(f"/proc/{number}/cmdline").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        found.append(words.replace(b"\0", b" ").decode().strip())
+    return found
+
+
+def reap(orphans: list[int]) -> None:
+    """Ask about what a server left when it was killed: it is left to us, if we had a Direct before."""
+    for orphan in orphans:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(orphan, 0)
 
 
 def zombies() -> list[str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.errors import NoRoom, StartError, UpstreamError
+from goproxy_vm.errors import NoRoom, Refused, StartError, UpstreamError
 from goproxy_vm.upstream.direct.find import find_git, find_go
+from goproxy_vm.upstream.direct.jail import landlock_abi
 from goproxy_vm.upstream.failure import Failure
 from goproxy_vm.upstream.sink import Buffer
 from tests.fakes.githttps import ENDLESS_PACK, Fault
-from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, processes, zipped
+from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, processes, until, zipped
 
 __all__ = ["bed"]  # fixture
 
@@ -22,9 +23,9 @@ PACK = "*/git-upload-pack#fetch"
 
 async def test_more_memory_than_allowed(bed: Bed) -> None:
     """git and go hold an archive whole; below their bound that is 503, and the next one is served."""
-    made = bed.repositories.huge("team/large", 60 * MIB)
+    made = bed.repositories.huge("team/large", 24 * MIB)
     small = bed.repositories.shape("root")
-    source = await bed.source(max_memory=128 * MIB)
+    source = await bed.source(max_memory=96 * MIB, stall=30.0)
     error = await failure(source, zipped(made.module, "v1.0.0"))
     assert type(error) is NoRoom, error.sentence
     assert "direct_max_memory" in error.sentence
@@ -136,9 +137,79 @@ def test_no_git_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         find_git()
 
 
-async def test_a_failure_is_not_remembered_as_success(bed: Bed) -> None:
+async def test_a_failure_is_forgotten(bed: Bed) -> None:
     made = bed.repositories.shape("root")
     bed.server.on("*/info/refs*", Fault(503), times=1)
     source = await bed.source()
     with pytest.raises(Failure):
         await fetch(source, info(made.module, "v1.0.0"))
+    assert await fetch(source, info(made.module, "v1.0.0"))
+
+
+# What git may do besides.
+
+
+def helped(bed: Bed, command: str) -> Path:
+    """A home whose credential helper says what a command prints as the password of ``found``."""
+    home = bed.home()
+    helper = home / "helper"
+    helper.write_text(f'#!/bin/bash\necho username=found\necho "password=$({command})"\n')
+    helper.chmod(0o700)
+    (home / ".gitconfig").write_text(f'[credential]\n\thelper = "{helper}"\n')
+    return home
+
+
+@pytest.mark.parametrize("confined", [True, False])
+async def test_files_that_git_has_no_business_with(bed: Bed, confined: bool) -> None:
+    """Whatever a flaw of git's, or of a helper's, would read: what this server has is out of reach."""
+    if confined and not landlock_abi():
+        pytest.skip("this kernel has no Landlock")
+    made = bed.repositories.shape("root")
+    bed.server.users["team/root"] = "nobody:else"
+    (bed.directory / "outside").write_text("what is outside")
+    home = helped(bed, f"cat {bed.directory}/outside; touch {bed.directory}/touched {bed.root}/touched")
+    direct = await bed.start(confined=confined, git_home=home)
+    assert type(await failure(direct.source(private=True), info(made.module, "v1.0.0"))) is Refused
+    users = {seen.user for seen in bed.server.requests}
+    assert ("found:what is outside" in users) is not confined
+    assert any(user.startswith("found:") for user in users)
+    assert (bed.directory / "touched").exists() is not confined
+    assert (bed.root / "touched").exists() is not confined
+
+
+@pytest.mark.parametrize("confined", [True, False])
+async def test_ports_that_git_has_no_business_with(bed: Bed, confined: bool) -> None:
+    """The gate is the only way out."""
+    if confined and landlock_abi() < 4:
+        pytest.skip("this kernel has no Landlock that confines TCP")
+    made = bed.repositories.shape("root")
+    bed.server.users["team/root"] = "nobody:else"
+    reached = asyncio.Event()
+
+    async def reach(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        writer.close()
+
+    async with await asyncio.start_server(reach, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        home = helped(bed, f"exec 3<>/dev/tcp/127.0.0.1/{port}")
+        direct = await bed.start(confined=confined, git_home=home)
+        assert type(await failure(direct.source(private=True), info(made.module, "v1.0.0"))) is Refused
+    assert any(seen.user.startswith("found:") for seen in bed.server.requests)
+    assert reached.is_set() is not confined
+
+
+async def test_without_landlock_all_else_is_the_same(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    direct = await bed.start(confined=False)
+    source = direct.source(private=True)
+    assert await h1(source, made.module, "v1.0.0")
+    assert (await fetch(source, listed(made.module))).split()[0] == b"v1.0.0"
+    before = bed.server.count(PACK)
+    bed.server.on(PACK, Fault(silent=True))
+    asked = asyncio.create_task(fetch(source, zipped(made.module, "v1.2.0-rc.1")))
+    await until(lambda: bed.server.count(PACK) > before)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await until(lambda: not processes(bed.root))

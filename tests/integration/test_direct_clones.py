@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.direct import Bed, bed, fetch, h1, info, listed, resolved
+from tests.integration.direct import Bed, bed, fetch, h1, listed, resolved
 
 __all__ = ["bed"]  # fixture
 
@@ -68,27 +68,29 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damaged_clones_heal(bed: Bed, damage: str) -> None:
-    """Once for the version that was fetched before, once for one that was not, once for all of them."""
+    """Once for the version that was fetched before, and once for one that was not."""
     made = bed.repositories.shape("branches")
     (_, main), (_, feature) = made.versions
-    direct = await bed.start()
-    source = direct.source(private=True)
+    source = await bed.source()
     known = await h1(source, made.module, main)
-    await direct.close()
-    again = (await bed.start()).source(private=True)
-    for asked in ("known", "new", "list", "query"):
-        (clone,) = bed.clones()
-        DAMAGES[damage](clone)
-        if asked == "known":
-            assert await h1(again, made.module, main) == known
-        elif asked == "new":
-            assert await h1(again, made.module, feature)
-        elif asked == "list":
-            assert await fetch(again, listed(made.module)) == b"v1.0.0\n"
-        else:
-            assert await resolved(again, made.module, "feature") == feature
+    DAMAGES[damage](*bed.clones())
+    assert await h1(source, made.module, main) == known
+    DAMAGES[damage](*bed.clones())
+    assert await h1(source, made.module, feature)
     assert bed.locks() == []
-    assert await fetch(again, info(made.module, "v1.0.0"))
+
+
+@pytest.mark.parametrize("damage", ["its objects are gone", "its HEAD is empty", "it is locked"])
+async def test_lists_and_queries_of_damaged_clones(bed: Bed, damage: str) -> None:
+    made = bed.repositories.shape("branches")
+    (_, _main), (_, feature) = made.versions
+    source = await bed.source()
+    assert await fetch(source, listed(made.module)) == b"v1.0.0\n"
+    DAMAGES[damage](*bed.clones())
+    assert await fetch(source, listed(made.module)) == b"v1.0.0\n"
+    DAMAGES[damage](*bed.clones())
+    assert await resolved(source, made.module, "feature") == feature
+    assert bed.locks() == []
 
 
 async def test_a_new_tag_is_seen(bed: Bed) -> None:

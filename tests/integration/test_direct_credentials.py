@@ -105,7 +105,6 @@ async def test_secrets_are_in_no_command_line_and_no_log(bed: Bed, caplog: pytes
     caplog.set_level(logging.DEBUG)
     module = bed.repositories.shape("root").module
     bed.server.users["team/root"] = RIGHT
-    bed.server.pages[module] = f"{module} git https://{RIGHT}@{HOST}/team/root.git"
     source = await bed.source(git_home=bed.home(netrc=NETRC))
     gate = bed.server.hold("*#fetch")
     asked = asyncio.create_task(fetch(source, info(module, "v1.0.0")))
@@ -134,12 +133,33 @@ async def test_secrets_are_in_no_command_line_and_no_log(bed: Bed, caplog: pytes
     await other
     bed.server.users["team/root"] = "nobody:else"
     error = await failure(source, info(module, "main"))
-    for text in (told.decode(), error.sentence, caplog.text):
+    said = [str(value) for record in caplog.records for value in record.__dict__.values()]
+    assert any(module in text for text in said)
+    for text in (told.decode(), error.sentence, *said):
         assert SECRET not in text
+        assert not any(token.decode() in text for token in tokens)
     for file in (bed.root / "vcs").rglob("*"):
         if file.is_file() and not file.name.endswith((".pack", ".idx")):
             content = file.read_bytes()
             assert not any(token in content for token in tokens)
+
+
+async def test_a_user_in_a_page_is_told_nobody(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
+    """Some pages name a user and a token for the repository: neither logs nor files have them."""
+    caplog.set_level(logging.DEBUG)
+    module = bed.repositories.shape("root").module
+    bed.server.users["team/root"] = RIGHT
+    bed.server.pages[module] = f"{module} git https://{RIGHT}@{HOST}/team/root.git"
+    source = await bed.source()
+    assert SECRET not in (await fetch(source, info(module, "v1.0.0"))).decode()
+    assert await h1(source, module, "v1.1.0")
+    bed.server.users["team/root"] = "nobody:else"
+    error = await failure(source, info(module, "main"))
+    assert type(error) is Refused
+    assert SECRET not in error.sentence
+    said = [str(value) for record in caplog.records for value in record.__dict__.values()]
+    assert any(module in text for text in said)
+    assert not any(SECRET in text for text in said)
 
 
 # By ssh.

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from goproxy_vm.errors import GoproxyError, UpstreamError, UpstreamTimeout
 from goproxy_vm.upstream.failure import Failure
 from tests.fakes.githttps import Fault
 from tests.fakes.gitnames import deaf_port, mute_port
+from tests.fakes.gitplain import go_command
 from tests.integration.direct import (
     Bed,
     bed,
@@ -23,8 +25,10 @@ from tests.integration.direct import (
     h1,
     info,
     listed,
+    members,
     mod,
     processes,
+    reap,
     until,
     zipped,
 )
@@ -261,3 +265,51 @@ async def test_what_a_dead_server_left_is_swept_at_the_start(bed: Bed) -> None:
     assert list((bed.root / "runs").iterdir()) == []
     assert bed.locks() == []
     assert await h1(again.source(private=True), made.module, "v1.1.0")
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.direct.direct import Direct
+from goproxy_vm.upstream.direct.options import Options
+from goproxy_vm.upstream.sink import Buffer
+from tests.fakes.gitnames import Names
+
+root, go, ca, port, path = sys.argv[1:]
+names = Names()
+names.lead("git.corp.test", 443, int(port))
+
+async def main():
+    options = Options(root=Path(root), go=Path(go), private="git.corp.test", ca_file=Path(ca))
+    direct = Direct(options, FairSlots(16), look_up=names.look_up, connect=names.connect)
+    await direct.start()
+    await direct.source(private=True).fetch(path, Buffer(), 1 << 30)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("step", ["*go-get=1", REFS, PACK])
+async def test_a_server_that_is_killed(bed: Bed, step: str) -> None:
+    """Nobody is left to end its runs: they end all the same, and leave nothing in the way."""
+    module = bed.repositories.shape("root").module
+    port = bed.names._ports[bed.names.name("git.corp.test"), 443]
+    words = (bed.root, go_command(), bed.authority.certificate, port, zipped(module, "v1.0.0"))
+    gate = bed.server.hold(step)
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, *map(str, words), cwd=Path(__file__).parents[2]
+    )
+    await gate.arrived.wait()
+    orphans = members(bed.root)
+    assert orphans
+    server.kill()
+    await server.wait()
+    await until(lambda: not processes(bed.root))
+    reap(orphans)
+    gate.open()
+    bed.server.forget_rules()
+    source = await bed.source()
+    assert list((bed.root / "runs").iterdir()) == []
+    assert await h1(source, module, "v1.0.0")
+    assert bed.locks() == []

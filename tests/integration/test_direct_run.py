@@ -143,7 +143,7 @@ async def test_who_waits_is_cancelled_while_it_starts(tmp_path: Path, turns: int
 
 async def test_a_leader_that_is_killed(tmp_path: Path) -> None:
     task = asyncio.create_task(
-        run(job("echo $$ > pid; mv pid leader; sleep 60 & sleep 60", tmp_path), nothing)
+        run(job("sleep 60 & echo $$ > pid; mv pid leader; sleep 60", tmp_path), nothing)
     )
     await there(tmp_path / "leader")
     os.kill(int((tmp_path / "leader").read_text()), signal.SIGKILL)

@@ -54,7 +54,7 @@ class _PortRule(ctypes.Structure):
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that the kernel offers, 0 for none: TCP is confined from 4 on, signals from 6."""
+    """The version of Landlock that the kernel offers, 0 for none: from 4 on for TCP, from 6 for signals."""
     if sys.platform != "linux":
         return 0
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
