@@ -17,8 +17,7 @@ import pytest
 from goproxy_vm.cache.reports import scanner
 from goproxy_vm.cache.reports.control import MOST_ORDERED
 from goproxy_vm.cache.upkeep import scrub
-from goproxy_vm.cache.upkeep.quarantine import Quarantine
-from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher, Scrubber
+from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher
 from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
 from tests.fakes.stores import BLOCK, FAILS, Shop, Told, artifact, held_up, open_shop
@@ -304,16 +303,12 @@ async def test_an_unreadable_file_is_condemned(
 
 
 async def test_a_quarantine_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Full(Quarantine):
-        def take(self, *_: object) -> bool:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
         spoil(shop.file("a"))
-        full = Full(shop.core.layout.quarantine, 0)
-        scrubber = Scrubber(shop.core, full, 0.0, 1 << 20, shop.told.scrubbed, shop.told.corrupt)
-        assert not await scrubber.check(shop.victim("a"), "ab" * 32)
+        shop.core.layout.quarantine.rmdir()
+        shop.core.layout.quarantine.touch()
+        await ended(shop, await shop.control.scrub(None, None))
         assert shop.files() == []
         assert shop.told.corrupted == 1
     assert "corrupt file not kept" in logged(caplog)
