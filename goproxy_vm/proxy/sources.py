@@ -108,7 +108,7 @@ class _Opening:
 
         direct = Direct(
             options,
-            FairSlots(settings.direct_processes),
+            FairSlots(settings.direct_processes, parts=2),
             room=partial(_has_room, settings),
             known_mod=known_mod,
             look_up=self.roads.look_up,
