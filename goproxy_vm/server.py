@@ -44,6 +44,7 @@ from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.sumdb.proof import Proofs
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.direct.dial import Roads
+from goproxy_vm.upstream.upstream import Pace
 from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
@@ -104,10 +105,13 @@ class Server:
         *,
         open_store: Callable[..., Awaitable[Store]] = Store.open,
         roads: Roads | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """``in_force`` is what the admin API tells of the settings, by default nothing. ``open_store`` is
-        called as :meth:`Store.open`; ``roads`` lead to version control, by default as this host's do."""
+        called as :meth:`Store.open`; ``roads`` lead to version control, by default as this host's do;
+        ``pace`` is the clock by which upstreams are tried again."""
         self._roads = roads or Roads()
+        self._pace = pace
         self._settings = settings
         self._open_store = open_store
         self.in_force = in_force or InForce()

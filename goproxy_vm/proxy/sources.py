@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from goproxy_vm.upstream.direct.dial import Roads
     from goproxy_vm.upstream.source import Source
     from goproxy_vm.upstream.spec import UpstreamList
+    from goproxy_vm.upstream.upstream import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,14 @@ class Sources:
         metrics: Metrics,
         name: str,
         roads: Roads,
+        pace: Pace | None = None,
     ) -> Sources:
         """Open what the settings name; ``stack`` closes it. ``name`` is this server's in CDN-Loop; ``roads``
-        lead to version control.
+        lead to version control; ``pace`` is the clock by which upstreams are tried again.
 
         StartError: something that a setting needs is missing, or cannot be used.
         """
-        opening = _Opening(stack, settings, metrics, name, roads)
+        opening = _Opening(stack, settings, metrics, name, roads, pace)
         direct = await opening.direct(store)
         listed = parse_upstreams(settings.upstream)
         upstreams = await opening.upstreams(listed, direct=direct.source(private=False) if direct else None)
@@ -71,6 +73,7 @@ class _Opening:
     metrics: Metrics
     name: str
     roads: Roads
+    pace: Pace | None
 
     async def upstreams(
         self,
@@ -89,6 +92,7 @@ class _Opening:
             self.name,
             ca_file=settings.upstream_ca_file,
             database=database,
+            pace=self.pace,
             direct=direct,
         )
         if not settings.offline:

@@ -26,8 +26,8 @@ class FairSlots:
 
     No client ever holds more than one part of the slots, a quarter as a rule, alone or not: a fetch cannot be
     taken back, so that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever
-    wants more waits its turn. VMs behind one NAT share an address, hence a share. Each step costs the logarithm of the
-    number of clients that wait, however much they wait for.
+    wants more waits its turn. VMs behind one NAT share an address, hence a share. Each step costs the
+    logarithm of the number of clients that wait, however much they wait for.
     """
 
     def __init__(self, total: int, share: int = 0, *, parts: int = 4) -> None:

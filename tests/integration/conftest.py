@@ -18,6 +18,7 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
 from goproxy_vm.upstream.direct.dial import Roads
+from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.stores import OpenStore
 from tests.fakes.tasks import under_way
 from tests.fakes.upstream import FakeUpstream
@@ -91,7 +92,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, but for ``store``: what
-    :meth:`Store.open` is to be given, and ``roads``, the server's."""
+    :meth:`Store.open` is to be given, and the server's ``roads`` and ``pace``."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
 
@@ -100,6 +101,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             *,
             store: Mapping[str, object] | None = None,
             roads: Roads | None = None,
+            pace: Pace | None = None,
             **settings: object,
         ) -> Host:
             url = upstream if isinstance(upstream, str) else upstream.url
@@ -115,7 +117,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 **settings,
             }
             chosen = Settings(**given)
-            server = Server(chosen, open_store=partial(OpenStore.open, **(store or {})), roads=roads)
+            server = Server(
+                chosen, open_store=partial(OpenStore.open, **(store or {})), roads=roads, pace=pace
+            )
             await server.start()
             stack.push_async_callback(server.stop)
             return Host(server, session, settings=chosen)

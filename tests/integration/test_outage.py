@@ -17,7 +17,6 @@ from goproxy_vm.proxy import fetching
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.traffic import absence
 from goproxy_vm.upstream.backoff import LONGEST, MOST_RETRY_AFTER
-from goproxy_vm.upstream.chain import Upstreams
 from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port
 from tests.fakes.stores import Time
@@ -47,11 +46,10 @@ def later() -> Time:
 
 
 @pytest.fixture
-def serve(serve: Serve, monkeypatch: pytest.MonkeyPatch, later: Time) -> Serve:
+def serve(serve: Serve, later: Time) -> Serve:
     """Servers that hold on to nothing, and retry at once."""
     pace = Pace(now=later, jitter=lambda: -0.5)
-    monkeypatch.setattr(server_module, "Upstreams", functools.partial(Upstreams, pace=pace))
-    return functools.partial(serve, fresh=0.0, negative=0.0, stall_timeout=0.2)
+    return functools.partial(serve, pace=pace, fresh=0.0, negative=0.0, stall_timeout=0.2)
 
 
 class Clock:

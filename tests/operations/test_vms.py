@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from goproxy_vm.web.setup import PATH
 
 from goproxy_vm import cli
-from goproxy_vm.web.setup import PATH
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()

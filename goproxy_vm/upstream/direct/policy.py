@@ -71,8 +71,8 @@ class Rules:
     def target(self, module: str, *, private: bool) -> Target:
         """What a fetch of a module may reach.
 
-        Denied: it is not to be fetched from version control. Absent: there is nobody to ask, for it is but the
-        beginning of paths whose repositories are named, or a public one that the proxies alone may have.
+        Denied: it is not to be fetched from version control. Absent: there is nobody to ask, for it is but
+        the beginning of paths whose repositories are named, or a public one that the proxies alone may have.
         """
         elements = module.split("/")
         host = elements[0]
