@@ -76,8 +76,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("asked", ["info", "zip"])
-async def test_pages_that_lead_elsewhere(bed: Bed, name: str, asked: str) -> None:
+async def test_pages_that_lead_elsewhere(bed: Bed, name: str) -> None:
     bed.repositories.shape("root")
     url = PAGES[name].format(root=bed.repositories.root, pwned=bed.directory / "pwned")
     bed.server.pages[MODULE] = f"{MODULE} git {url}"
@@ -85,7 +84,7 @@ async def test_pages_that_lead_elsewhere(bed: Bed, name: str, asked: str) -> Non
         bed.names.lead(host, 443, 1)
         bed.names.lead(host, 22, 1)
     source = await bed.source()
-    error = await failure(source, (info if asked == "info" else zipped)(MODULE, "v1.0.0"))
+    error = await failure(source, info(MODULE, "v1.0.0"))
     assert type(error) in (Denied, Refused, UpstreamError, Absent), error.sentence
     assert MODULE in error.sentence
     stayed(bed)

@@ -115,7 +115,7 @@ class Egress:
         try:
             page = ticket.target.page
             if page is None or who != GO:
-                await self._tunnel(ticket, method, target, reader, writer)
+                await self._tunnel(ticket, who, method, target, reader, writer)
             elif method == "GET" and "go-get=1" in target:
                 await _say(writer, b"200 OK", b"Content-Type: text/html\r\n", _page(*page))
             else:  # it goes on to ask for the page
@@ -136,6 +136,7 @@ class Egress:
     async def _tunnel(
         self,
         ticket: Ticket,
+        who: str,
         method: str,
         target: str,
         reader: asyncio.StreamReader,
@@ -150,12 +151,13 @@ class Egress:
             ticket.note(blocked.trouble, f"{host}:{port}")
             await _say(writer, _ANSWERS[blocked.trouble])
             return
-        ticket.opened(f"{host}:{port}")
+        git = who != GO
+        ticket.opened(f"{host}:{port}", git=git)
         try:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await _first(_pump(reader, down, ticket.asked), _pump(up, writer, ticket.got, ticket))
         finally:
-            ticket.closed()
+            ticket.closed(git=git)
             down.transport.abort()  # whatever it has not taken yet, nobody waits for its answer
 
 

@@ -47,7 +47,9 @@ class Ticket:
     connected: set[str] = field(default_factory=set)
     received: int = 0
     tunnels: set[asyncio.Task[None]] = field(default_factory=set)
-    _open: int = 0
+    _open: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    """Tunnels that are open, by whether they are git's."""
+    _fetching: bool = False
     _waiting: bool = False
     _last: float = 0.0
 
@@ -56,15 +58,16 @@ class Ticket:
         if len(self.events) < MOST_EVENTS:
             self.events.append((trouble, target[:LONGEST]))
 
-    def opened(self, target: str) -> None:
-        """A tunnel is open."""
+    def opened(self, target: str, *, git: bool) -> None:
+        """A tunnel is open. ``git``: it is git's or ssh's, and not one by which go asks for a page."""
         self.connected.add(target)
-        self._open += 1
+        self._fetching = self._fetching or git
+        self._open[git] += 1
         self.asked()
 
-    def closed(self) -> None:
+    def closed(self, *, git: bool) -> None:
         """A tunnel is closed."""
-        self._open -= 1
+        self._open[git] -= 1
         self._waiting, self._last = False, self.now()
 
     def asked(self, _count: int = 0) -> None:
@@ -82,5 +85,7 @@ class Ticket:
         return self.received > self.most
 
     def silent(self, seconds: float) -> bool:
-        """Whether a server has sent nothing for ``seconds``, or longer where nothing is asked of it."""
-        return self._open > 0 and self.now() - self._last >= seconds * (1 if self._waiting else PATIENT)
+        """Whether a server has sent nothing for ``seconds``, or longer where nothing is asked of it. Once git
+        has asked, go has all pages: it keeps its connections, however long this host works on a clone."""
+        patience = seconds if self._waiting else PATIENT * seconds
+        return self._open[self._fetching] > 0 and self.now() - self._last >= patience
