@@ -202,7 +202,9 @@ class Server:
         stack.callback(reader.shutdown)
         # Both kinds need one at the least.
         slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
-        sources = await Sources.open(stack, settings, store, slots, self.metrics, self._name, self._roads)
+        sources = await Sources.open(
+            stack, settings, store, slots, self.metrics, self._name, self._roads, self._pace
+        )
         self._upstreams_in_use = upstreams = sources.upstreams
         database, direct = sources.database, sources.direct
         proofs = Proofs(settings, store, database, self.metrics)
