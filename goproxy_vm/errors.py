@@ -78,12 +78,14 @@ class Absent(RequestError):
 
     ``remembered``: that is what they said when they could be asked last, here or on a server before us.
     ``doubtful``: one of them could not be asked just now, and may have it.
+    ``reserved``: it is about a module that not everyone may have, and nothing for caches on the way.
     ``upstreams``: the status that an upstream said it with.
     """
 
     result = "negative"
     remembered = False
     doubtful = False
+    reserved = False
     upstreams = 404
 
     def as_said(self) -> Absent:

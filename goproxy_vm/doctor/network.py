@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.config import Settings, SumdbSpec
     from goproxy_vm.doctor.asking import Inquiry, Reply
-    from goproxy_vm.protocol.names import TOOLCHAIN
-from goproxy_vm.upstream.spec import UpstreamSpec
+    from goproxy_vm.upstream.spec import UpstreamSpec
 
 ASKED = "golang.org/x/text/@v/v0.3.0.info"
 """A file that every public proxy has, and that a private one may say no to."""

@@ -93,8 +93,9 @@ class SumdbMirror:
     async def _lookup(self, path: str, module: str, version: str, asker: Asker) -> Answer:
         self._gate.check(module)
         if self._proofs.exempt(module):
+            setting = "private" if self._gate.private(module) else "nosumdb"
             raise Absent(
-                f"{module} is not looked up in a checksum database here (setting nosumdb); on the VM run: "
+                f"{module} is not looked up in a checksum database here (setting {setting}); on the VM run: "
                 f"go env -w GONOSUMDB={self._settings.exempt}"
             )
         stored = await self._database.stored(path)

@@ -22,6 +22,7 @@ from goproxy_vm.proxy.routing import Routing
 from goproxy_vm.proxy.substitutes import Substitutes
 from goproxy_vm.traffic.absence import Absences
 from goproxy_vm.traffic.flight import Flights
+from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.sink import MemoryBudget
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.gate import Gate
     from goproxy_vm.sumdb.proof import Proofs
-    from goproxy_vm.traffic.slots import Claim, FairSlots
+    from goproxy_vm.traffic.slots import Claim
     from goproxy_vm.upstream.chain import Upstreams
 
 
@@ -55,7 +56,6 @@ class Proxy:
         """``private``: where modules of the setting of that name come from, in place of ``upstreams``."""
         self._gate = gate
         self._store = store
-        self._slots = slots
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._absences = Absences(settings.negative, settings.stale, store.answers, monotonic, wall)
@@ -63,10 +63,15 @@ class Proxy:
         self.intake = Intake(store, prover, proofs, memory, settings.max_zip_size)
         """How files come into the store."""
 
-        def fetching(these: Upstreams) -> Fetching:
+        def fetching(these: Upstreams, slots: FairSlots) -> Fetching:
             return Fetching(settings, gate, slots, these, self._absences, store.fences, memory)
 
-        self._routing = Routing(gate, fetching(upstreams), fetching(private) if private else None)
+        self._routing = Routing(
+            gate,
+            fetching(upstreams, slots),
+            # Apart: what waits there for a process, or for a slow server, keeps nothing else waiting.
+            fetching(private, FairSlots(max(2, settings.max_misses))) if private else None,
+        )
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
@@ -94,11 +99,16 @@ class Proxy:
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
         self._gate.admit(resource.module, asker)
-        if resource.artifact is not None:
-            answer = await self._file(resource.artifact, asker)
-        else:
-            answer = await self._documents.get(resource, asker)
-        if self._gate.reserved(resource.module):
+        reserved = self._gate.reserved(resource.module)
+        try:
+            if resource.artifact is not None:
+                answer = await self._file(resource.artifact, asker)
+            else:
+                answer = await self._documents.get(resource, asker)
+        except Absent as error:
+            error.reserved = reserved
+            raise
+        if reserved:
             answer.cache_control, answer.until = RESERVED, None
         return answer
 
@@ -204,7 +214,7 @@ class Proxy:
     def _start_mod(self, artifact: Artifact, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = artifact.sibling(Kind.MOD)
-        claim = self._slots.claim(asker.client)
+        claim = self._routing.of(mod.module).slots.claim(asker.client)
 
         async def bring() -> StoredFile:
             stored = await self._store.get(mod)
@@ -223,7 +233,7 @@ class Proxy:
             return False
         if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams(artifact).resting):
             return False
-        claim, fetched = self._slots.claim("prefetch"), False
+        claim, fetched = self._routing.of(artifact.module).slots.claim("prefetch"), False
 
         async def bring() -> StoredFile:
             nonlocal fetched

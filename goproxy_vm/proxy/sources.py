@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
+from goproxy_vm.cache import tree
+from goproxy_vm.cache.opening import cancel, supervised
+from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.sumdb.carriers import Carriers
 from goproxy_vm.sumdb.client import ChecksumDatabase
 from goproxy_vm.traffic.slots import FairSlots
@@ -18,7 +22,9 @@ from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.spec import PRIVATE, parse_upstreams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
+    from pathlib import Path
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
@@ -27,6 +33,12 @@ if TYPE_CHECKING:
     from goproxy_vm.upstream.source import Source
     from goproxy_vm.upstream.spec import UpstreamList
     from goproxy_vm.upstream.upstream import Pace
+log = get_logger("server")
+
+NOTE = "private"
+"""The file below the cache directory that has the patterns of private modules as of the last start."""
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at the room on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Sources:
 
         StartError: something that a setting needs is missing, or cannot be used.
         """
+        await settle(store, settings)
         opening = _Opening(stack, settings, metrics, name, roads, pace)
         direct = await opening.direct(store)
         listed = parse_upstreams(settings.upstream)
@@ -113,7 +126,7 @@ class _Opening:
         direct = Direct(
             options,
             FairSlots(settings.direct_processes, parts=2),
-            room=partial(_has_room, settings),
+            room=await self._room(),
             known_mod=known_mod,
             look_up=self.roads.look_up,
             connect=self.roads.connect,
@@ -139,9 +152,60 @@ class _Opening:
         self.stack.push_async_callback(database.close)
         return database
 
+    async def _room(self) -> Callable[[], bool]:
+        """What tells whether the disk has more than ``min_free`` left, as of some seconds ago."""
+        has_room = await asyncio.to_thread(_has_room, self.settings)
+
+        async def look() -> None:
+            nonlocal has_room
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                has_room = await asyncio.to_thread(_has_room, self.settings)
+
+        task = asyncio.create_task(supervised(look), name="room")
+        self.stack.push_async_callback(cancel, task)
+        return lambda: has_room
+
+
+async def settle(store: Store, settings: Settings) -> None:
+    """Let go of lists and absences of the modules that have become private, or are not any more, since the
+    last start: somebody else has said them. What is stored of them stays."""
+    note = settings.cache_dir / NOTE
+    before = await asyncio.to_thread(_noted, note)
+    if before == settings.private:
+        return
+
+    def moved(module: str, _version: str) -> bool:
+        was, now = (match_prefix_patterns(patterns, module) for patterns in (before, settings.private))
+        return was != now
+
+    for module in await store.answers.modules(moved):
+        await store.answers.drop(module)
+    log.warning(
+        "private modules changed",
+        before=before,
+        now=settings.private,
+        consequence="what is stored of others stays: purge what is not to be served as it is",
+    )
+    await asyncio.to_thread(_write_down, note, settings.private)
+
+
+def _noted(note: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return note.read_text("utf-8")
+    return ""
+
+
+def _write_down(note: Path, patterns: str) -> None:
+    root = note.parent
+    try:
+        tree.write(patterns.encode(), note, root, root / "tmp")
+    except OSError as error:  # it is done again at the next start
+        log.warning("note of private modules not written", reason=error.strerror or str(error))
+
 
 def _has_room(settings: Settings) -> bool:
-    """Whether the disk has more than ``min_free`` left."""
+    """Whether the disk has more than ``min_free`` left (blocking)."""
     facts = os.statvfs(settings.cache_dir)
     total = facts.f_blocks * facts.f_frsize
     return facts.f_bavail * facts.f_frsize > settings.min_free.of(total)

@@ -130,12 +130,12 @@ class Proof:
         except Absent:
             raise NoRecord(
                 f"{database.name} has no record of {artifact.module}@{artifact.version}; "
-                "if it is private, exempt it on the server (setting nosumdb)"
+                "if it is private, name it on the server (setting private or nosumdb)"
             ) from None
         except GoproxyError as error:
             raise Unproven(
                 f"not proven by checksum database {database.name}: {error.sentence}; "
-                "a private module can be exempted (setting nosumdb)"
+                "a private module can be exempted (setting private or nosumdb)"
             ) from error
         return known, found.verdict
 

@@ -45,9 +45,11 @@ async def landing(store: Store, settings: Settings, upstreams: list[str], served
     """The landing page for a validated ``url`` of this server; ``served`` since its start."""
     statistics = await store.figures.statistics()
     commands = [f"go env -w GOPROXY={url}"]
-    if settings.exempt:
+    if settings.nosumdb:
         # Not GOPRIVATE: that would have the VM go around this proxy.
-        commands.append(f"go env -w GONOSUMDB={settings.exempt}")
+        commands.append(f"go env -w GONOSUMDB={settings.nosumdb}")
+    if settings.private:  # whose names are not for everyone who can see this page
+        commands.append(f"curl -fsS {url}/vm/setup.sh | sh   # for private modules")
     values = {
         "host": url.partition("://")[2],
         "url": url,

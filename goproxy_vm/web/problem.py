@@ -40,8 +40,9 @@ def error_response(
     if error.result == Result.NEGATIVE:
         headers["Cache-Control"] = f"public, max-age={int(negative)}"
         headers["Cache-Status"] = f"{CACHE_NAME}; {CACHE_STATUS[Result.NEGATIVE]}"
-    if isinstance(error, Absent) and error.remembered:
+    if isinstance(error, Absent) and (error.remembered or error.reserved):
         headers["Cache-Control"] = UNCACHEABLE
+    if isinstance(error, Absent) and error.remembered:
         headers["Cache-Status"] += "; detail=stale"
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))

@@ -130,3 +130,42 @@ async def test_the_database_does_not_hear_of_them(
     assert len(upstream.heads) == asked
     script = await host.get("/vm/setup.sh")
     assert "nosumdb=example.com" in script.text
+
+
+async def test_caches_on_the_way_get_nothing_of_them(
+    serve: Serve, upstream: FakeUpstream, stored: dict[str, object]
+) -> None:
+    """Neither does what is absent go to others."""
+    host = await serve(upstream, **stored, private_clients=HERE)
+    for path in ABSENT:
+        got = await host.get(path)
+        assert (got.status, got.headers["Cache-Control"]) == (404, "no-store")
+
+
+async def test_what_was_said_before_it_was_private_is_not_believed(
+    serve: Serve, upstream: FakeUpstream
+) -> None:
+    host = await serve(upstream, fresh=3600.0)
+    assert (await host.get(f"{M}/@v/list")).status == 200
+    assert (await host.get("/example.com/none/@v/list")).status == 404
+    assert (await host.get("/example.org/none/@v/list")).status == 404
+    keys = await host.server.store.answers.keys("")
+    assert keys is not None
+    assert len(keys) == 3
+    await host.server.stop()
+
+    changed = await serve(upstream, private="example.com", offline=True)
+    assert await changed.server.store.answers.keys("") == ["absent/example.org/none/@v/list"]
+    assert "example.com" in (changed.settings.cache_dir / "private").read_text()
+    await changed.server.stop()
+
+    again = await serve(upstream, private="example.com", offline=True)
+    assert await again.server.store.answers.keys("") == ["absent/example.org/none/@v/list"]
+
+
+async def test_the_page_for_people_does_not_name_them(serve: Serve, upstream: FakeUpstream) -> None:
+    host = await serve(upstream, private="secret.example", offline=True, nosumdb="open.example")
+    page = (await host.get("/")).text
+    assert "open.example" in page
+    assert "secret.example" not in page
+    assert "/vm/setup.sh | sh   # for private modules" in page
