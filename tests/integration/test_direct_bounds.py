@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.errors import NoRoom, Refused, StartError, UpstreamError
+from goproxy_vm.errors import ContentError, NoRoom, Refused, StartError, UpstreamError
 from goproxy_vm.upstream.direct.find import find_git, find_go
 from goproxy_vm.upstream.direct.jail import landlock_abi
 from goproxy_vm.upstream.failure import Failure
@@ -32,6 +32,17 @@ async def test_more_memory_than_allowed(bed: Bed) -> None:
     bed.nothing_runs()
     assert bed.locks() == []
     assert await h1(source, small.module, "v1.0.0")
+
+
+async def test_more_than_a_module_may_have(bed: Bed) -> None:
+    """Half a megabyte to fetch, half a gigabyte to unpack: more than go lets a module have."""
+    made = bed.repositories.bomb("team/bomb", 8 * MIB, 66)
+    source = await bed.source(stall=30.0)
+    error = await failure(source, zipped(made.module, "v1.0.0"))
+    assert type(error) is ContentError, error.sentence
+    assert made.module in error.sentence
+    assert source.received < 4 * MIB
+    assert await fetch(source, info(made.module, "v1.0.0"))
 
 
 async def test_a_repository_larger_than_allowed(bed: Bed) -> None:
