@@ -257,8 +257,8 @@ class Fetcher:
                 await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
             elif damaged:
                 await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
-            elif url:
-                await asyncio.to_thread(self._clones.used, {url})
+            else:
+                await asyncio.to_thread(self._clones.used, _named(answer.text, url))
 
     async def _sweep(self) -> None:
         async with self._tidying:
