@@ -1,7 +1,7 @@
 """The real client: ``go mod download`` of a module graph, ours and directly, and a replay without the client.
 
 Needs ``go`` and an upstream: ``python -m benchmarks.client --upstream URL [--graph DIR] [--far MS]
-[--peer NAME=COMMAND]``.
+[--peer NAME=COMMAND] [--older PYTHON]``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
 from benchmarks import load
-from benchmarks.servers import CLIENT_CORE, SERVER_CORE, far, fetch, nginx, ours, peer
+from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Target, far, fetch, nginx, ours, peer
 
 GRAPH = Path(__file__).parents[1] / "tests" / "e2e" / "live_small"
 CONNECTIONS = 20
@@ -43,12 +44,11 @@ class Vm:
         with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="vm") as home:
             work = Path(home) / "work"
             work.mkdir()
-            for file in ("go.mod", "go.sum", "main.go"):
+            for file in ("go.mod", "main.go", *(["go.sum"] if go_sum else [])):
                 source = next(
                     each for each in (self.graph / file, self.graph / f"{file}.txt") if each.exists()
                 )
-                if go_sum or file != "go.sum":
-                    shutil.copy(source, work / file)
+                shutil.copy(source, work / file)
             environ = {
                 **{key: os.environ[key] for key in ("PATH", "HTTPS_PROXY", "NO_PROXY") if key in os.environ},
                 **self.environ,
@@ -66,11 +66,34 @@ class Vm:
             subprocess.run(command, cwd=work, env=environ, check=True, timeout=600)
             return time.monotonic() - started
 
-    async def crowd(self, proxy: str, vms: int, *, go_sum: bool) -> float:
-        """Seconds until the last of several VMs is done."""
-        started = time.monotonic()
-        await asyncio.gather(*(asyncio.to_thread(self.download, proxy, go_sum=go_sum) for _ in range(vms)))
-        return time.monotonic() - started
+
+async def crowd(vms: list[Vm], proxy: str, *, go_sum: bool) -> float:
+    """Seconds until the last of several VMs is done."""
+    started = time.monotonic()
+    await asyncio.gather(*(asyncio.to_thread(vm.download, proxy, go_sum=go_sum) for vm in vms))
+    return time.monotonic() - started
+
+
+def different(vm: Vm, vms: int, root: Path) -> list[Vm]:
+    """VMs of which each requires a share of what ``vm`` does, half of it in common with the next one."""
+    lines = (vm.graph / "go.mod").read_text().splitlines()
+    (version,) = (line for line in lines if line.startswith("go "))
+    required = [line.split("//")[0].strip() for line in lines if line.startswith("\t")]
+    found = []
+    for number in range(vms):
+        share = [line for at, line in enumerate(required) if (at - number) % vms in (0, 1)]
+        graph = root / str(number)
+        graph.mkdir()
+        (graph / "go.mod").write_text(
+            "\n".join([f"module example.com/vm{number}", version, *_require(share)])
+        )
+        (graph / "main.go").write_text("package main\n\nfunc main() {}\n")
+        found.append(replace(vm, graph=graph))
+    return found
+
+
+def _require(lines: list[str]) -> list[str]:
+    return ["require (", *lines, ")", ""]
 
 
 async def replay(url: str, paths: list[str]) -> float:
@@ -105,6 +128,7 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=COMMAND", help="see servers.peer"
     )
     parser.add_argument("--only-cold", action="store_true")
+    parser.add_argument("--older", metavar="PYTHON", help="see benchmarks.hits")
     options = parser.parse_args()
     what = f"{options.graph.name}, {'shared cores' if options.shared else 'a core each'}"
     what += f", upstream {options.far:g} ms further away" if options.far else ""
@@ -128,28 +152,47 @@ def measure(options: argparse.Namespace, environ: dict[str, str]) -> list[list[s
         times.setdefault((run, go_sum, name), []).append(seconds)
         print(run, "with" if go_sum else "without", "go.sum:", name, f"{seconds:.2f} s", flush=True)
 
+    servers = ["", *(["older"] if options.older else []), *options.peer]
+
+    def server(command: str, root: str) -> AbstractContextManager[Target]:
+        cache = Path(root) / "cache"
+        if command in ("", "older"):
+            python = options.older if command else sys.executable
+            return ours(cache, options.upstream, core=server_core, environ=environ, python=python)
+        return peer(command, cache, options.upstream, server_core, environ)
+
+    def name(command: str, target: Target) -> str:
+        return "older" if command == "older" else target.name
+
+    crowded = f"{options.vms} VMs with different graphs at once"
     for _ in range(options.rounds):
         for go_sum in (True, False):
             note("directly", go_sum, "", vm.download(options.upstream, go_sum=go_sum))
-            for command in ["", *options.peer]:
-                with tempfile.TemporaryDirectory(dir="/dev/shm") as root, ExitStack() as stack:
-                    cache = Path(root) / "cache"
-                    if command:
-                        server = peer(command, cache, options.upstream, server_core, environ)
-                    else:
-                        server = ours(cache, options.upstream, core=server_core, environ=environ)
-                    target = stack.enter_context(server)
-                    note("cold", go_sum, target.name, vm.download(target.url, go_sum=go_sum))
-                    note("warm", go_sum, target.name, vm.download(target.url, go_sum=go_sum))
+            for command in servers:
+                with tempfile.TemporaryDirectory(dir="/dev/shm") as root, server(command, root) as target:
+                    mine = name(command, target)
+                    note("cold", go_sum, mine, vm.download(target.url, go_sum=go_sum))
+                    note("warm", go_sum, mine, vm.download(target.url, go_sum=go_sum))
                     if not options.only_cold:
-                        seconds = asyncio.run(vm.crowd(target.url, options.vms, go_sum=go_sum))
-                        note(f"warm, {options.vms} VMs at once", go_sum, target.name, seconds)
+                        seconds = asyncio.run(crowd([vm] * options.vms, target.url, go_sum=go_sum))
+                        note(f"warm, {options.vms} VMs at once", go_sum, mine, seconds)
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as graphs:
+            vms = different(vm, options.vms, Path(graphs))
+            note(f"directly, {crowded}", False, "", asyncio.run(crowd(vms, options.upstream, go_sum=False)))
+            for command in servers:
+                with tempfile.TemporaryDirectory(dir="/dev/shm") as root, server(command, root) as target:
+                    for run in (f"cold, {crowded}", f"warm, {crowded}"):
+                        seconds = asyncio.run(crowd(vms, target.url, go_sum=False))
+                        note(run, False, name(command, target), seconds)
     rows = []
-    for (run, go_sum, name), seen in sorted(times.items(), key=lambda each: (each[0][0], not each[0][1])):
-        if run != "directly":
-            mine, base = statistics.median(seen), statistics.median(times["directly", go_sum, ""])
+    for (run, go_sum, server_name), seen in sorted(
+        times.items(), key=lambda each: (each[0][0], not each[0][1])
+    ):
+        if server_name:
+            direct = f"directly, {crowded}" if crowded in run else "directly"
+            mine, base = statistics.median(seen), statistics.median(times[direct, go_sum, ""])
             given = "yes" if go_sum else "no"
-            rows.append([run, given, name, f"{mine:.2f}", f"{base:.2f}", f"{mine / base:.2f}"])
+            rows.append([run, given, server_name, f"{mine:.2f}", f"{base:.2f}", f"{mine / base:.2f}"])
     return rows
 
 

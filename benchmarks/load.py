@@ -112,7 +112,9 @@ def machine() -> str:
 
 def write(title: str, text: str) -> None:
     """Put one section into RESULTS.md in place of its older self, and print it."""
-    words = re.sub(r"(--upstream[ =])\S+", r"\1URL", " ".join(sys.argv[1:]))
+    words = " ".join(sys.argv[1:])
+    for option, word in (("upstream", "URL"), ("older", "PYTHON"), ("graph", "DIR")):
+        words = re.sub(rf"(--{option}[ =])\S+", rf"\1{word}", words)
     command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {words}".strip()
     section = f"## {title}\n\n`{command}`; {machine()}.\n\n{text}\n"
     whole = (

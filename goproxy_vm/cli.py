@@ -41,7 +41,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. What an operator can put right ends in one line on stderr."""
     try:
-        parser = _parser()
+        parser = command_line()
         check_order(parser, sys.argv[1:] if argv is None else argv)
         arguments = parser.parse_args(argv)
         _refuse_misplaced(arguments)
@@ -128,7 +128,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _completion(arguments: argparse.Namespace) -> int:
     from goproxy_vm.console.completion import script
 
-    _print(script(_parser(), arguments.shell).rstrip())
+    _print(script(command_line(), arguments.shell).rstrip())
     return 0
 
 
@@ -136,11 +136,7 @@ def _load(arguments: argparse.Namespace) -> Loaded:
     given = vars(arguments)
     flags = {name: given[name] for name in keys() if given.get(name) is not None}
     file = file_of_settings(arguments.config, os.environ)
-    return load(flags, os.environ, file, {"upstream": _check_upstream})
-
-
-def _check_upstream(text: str) -> str | None:
-    return parse_upstreams(text).warning
+    return load(flags, os.environ, file, {"upstream": parse_upstreams})
 
 
 def _toml(value: object) -> str:
@@ -185,7 +181,8 @@ class _Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
-def _parser() -> _Parser:
+def command_line() -> _Parser:
+    """What is understood: the commands and their flags. ConfigError: when it parses what is none."""
     parser = _Parser(
         prog="goproxy-vm", description="A Go module proxy for every VM on a host.", allow_abbrev=False
     )

@@ -23,7 +23,7 @@ from goproxy_vm.admin.status import Activity, InForce
 from goproxy_vm.cache.opening import cancel, supervised
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
-from goproxy_vm.config.token import SOCKET_NAME
+from goproxy_vm.config.token import SOCKET_NAME, private_tokens
 from goproxy_vm.console.greeting import Serving, greeting, said
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import (
@@ -40,13 +40,11 @@ from goproxy_vm.prover import ZipProver
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proxy import Proxy
-from goproxy_vm.sumdb.carriers import Carriers
-from goproxy_vm.sumdb.client import ChecksumDatabase
+from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.sumdb.proof import Proofs
 from goproxy_vm.traffic.slots import FairSlots
-from goproxy_vm.upstream.chain import Upstreams
-from goproxy_vm.upstream.http import Timeouts
-from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.upstream.direct.dial import Roads
+from goproxy_vm.upstream.upstream import Pace
 from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
@@ -56,7 +54,7 @@ from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable,
 from goproxy_vm.web.shares import most_connections, most_kept, most_of_one
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from goproxy_vm.config import Settings, Shown
 
@@ -68,7 +66,16 @@ ADMIN_SHUTDOWN = 2.0
 """Seconds that answers of the admin listener may take to finish at a stop."""
 LINGERING = 2.0
 """Seconds for which the rest of an API request's body is still taken after the answer, and thrown away."""
-RELOADED = ("admin_token", "admin_token_file", "allow_clients", "deny", "log_level", "pins")
+RELOADED = (
+    "admin_token",
+    "admin_token_file",
+    "allow_clients",
+    "deny",
+    "log_level",
+    "pins",
+    "private_clients",
+    "private_tokens_file",
+)
 """Settings that SIGHUP puts into force; all others need a restart."""
 READERS = 4
 """Threads that read stored files for answers."""
@@ -91,9 +98,22 @@ class Server:
     the path of the socket in the cache directory, None where it is not served.
     """
 
-    def __init__(self, settings: Settings, in_force: InForce | None = None) -> None:
-        """``in_force`` is what the admin API tells of the settings, by default nothing."""
+    def __init__(
+        self,
+        settings: Settings,
+        in_force: InForce | None = None,
+        *,
+        open_store: Callable[..., Awaitable[Store]] = Store.open,
+        roads: Roads | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """``in_force`` is what the admin API tells of the settings, by default nothing. ``open_store`` is
+        called as :meth:`Store.open`; ``roads`` lead to version control, by default as this host's do;
+        ``pace`` is the clock by which upstreams are tried again."""
+        self._roads = roads or Roads()
+        self._pace = pace
         self._settings = settings
+        self._open_store = open_store
         self.in_force = in_force or InForce()
         self._stack = AsyncExitStack()
         self._name = new_name()
@@ -145,19 +165,20 @@ class Server:
 
         ``origins`` are the settings as they are shown.
 
-        ConfigError or StartError: the admin token's file; sqlite3.Error: the pins. Nothing has changed then.
+        ConfigError or StartError: a file of tokens; sqlite3.Error: the pins. Nothing has changed then.
         """
         async with self._reloading:
             before = self._settings
             token = await asyncio.to_thread(admin_token, settings)
+            tokens = await asyncio.to_thread(private_tokens, settings.private_tokens_file)
             changed = [name for name in keys() if getattr(before, name) != getattr(settings, name)]
             kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
             if settings.pins != before.pins:
-                await self.store.control.configure_pins(settings.pins)
+                await self.store.control.configure_pins(replace(before, pins=settings.pins).pinned)
             logs.set_level(settings.log_level)
             for guard in self._guards:
                 guard.change(token)
-            self._gate.deny = settings.deny
+            self._gate.change(settings, tokens)
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
@@ -171,7 +192,7 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await Store.open(settings.cache_dir, settings, observer=self.metrics)
+        store = await self._open_store(settings.cache_dir, settings, observer=self.metrics)
         stack.push_async_callback(store.close)
         self.store = store
         prover = ZipProver()
@@ -179,13 +200,18 @@ class Server:
         stack.push_async_callback(prover.close)
         reader = ThreadPoolExecutor(READERS, "answer-reader")
         stack.callback(reader.shutdown)
-        self._upstreams_in_use = upstreams = await self._upstreams(stack, settings.upstream)
         # Both kinds need one at the least.
         slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
-        database = await self._database(stack, store, upstreams, slots)
+        sources = await Sources.open(
+            stack, settings, store, slots, self.metrics, self._name, self._roads, self._pace
+        )
+        self._upstreams_in_use = upstreams = sources.upstreams
+        database, direct = sources.database, sources.direct
         proofs = Proofs(settings, store, database, self.metrics)
-        self._gate = gate = Gate(settings)
-        proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots)
+        self._gate = gate = Gate(
+            settings, await asyncio.to_thread(private_tokens, settings.private_tokens_file)
+        )
+        proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots, sources.private)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
         store.recover(proxy.intake.prove_stray)
@@ -254,7 +280,7 @@ class Server:
                 requests_per_second=traffic.rate,
                 addresses=connections.addresses,
                 connections=len(connections),
-                upstreams=upstreams.conditions(),
+                upstreams=[*upstreams.conditions(), *(direct.condition() if direct else [])],
                 database=None if database is None else (database.name, database.condition),
             )
 
@@ -265,6 +291,7 @@ class Server:
             lambda: mirror.fetches_in_flight if mirror else 0,
             activity,
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
+            direct.forget if direct else lambda _: None,
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)
@@ -317,41 +344,6 @@ class Server:
         listener = Listener(server, connections, sockets)
         listener.start()
         stack.push_async_callback(listener.stop, ADMIN_SHUTDOWN)
-
-    async def _upstreams(
-        self, stack: AsyncExitStack, text: str, *, database: bool = False, probe: bool = True
-    ) -> Upstreams:
-        settings = self._settings
-        timeouts = Timeouts(settings.connect_timeout, settings.stall_timeout, settings.total_timeout)
-        upstreams = Upstreams(
-            parse_upstreams(text),
-            timeouts,
-            self.metrics,
-            self._name,
-            ca_file=settings.upstream_ca_file,
-            database=database,
-        )
-        if not settings.offline:
-            await upstreams.start(probe=probe)
-        stack.push_async_callback(upstreams.close)
-        return upstreams
-
-    async def _database(
-        self, stack: AsyncExitStack, store: Store, upstreams: Upstreams, slots: FairSlots
-    ) -> ChecksumDatabase | None:
-        """The checksum database: through the upstreams, and itself last; an explicit URL is asked alone."""
-        spec = self._settings.sumdb
-        if spec is None:
-            return None
-        # What the upstreams carry need not be within reach itself: no trial connection, no warning.
-        itself = await self._upstreams(
-            stack, spec.url or f"https://{spec.name}", database=True, probe=spec.url is not None
-        )
-        carriers = Carriers(spec.name, None if spec.url else upstreams, itself, slots)
-        database = ChecksumDatabase(spec, self._settings, store, carriers, self.metrics)
-        await database.open()
-        stack.push_async_callback(database.close)
-        return database
 
     def _sockets(self, stack: AsyncExitStack) -> tuple[list[Bound], list[Bound]]:
         """What to listen on: sockets handed over by systemd first, else what the settings name."""

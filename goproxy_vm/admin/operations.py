@@ -55,13 +55,16 @@ class Operations:
         others: Callable[[], int],
         activity: Callable[[], Activity] = Activity,
         in_force: Callable[[], InForce] = InForce,
+        doubt: Callable[[str], None] = lambda _module: None,
     ) -> None:
+        """``doubt`` is told of each module of a purge: what is known of it elsewhere is to go, too."""
         self._store = store
         self._proxy = proxy
         self._version = version
         self._others = others
         self._activity = activity
         self._in_force = in_force
+        self._doubt = doubt
         self._started = time.time()
         self._monotonic = time.monotonic()
 
@@ -135,6 +138,8 @@ class Operations:
         def concerned(module: str, version: str) -> bool:
             return self._store.fences.bars(purge.since, module, version)
 
+        for module in purge.modules:
+            self._doubt(module)
         # Only now, when no older fetch can be stored any more; and once more, for a fetch begun meanwhile may
         # have found what was on its way out, or an answer have been prepared.
         self._proxy.forget(concerned)

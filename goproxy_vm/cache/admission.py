@@ -95,6 +95,8 @@ class Admission:
         """Bytes held by all reservations."""
         self.wanted = 0
         """Bytes that reservations wait to hold."""
+        self.admitted = 0
+        """Bytes that all reservations may come to, small files among them."""
         self.counted = asyncio.Event()
         """Set unless what is on disk is not known yet: until then nobody holds room."""
         self.counted.set()
@@ -104,7 +106,6 @@ class Admission:
         """How often room was given back, or a file became one that can be evicted."""
         self._usage = usage
         self._pressure = pressure
-        self._admitted = 0
         self._small = 0
         """Of those admitted, bytes of small files."""
         self._queue: deque[_Turn] = deque()
@@ -119,13 +120,18 @@ class Admission:
         return max(0, self._unprotected - max(self._small, self.limits.headroom))
 
     @property
+    def waiting(self) -> int:
+        """How many downloads wait to be admitted."""
+        return len(self._queue)
+
+    @property
     def _unprotected(self) -> int:
         protected = min(self._usage.pinned, self.limits.pinned)
         return self.limits.total - protected - self._usage.metadata
 
     @property
     def _downloads(self) -> int:
-        return self._admitted - self._small
+        return self.admitted - self._small
 
     async def reserve(self, length: int | None) -> Reservation:
         """Admit a file of ``length`` bytes, or of a length not yet known: first come, first served.
@@ -138,7 +144,7 @@ class Admission:
         if self._queue or not self._fits(need):
             need = await self._wait_in_turn(length)
         else:
-            self._admitted += need
+            self.admitted += need
         return Reservation(self, need)
 
     def at_once(self, length: int) -> Reservation:
@@ -147,9 +153,9 @@ class Admission:
         need = self.limits.allocated(length)
         if need > self._unprotected:
             raise self._never(need)
-        if self._admitted + need > self._unprotected:
+        if self.admitted + need > self._unprotected:
             raise NoRoom("the budget is taken by downloads under way")
-        self._admitted += need
+        self.admitted += need
         self._small += need
         return Reservation(self, need, small=True)
 
@@ -164,7 +170,7 @@ class Admission:
             raise NoRoom(
                 f"grew beyond the room that a budget of {total} bytes has left beside other downloads"
             )
-        self._admitted += more
+        self.admitted += more
         reservation.admitted += more
 
     async def hold(self, reservation: Reservation, more: int) -> None:
@@ -194,7 +200,7 @@ class Admission:
     def release(self, reservation: Reservation) -> None:
         """Give back a reservation."""
         self.reserved -= reservation.size
-        self._admitted -= reservation.admitted
+        self.admitted -= reservation.admitted
         if reservation.small:
             self._small -= reservation.admitted
         reservation.size = reservation.admitted = 0
@@ -260,7 +266,7 @@ class Admission:
             if turn in self._queue:
                 self._queue.remove(turn)
             elif turn.granted.done() and not turn.granted.cancelled() and not turn.granted.exception():
-                self._admitted -= turn.granted.result()
+                self.admitted -= turn.granted.result()
             self._admit_next()
             if isinstance(error, TimeoutError):
                 raise NoRoom(f"no room came free within {self.limits.patience:g} s") from None
@@ -279,7 +285,7 @@ class Admission:
             if need > capacity:
                 turn.granted.set_exception(self._never(need))
             else:
-                self._admitted += need
+                self.admitted += need
                 turn.granted.set_result(need)
 
 

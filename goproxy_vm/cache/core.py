@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -63,6 +62,8 @@ class Core:
     """Threads for reading and looking at files in the background."""
     flush: Callable[[], Awaitable[None]]
     """An async function: write down the recency that is only in memory."""
+    free: Callable[[], int]
+    """A function that blocks: the bytes that the file system has left for this user."""
 
     async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the index in the thread that writes to it. sqlite3.Error as the function."""
@@ -117,8 +118,3 @@ class Core:
     def pinned_excess(self) -> int:
         """Bytes of pinned zips beyond those that pins protect."""
         return max(0, self.usage.pinned - self.admission.limits.pinned)
-
-    def free(self) -> int:
-        """Bytes that the file system has left for this user."""
-        facts = os.statvfs(self.layout.root)
-        return facts.f_bavail * facts.f_frsize

@@ -141,6 +141,12 @@ class Layout:
         return self.tmp / secrets.token_hex(12)
 
 
+def free_bytes(directory: Path) -> int:
+    """Bytes that the file system of a directory has left for this user."""
+    facts = os.statvfs(directory)
+    return facts.f_bavail * facts.f_frsize
+
+
 def private_opener(path: str, flags: int) -> int:
     """For ``open(..., opener=…)``: a new file that only this user may read. A directory of ours that somebody
     has removed meanwhile is made again; not the cache directory, whose lock would be gone with it."""

@@ -18,12 +18,12 @@ from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.heads import Heads
 from goproxy_vm.cache.health import Health, reason
 from goproxy_vm.cache.holders import Holders
-from goproxy_vm.cache.layout import DIRECTORY, Layout
+from goproxy_vm.cache.layout import DIRECTORY, Layout, free_bytes
 from goproxy_vm.cache.lock import DirectoryLock
 from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.reader import Lookups, connect
 from goproxy_vm.cache.reading import Published
-from goproxy_vm.cache.recency import Recency
+from goproxy_vm.cache.recency import Recency, begin_clock
 from goproxy_vm.cache.records import Records, tag_of
 from goproxy_vm.cache.reports.control import Control
 from goproxy_vm.cache.reports.purges import Purges
@@ -101,6 +101,7 @@ class Parts:
     purges: Purges
     recoverer: Recoverer
     trial: Trial
+    recency: Recency
     hits: Threads
     downloads: Threads
     published: Published
@@ -116,8 +117,14 @@ async def open_parts(
     checkpoint: Checkpoint | None,
     observer: Observer,
     boot: str,
+    begin: Callable[[Database], LogicalClock] = begin_clock,
+    free: Callable[[Path], int] = free_bytes,
 ) -> Parts:
-    """Take possession of a cache directory; ``stack`` leaves it again. StartError: it cannot be used."""
+    """Take possession of a cache directory; ``stack`` leaves it again. StartError: it cannot be used.
+
+    Nothing goes on by itself before :func:`begin_work`. ``begin`` has this run's clock go on where the
+    index says that the last one's was; ``free`` tells the bytes that a directory's file system has left.
+    """
     layout, health, usage = Layout.at(root), Health(), Usage()
     layout.prepare()
     stack.callback((await DirectoryLock.acquire(layout, lock_wait)).release)
@@ -143,7 +150,7 @@ async def open_parts(
 
     # Files copied here, or whose index is gone: nothing is on record of them either.
     lost = not layout.index.exists() and any(layout.modules.iterdir())
-    database, begun = await writer.run(open_index, layout.index, settings, protected, boot)
+    database, begun = await writer.run(open_index, layout.index, settings, protected, boot, begin)
     stack.push_async_callback(writer.run, database.close)
     # Others use the same threads, whose errors say nothing of the index.
     asking = Watched(writer, database.notice)
@@ -228,6 +235,7 @@ async def open_parts(
         scans=scanning,
         disk=threads["background"],
         flush=recency.flush,
+        free=partial(free, layout.root),
     )
     if settings.offline:  # what goes cannot come back, and nothing comes that room is needed for
         policy = Policy(0, None, settings.janitor_interval)
@@ -285,10 +293,6 @@ async def open_parts(
     }
     trial = Trial(core, min_free, settings.janitor_interval, attempts)
     await trial.once()
-    warming = asyncio.create_task(warm(core), name="warm")
-    stack.push_async_callback(cancel, warming)
-    for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run):
-        stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(
         core=core,
         heads=heads,
@@ -301,11 +305,21 @@ async def open_parts(
         purges=purges,
         recoverer=recoverer,
         trial=trial,
+        recency=recency,
         hits=threads["hits"],
         downloads=threads["downloads"],
         published=published,
         min_free=min_free,
     )
+
+
+def begin_work(stack: AsyncExitStack, parts: Parts, settings: Settings) -> None:
+    """Begin what goes on in the background; ``stack`` ends it."""
+    warming = asyncio.create_task(warm(parts.core), name="warm")
+    stack.push_async_callback(cancel, warming)
+    writing_hits = partial(parts.recency.run, settings.recency_flush)
+    for work in (parts.janitor.run, parts.scrub.run, writing_hits, parts.trial.run):
+        stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
 
 
 async def supervised(work: Callable[[], Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.health import Health
@@ -95,8 +96,14 @@ class Recency:
         self.database.set("clean", self.index.newest())
 
 
-def begin_clock(database: Database) -> LogicalClock:
-    """The clock of this run, going on where the last one's was."""
-    if database.get("clock", None) is None or database.get("wall", None) is None:
-        return LogicalClock(None)
-    return LogicalClock((database.number("clock", None), database.number("wall", None)))
+def begin_clock(
+    database: Database,
+    *,
+    wall: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> LogicalClock:
+    """The clock of this run, going on where the last one's was; ``wall`` and ``monotonic`` are the host's."""
+    last = None
+    if database.get("clock", None) is not None and database.get("wall", None) is not None:
+        last = database.number("clock", None), database.number("wall", None)
+    return LogicalClock(last, wall=wall, monotonic=monotonic)

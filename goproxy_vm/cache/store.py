@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import sqlite3
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.download import Download
@@ -14,10 +14,12 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.finder import Finder
 from goproxy_vm.cache.hashes import Hashes
 from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.opening import Parts, cancel, open_parts
+from goproxy_vm.cache.layout import free_bytes
+from goproxy_vm.cache.opening import Parts, begin_work, cancel, open_parts
 from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored
+from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.reports.figures import Figures
 from goproxy_vm.cache.rows import Known, Proven
 from goproxy_vm.cache.upkeep.strays import Strays
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.admission import Reservation
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.facts import Pass, Recovery
     from goproxy_vm.cache.opening import Observer
     from goproxy_vm.cache.publish import Checkpoint
@@ -107,13 +111,15 @@ class Store:
         checkpoint: Checkpoint | None = None,
         observer: Observer | None = None,
         boot: str | None = None,
-    ) -> Store:
+        begin: Callable[[Database], LogicalClock] = begin_clock,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> Self:
         """Take possession of a cache directory, made if need be.
 
         ``lock_wait``: seconds to wait for another server to leave it. ``checkpoint``: called before each
         step of the write protocol, for tests. ``observer`` is told what goes and what was checked.
-        ``boot`` names this boot of the host, as the system does if None. StartError: it cannot be used,
-        in one line that says why.
+        ``boot`` names this boot of the host, as the system does if None. ``begin`` and ``free``: see
+        :func:`open_parts`. StartError: it cannot be used, in one line that says why.
         """
         settings = settings or Settings(cache_dir=root)
         async with contextlib.AsyncExitStack() as stack:
@@ -125,7 +131,10 @@ class Store:
                 checkpoint=checkpoint,
                 observer=observer or _Silent(),
                 boot=boot_id() if boot is None else boot,
+                begin=begin,
+                free=free,
             )
+            begin_work(stack, parts, settings)
             return cls(parts, settings, stack.pop_all())
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from goproxy_vm.config import values
 from goproxy_vm.config.settings import Key, Settings, keys
+from goproxy_vm.config.sumdb import GOOGLE_KEY, GOOGLE_NAME
 from goproxy_vm.config.text import MASKED, printable, quoted, redacted
 from goproxy_vm.errors import ConfigError
 
@@ -24,8 +25,8 @@ SYSTEM_ENVIRONMENT = Path("/etc/goproxy-vm.env")
 """What the host's service has in its environment besides (systemd's EnvironmentFile=): the commands beside it
 must know the same settings."""
 
-Check = Callable[[str], str | None]
-"""Looks at a key's text; returns a warning or None, or raises ValueError with a sentence."""
+Check = Callable[[str], object]
+"""Looks at a key's text, and raises ValueError with a sentence where it is not right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,7 @@ def load(
         text = _as_text(name, key, raw)
         parsed[name] = _parse(name, key, raw, text)
         if checks is not None and name in checks:
-            warning = _check(name, key, raw, checks[name], text)
-            warnings.extend([warning] if warning else [])
+            _check(name, key, raw, checks[name], text)
         origins[name] = Shown(_shown(key, raw, text, parsed[name]), raw.origin)
     settings = Settings(**parsed)
     if settings.low_water > settings.high_water:
@@ -146,6 +146,18 @@ def load(
                 f"admin_listen: {settings.admin_listen} ({origins['admin_listen'].origin}):"
                 f" expected another address than listen, which has {address}"
             )
+    if settings.vm_go and (settings.sumdb is None or settings.sumdb.vkey != GOOGLE_KEY):
+        raise ConfigError(
+            f"vm_go: {settings.vm_go} ({origins['vm_go'].origin}): expected nothing, unless sumdb is "
+            f"{GOOGLE_NAME}: no other database is known to prove toolchains"
+        )
+    if settings.private and not (
+        settings.private_clients or settings.private_tokens_file or settings.allow_clients
+    ):
+        warnings.append(
+            "private: whoever reaches this server may have private modules: "
+            "name the VMs' networks in private_clients, or tokens in private_tokens_file"
+        )
     return Loaded(settings, origins, tuple(warnings), file)
 
 
@@ -246,9 +258,9 @@ def _parse(name: str, key: Key, raw: _Raw, text: str) -> object:
         raise _error(name, key, raw, str(error)) from None
 
 
-def _check(name: str, key: Key, raw: _Raw, check: Check, text: str) -> str | None:
+def _check(name: str, key: Key, raw: _Raw, check: Check, text: str) -> None:
     try:
-        return check(text)
+        check(text)
     except ValueError as error:
         raise ConfigError(
             f"{name}: {_typed(key, raw.value)} ({raw.origin}): {printable(str(error))}"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from goproxy_vm.config import values
 from goproxy_vm.config.address import Address
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount, Form, Network
 
@@ -106,6 +107,60 @@ class Settings:
     )
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
+    )
+    private: str = _key(
+        values.PATTERNS,
+        "",
+        "modules that are fetched from version control alone, with this host's credentials, as patterns like "
+        "GOPRIVATE's; no proxy and no checksum database hears of them",
+    )
+    private_clients: tuple[Network, ...] = _key(
+        values.NETWORKS, "", "networks whose clients may have private modules; empty for all that may ask"
+    )
+    private_tokens_file: Path | None = _key(
+        values.FILE,
+        "",
+        "a file of tokens, one a line, of which a request for a private module must bring one",
+    )
+    private_repos: tuple[Mapped, ...] = _key(
+        values.REPOSITORIES, "", "where modules are whose server tells nothing of their repositories"
+    )
+    private_hosts: frozenset[str] = _key(
+        values.HOSTS,
+        "",
+        "what private modules may lead to, besides their own host and those of private_repos",
+    )
+    git_home: Path | None = _key(
+        values.HOME,
+        "",
+        "a directory with .netrc, .gitconfig and .ssh for private modules; it must be ours alone",
+    )
+    go: Path | None = _key(
+        values.FILE, "", "the go command that fetches from version control; empty for the one on PATH"
+    )
+    direct_modules: str = _key(
+        values.PATTERNS,
+        "github.com,gitlab.com,bitbucket.org",
+        "public modules that direct in upstream may fetch from version control",
+    )
+    direct_processes: int = _key(values.count(1, 1000), "4", "fetches from version control at a time")
+    direct_max_memory: int = _key(
+        values.size(64 * _MIB, 1 << 40, "1TiB"),
+        "2GiB",
+        "how much memory each process of a fetch from version control may use",
+    )
+    direct_max_size: int = _key(
+        values.size(_MIB, 1 << 40, "1TiB"),
+        "2GiB",
+        "how much disk repositories may use, and what one fetch may receive",
+    )
+    direct_timeout: float = _key(
+        values.duration(positive=True), "10m", "how long one fetch from version control may take"
+    )
+    vm_go: str = _key(
+        values.GO_VERSION,
+        "",
+        "the Go version of all VMs that setup.sh or install.sh sets up; empty for what each go.mod asks for",
     )
     prefetch: bool = _key(values.BOOLEAN, "true", "fetch zips that VMs are about to ask for")
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
@@ -202,6 +257,18 @@ class Settings:
         values.duration(positive=False), "7d", "how often every stored file is read and checked; 0 for never"
     )
     scrub_rate: int = _key(values.SCRUB_RATE, "20MiB", "how many bytes a second checking may read")
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Globs of versions that are kept: ``pins``, and the toolchains of ``vm_go``."""
+        if not self.vm_go:
+            return self.pins
+        return (*self.pins, f"golang.org/toolchain@v0.0.1-go{self.vm_go.removesuffix('+auto')}.*")
+
+    @property
+    def exempt(self) -> str:
+        """Patterns of modules that are not looked up in the checksum database."""
+        return ",".join(filter(None, (self.nosumdb, self.private)))
 
 
 def keys() -> dict[str, Key]:

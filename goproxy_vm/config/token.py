@@ -1,13 +1,18 @@
-"""Where the admin API's token and socket lie: the server and the command line look in the same places."""
+"""Tokens: where the admin API's lies, and its socket, for the server and the command line look in the same
+places; and those of who may have private modules."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 from typing import TYPE_CHECKING
 
 from goproxy_vm.config import values
 from goproxy_vm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 TOKEN_NAME = "admin.token"  # noqa: S105 (the name of a file)
@@ -41,3 +46,62 @@ def named_token(path: Path) -> str:
         raise ConfigError(f"admin_token_file: {error.sentence}") from None
     except OSError as error:
         raise ConfigError(f"admin_token_file: {path} cannot be read: {error.strerror}") from None
+
+
+MOST_TOKENS = 1 << 20
+"""Bytes of a file of tokens."""
+
+
+class Tokens:
+    """Tokens of which a request brings one; only their hashes are kept."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._digests = frozenset(map(_digest, tokens))
+
+    def admit(self, authorization: str) -> bool:
+        """Whether the value of an Authorization header has one of them: as Bearer (RFC 6750), or as the
+        password of Basic (RFC 7617), whoever the user, which is what go sends from a .netrc."""
+        scheme, _, rest = authorization.partition(" ")
+        token = rest.strip(" ")
+        if scheme.lower() == "basic":
+            try:
+                pair = base64.b64decode(token, validate=True).decode("utf-8", "surrogateescape")
+            except ValueError:
+                return False
+            token = pair.partition(":")[2]
+        elif scheme.lower() != "bearer":
+            return False
+        # What is looked up is a hash: how long that takes tells nothing of a token.
+        return _digest(token) in self._digests
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def private_tokens(path: Path | None) -> Tokens | None:
+    """The tokens in the file that ``private_tokens_file`` names (blocking): one a line, besides empty lines
+    and those that begin with ``#``. ConfigError: it cannot be read, or by everyone, or a line is no token."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MOST_TOKENS + 1)
+    except OSError as error:
+        raise ConfigError(f"private_tokens_file: {path} cannot be read: {error.strerror}") from None
+    if mode & 0o007:
+        raise ConfigError(f"private_tokens_file: everyone can read {path}: chmod o= {path}")
+    if len(content) > MOST_TOKENS:
+        raise ConfigError(f"private_tokens_file: {path} has more than {MOST_TOKENS} bytes")
+    found = set()
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            try:
+                found.add(values.token(text))
+            except ValueError as error:
+                raise ConfigError(f"private_tokens_file: {path}, line {number}: no token: {error}") from None
+    if not found:
+        raise ConfigError(f"private_tokens_file: {path} holds no token")
+    return Tokens(found)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from goproxy_vm.config.address import Address, is_authority, parse_address
+from goproxy_vm.config.goversion import parse_go_version
+from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
 from goproxy_vm.config.text import MASKED, quoted
 from goproxy_vm.protocol.selector import normalize
@@ -343,8 +345,13 @@ def _text(text: str) -> str:
     return text
 
 
+GO_VERSION: Form[str] = Form(
+    parse_go_version, "a Go version like 1.26.8, or 1.26.8+auto for that or newer ones, or nothing", "VERSION"
+)
 UPSTREAMS: Form[str] = Form(
-    _text, "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |", "LIST"
+    _text,
+    "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |, that may end in direct or off",
+    "LIST",
 )
 """Only text here: ``upstream`` is above this floor, and checks it (see ``load``'s checks)."""
 BOOLEAN: Form[bool] = Form(_boolean, "true or false", "BOOL", (bool,))
@@ -364,10 +371,20 @@ GLOBS: Form[tuple[str, ...]] = Form(
     "GLOB",
     many=True,
 )
+REPOSITORIES: Form[tuple[Mapped, ...]] = Form(
+    lambda text: parse_mapped(items(text)),
+    "a list of PREFIX=URL like git.corp.example/*/*=ssh://git@git.corp.example/{1}/{2}.git",
+    "PREFIX=URL",
+    many=True,
+)
+HOSTS: Form[frozenset[str]] = Form(
+    lambda text: parse_hosts(items(text)), "a list of HOST:PORT", "HOST:PORT", many=True
+)
 DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
 CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
 URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
 FILE: Form[Path | None] = Form(_file, "a file's path, or nothing", "FILE")
+HOME: Form[Path | None] = Form(_file, "a directory's path, or nothing", "DIR")
 TOKEN: Form[str] = Form(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")
 SUMDB: Form[SumdbSpec | None] = Form(
     parse_sumdb,

@@ -10,16 +10,18 @@ from goproxy_vm.console.tables import age
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.doctor.itself import is_itself
 from goproxy_vm.errors import ContentError
+from goproxy_vm.protocol.names import TOOLCHAIN
 from goproxy_vm.protocol.note import VerifierKey, open_note
 from goproxy_vm.protocol.tlog import Head
-from goproxy_vm.upstream.spec import parse_upstreams
+from goproxy_vm.upstream.spec import DIRECT, parse_upstreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from goproxy_vm.config import Settings, SumdbSpec
     from goproxy_vm.doctor.asking import Inquiry, Reply
-    from goproxy_vm.upstream.spec import UpstreamSpec
+    from goproxy_vm.protocol.names import TOOLCHAIN
+from goproxy_vm.upstream.spec import UpstreamSpec
 
 ASKED = "golang.org/x/text/@v/v0.3.0.info"
 """A file that every public proxy has, and that a private one may say no to."""
@@ -30,7 +32,7 @@ NETWORK = "check the network, DNS, the firewall and HTTPS_PROXY"
 
 async def check_upstreams(settings: Settings, inquiry: Inquiry) -> Finding:
     """Ask every upstream at once; absence and refusal are answers too. None of them is the server itself."""
-    specs = parse_upstreams(settings.upstream).entries
+    specs = _proxies(settings)
     if not specs:
         return Finding("ok", "upstream is off: only what is stored is served")
     for spec in specs:
@@ -93,6 +95,22 @@ async def check_database(settings: Settings, spec: SumdbSpec, inquiry: Inquiry) 
     return Finding("failed", "; ".join(bad), remedy)
 
 
+async def check_toolchain(settings: Settings, inquiry: Inquiry) -> Finding:
+    """Whether the Go version of the VMs is on record, by the first source that has it."""
+    if not settings.vm_go or settings.sumdb is None:
+        return Finding("ok", "not pinned: vm_go is empty")
+    version = settings.vm_go.removesuffix("+auto")
+    wanted = f"lookup/{TOOLCHAIN}@v0.0.1-go{version}.linux-amd64"
+    said = []
+    for source, latest in _sources(settings, settings.sumdb):
+        reply = await inquiry.ask(source, f"{latest.removesuffix('latest')}{wanted}")
+        if reply.outcome == "ok":
+            return Finding("ok", f"Go {version} is on record in {settings.sumdb.name}, says {source.name}")
+        said.append(reply.sentence)
+    remedy = f"set vm_go to a release that there is (go.dev/dl names them), or {NETWORK}"
+    return Finding("failed", f"Go {version} is not found on record: {'; '.join(said)}", remedy)
+
+
 def check_clock(offsets: Mapping[str, float]) -> Finding:
     """Compare this host's clock with those that answered; ``offsets`` as :class:`Inquiry` has them.
 
@@ -113,12 +131,17 @@ def check_clock(offsets: Mapping[str, float]) -> Finding:
     )
 
 
+def _proxies(settings: Settings) -> list[UpstreamSpec]:
+    """The entries of the upstream list that are no version control."""
+    return [each for each in parse_upstreams(settings.upstream).entries if each.kind != DIRECT]
+
+
 def _sources(settings: Settings, spec: SumdbSpec) -> Sequence[tuple[UpstreamSpec, str]]:
     """Each source of the database and the path of its newest head there, in the server's order."""
     itself = parse_upstreams(spec.url or f"https://{spec.name}").entries[0]
     if spec.url is not None:
         return [(itself, "latest")]
-    upstreams = parse_upstreams(settings.upstream).entries
+    upstreams = _proxies(settings)
     return [*((each, f"sumdb/{spec.name}/latest") for each in upstreams), (itself, "latest")]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,20 @@ class ZipProver:
     """Checks zips, never on the event loop.
 
     ``inline_limit``: bytes up to which a zip is checked in a thread, unless it is costly all the same;
-    ``memory_limit``: bytes of address space that the worker process may have.
+    ``memory_limit``: bytes of address space that the worker process may have; ``begin`` starts that process,
+    as asyncio does.
     """
 
-    def __init__(self, *, inline_limit: int = 1 << 20, memory_limit: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        inline_limit: int = 1 << 20,
+        memory_limit: int = 1 << 30,
+        begin: Callable[..., Awaitable[asyncio.subprocess.Process]] = asyncio.create_subprocess_exec,
+    ) -> None:
         self._inline_limit = inline_limit
         self._memory_limit = memory_limit
+        self._begin = begin
         self._thread = ThreadPoolExecutor(1, "zip-prover")
         self._worker: asyncio.subprocess.Process | None = None
         self._inline, self._turn = Turns(), Turns()
@@ -155,7 +164,7 @@ class ZipProver:
             await self._end()  # it died between two jobs: that is not held against the next one
         if self._worker is None:
             try:
-                self._worker = await asyncio.create_subprocess_exec(
+                self._worker = await self._begin(
                     sys.executable,
                     "-m",
                     "goproxy_vm.prover.worker",

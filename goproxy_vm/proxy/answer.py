@@ -21,6 +21,8 @@ CONTENT_TYPES = {
     Endpoint.ZIP: "application/zip",
 }
 
+RESERVED = "private, no-cache"
+"""Of what not everyone may have: no cache between us and the client is to give it to others."""
 IMMUTABLE = "public, max-age=31536000, immutable"
 """For bytes that can never change: verified ``.mod`` and ``.zip`` (PROTOCOL §2)."""
 STABLE = "public, max-age=86400"

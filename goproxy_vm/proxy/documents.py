@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.proxy.asker import Asker
-    from goproxy_vm.proxy.fetching import Fetching
     from goproxy_vm.proxy.gate import Gate
+    from goproxy_vm.proxy.routing import Routing
     from goproxy_vm.proxy.substitutes import Substitutes
     from goproxy_vm.traffic.slots import Claim
-    from goproxy_vm.upstream.chain import Upstreams
 
 log = get_logger("proxy")
 
@@ -48,8 +47,7 @@ class Documents:
         settings: Settings,
         gate: Gate,
         store: Store,
-        upstreams: Upstreams,
-        fetching: Fetching,
+        routing: Routing,
         substitutes: Substitutes,
         wall: Callable[[], float],
         named: Callable[[str, str], None],
@@ -58,8 +56,7 @@ class Documents:
         self._settings = settings
         self._gate = gate
         self._store = store
-        self._upstreams = upstreams
-        self._fetching = fetching
+        self._routing = routing
         self._substitutes = substitutes
         self._wall = wall
         self._named = named
@@ -86,6 +83,7 @@ class Documents:
         return await get(resource, asker)
 
     async def _get(self, resource: ModuleResource, asker: Asker) -> Answer:
+        fetching = self._routing.of(resource.module)
         cached = await self._store.answers.get(resource.path)
         age = None if cached is None else self._wall() - cached.stored
         if cached is not None and age is not None and age >= 0:  # one from the future is of unknown age
@@ -93,18 +91,18 @@ class Documents:
                 return _answer(resource, cached.data, Result.HIT, self._settings.fresh - age)
             behind = resource.endpoint is not Endpoint.INFO
             if behind and age < self._settings.fresh + self._settings.stale_while_revalidate:
-                self._fetching.look(partial(self._behind.announce, resource))
+                fetching.look(partial(self._behind.announce, resource))
                 return _answer(resource, cached.data, Result.STALE, 0)
-        self._fetching.absences.recent.check(resource.path)
+        fetching.absences.recent.check(resource.path)
 
-        brought = await self._fetching.bring(
+        brought = await fetching.bring(
             self._flights,
             resource.path,
             asker,
             partial(self._bring, resource),
             Fallback(
                 copy=self._copy(resource, cached),
-                absent=partial(self._fetching.absences.check, resource.path),
+                absent=partial(fetching.absences.check, resource.path),
                 built=partial(self._built, resource, asker),
                 behind=partial(self._behind.announce, resource),
             ),
@@ -139,7 +137,7 @@ class Documents:
                     return _answer(resource, cached.data, Result.STALE, 0)
             else:
                 # Where it was absent go finds the newest in the list, as it did before.
-                await self._fetching.absences.check(resource.path)
+                await self._routing.of(resource.module).absences.check(resource.path)
         built = await self._built(resource, asker)
         if built is None:
             raise self._gate.not_here()
@@ -150,16 +148,17 @@ class Documents:
         cached = await self._store.answers.get(resource.path)
         if cached is not None and 0 <= self._wall() - cached.stored < self._settings.fresh:
             return cached.data
-        return await self._fetching.hold(resource, claim, lambda: self._fetch(resource, claim))
+        fetching = self._routing.of(resource.module)
+        return await fetching.hold(resource, claim, lambda: self._fetch(resource, claim))
 
     async def _refresh(self, resource: ModuleResource) -> None:
         """Fetch what was answered from an older copy."""
-        claim = self._fetching.slots.claim("refresh")
+        claim = self._routing.of(resource.module).slots.claim("refresh")
         with contextlib.suppress(GoproxyError):  # logged where it happened
             await self._flights.join(resource.path, lambda: self._bring(resource, claim), claim)
 
     async def _fetch(self, resource: ModuleResource, claim: Claim) -> bytes:
-        with Buffer(self._fetching.memory, claim) as sink:
+        with Buffer(self._routing.of(resource.module).memory, claim) as sink:
             return await self._fetch_into(sink, resource, claim.client)
 
     async def _fetch_into(self, sink: Buffer, resource: ModuleResource, client: str) -> bytes:
@@ -177,7 +176,7 @@ class Documents:
             return sink.data
 
         try:
-            data = await self._upstreams.fetch(
+            data = await self._routing.of(resource.module).upstreams.fetch(
                 resource.path, sink, limit=LONGEST_LIST if is_list else LONGEST_INFO, check=check
             )
         except Absent as error:

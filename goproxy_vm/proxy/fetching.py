@@ -72,7 +72,7 @@ class Fetching:
         self.absences = absences
         self._gate = gate
         self._limit = settings.total_timeout
-        self._upstreams = upstreams
+        self.upstreams = upstreams
         self._fences = fences
         self._unanswered = False
         self._silent_at: int | None = None
@@ -121,23 +121,23 @@ class Fetching:
         follows from what is stored. Raises as the flight does, and Absent where that is what they said last.
         """
         since = self._fences.now
-        waiting = self._upstreams.backed_off
+        waiting = self.upstreams.backed_off
         if fallback.copy is not None and (waiting or self._unanswered):
             self.look(fallback.behind)
             return fallback.copy
-        signs = self._upstreams.signs
+        signs = self.upstreams.signs
         if waiting or signs == self._silent_at:
             try:
                 await fallback.absent()
-                answer = await fallback.built() if self._upstreams.down else None
+                answer = await fallback.built() if self.upstreams.down else None
             except Absent:
                 self.look(fallback.behind)
                 raise
             if answer is not None:
                 self.look(fallback.behind)
                 return answer
-        if not waiting and self._upstreams.resting:
-            self._upstreams.due()  # this request finds out; meanwhile others answer with what they have
+        if not waiting and self.upstreams.resting:
+            self.upstreams.due()  # this request finds out; meanwhile others answer with what they have
         patience = asker.patience
         if fallback.copy is not None:
             patience = min(PATIENCE, asker.patience or PATIENCE)
@@ -153,7 +153,7 @@ class Fetching:
                     return fallback.copy
                 if patience == asker.patience:
                     raise
-                if signs == self._upstreams.signs:
+                if signs == self.upstreams.signs:
                     self._silent_at = signs
                     await fallback.absent()
                 value = await self._join(flights, path, asker, flight, asker.patience)
@@ -190,5 +190,5 @@ class Fetching:
 
     def look(self, behind: Callable[[], None]) -> None:
         """Have something fetched behind an answer, if there is hope."""
-        if self._upstreams.due():
+        if self.upstreams.due():
             behind()

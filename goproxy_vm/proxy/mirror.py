@@ -95,7 +95,7 @@ class SumdbMirror:
         if self._proofs.exempt(module):
             raise Absent(
                 f"{module} is not looked up in a checksum database here (setting nosumdb); on the VM run: "
-                f"go env -w GONOSUMDB={self._settings.nosumdb}"
+                f"go env -w GONOSUMDB={self._settings.exempt}"
             )
         stored = await self._database.stored(path)
         if stored is not None:

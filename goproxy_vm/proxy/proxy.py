@@ -13,11 +13,12 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.request import ModuleResource, parse
-from goproxy_vm.proxy.answer import Answer, Result, file_answer
+from goproxy_vm.proxy.answer import RESERVED, Answer, Result, file_answer
 from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.intake import Intake
 from goproxy_vm.proxy.prefetch import Prefetch
+from goproxy_vm.proxy.routing import Routing
 from goproxy_vm.proxy.substitutes import Substitutes
 from goproxy_vm.traffic.absence import Absences
 from goproxy_vm.traffic.flight import Flights
@@ -46,28 +47,33 @@ class Proxy:
         prover: ZipProver,
         proofs: Proofs,
         slots: FairSlots,
+        private: Upstreams | None = None,
         *,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``private``: where modules of the setting of that name come from, in place of ``upstreams``."""
         self._gate = gate
         self._store = store
-        self._upstreams = upstreams
+        self._slots = slots
         self._watchers: list[Callable[[], None]] = []
         self._files: Flights[StoredFile] = Flights(StoredFile.share, StoredFile.close)
         self._absences = Absences(settings.negative, settings.stale, store.answers, monotonic, wall)
         memory = MemoryBudget()
         self.intake = Intake(store, prover, proofs, memory, settings.max_zip_size)
         """How files come into the store."""
-        self._fetching = Fetching(settings, gate, slots, upstreams, self._absences, store.fences, memory)
+
+        def fetching(these: Upstreams) -> Fetching:
+            return Fetching(settings, gate, slots, these, self._absences, store.fences, memory)
+
+        self._routing = Routing(gate, fetching(upstreams), fetching(private) if private else None)
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
             settings,
             gate,
             store,
-            upstreams,
-            self._fetching,
+            self._routing,
             self._substitutes,
             wall,
             # For clients it is the version's .info, which they ask for no more, and others will.
@@ -87,10 +93,14 @@ class Proxy:
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
-        self._gate.check(resource.module)
+        self._gate.admit(resource.module, asker)
         if resource.artifact is not None:
-            return await self._file(resource.artifact, asker)
-        return await self._documents.get(resource, asker)
+            answer = await self._file(resource.artifact, asker)
+        else:
+            answer = await self._documents.get(resource, asker)
+        if self._gate.reserved(resource.module):
+            answer.cache_control, answer.until = RESERVED, None
+        return answer
 
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
 
@@ -138,7 +148,7 @@ class Proxy:
         if not self._gate.may_fetch(asker):
             return await self._without_record(artifact, asker)
         self._absences.recent.check(artifact.path)
-        if artifact.kind is not Kind.MOD and not self._upstreams.resting:
+        if artifact.kind is not Kind.MOD and not self._upstreams(artifact).resting:
             self._start_mod(artifact, asker)
         try:
             return await self._brought(artifact, asker, built)
@@ -148,7 +158,7 @@ class Proxy:
             raise
 
     async def _brought(self, artifact: Artifact, asker: Asker, built: Answer | None) -> Answer:
-        brought = await self._fetching.bring(
+        brought = await self._routing.of(artifact.module).bring(
             self._files,
             artifact.path,
             asker,
@@ -194,7 +204,7 @@ class Proxy:
     def _start_mod(self, artifact: Artifact, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = artifact.sibling(Kind.MOD)
-        claim = self._fetching.slots.claim(asker.client)
+        claim = self._slots.claim(asker.client)
 
         async def bring() -> StoredFile:
             stored = await self._store.get(mod)
@@ -211,9 +221,9 @@ class Proxy:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if artifact.path in self._files or self._absences.recent.has(artifact.path):
             return False
-        if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams.resting):
+        if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams(artifact).resting):
             return False
-        claim, fetched = self._fetching.slots.claim("prefetch"), False
+        claim, fetched = self._slots.claim("prefetch"), False
 
         async def bring() -> StoredFile:
             nonlocal fetched
@@ -234,9 +244,13 @@ class Proxy:
         return stored if stored is not None else await self._take_in(artifact, claim)
 
     async def _take_in(self, artifact: Artifact, claim: Claim) -> StoredFile:
-        return await self._fetching.hold(
-            artifact, claim, lambda: self.intake.bring(artifact, self._upstreams, claim)
+        fetching = self._routing.of(artifact.module)
+        return await fetching.hold(
+            artifact, claim, lambda: self.intake.bring(artifact, fetching.upstreams, claim)
         )
+
+    def _upstreams(self, artifact: Artifact) -> Upstreams:
+        return self._routing.of(artifact.module).upstreams
 
     # What operators ask of the proxy itself.
 

@@ -45,8 +45,8 @@ class Proofs:
         self._metrics = metrics
 
     def exempt(self, module: str) -> bool:
-        """Whether the setting ``nosumdb`` exempts a module; toolchains never are."""
-        return exempt(self._settings.nosumdb, module)
+        """Whether the settings ``nosumdb`` and ``private`` exempt a module; toolchains never are."""
+        return exempt(self._settings.exempt, module)
 
     def recorded(self, module: str) -> bool:
         """Whether the checksum database is asked about a module."""

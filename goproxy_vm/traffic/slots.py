@@ -24,16 +24,17 @@ class FairSlots:
     Neither kind ever takes the last ``share`` slots from the other: a miss holds its slot until it is proven,
     and would otherwise wait for a proof that waits for it. Proofs go first, for misses wait for them.
 
-    No client ever holds more than a quarter of the slots, alone or not: a fetch cannot be taken back, so
-    that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever wants more
-    waits its turn. VMs behind one NAT share an address, hence a share. Each step costs the logarithm of the
-    number of clients that wait, however much they wait for.
+    No client ever holds more than one part of the slots, a quarter as a rule, alone or not: a fetch cannot be
+    taken back, so that a newcomer would wait behind one greedy VM for as long as its fetches take. Whoever
+    wants more waits its turn. VMs behind one NAT share an address, hence a share. Each step costs the
+    logarithm of the number of clients that wait, however much they wait for.
     """
 
-    def __init__(self, total: int, share: int = 0) -> None:
+    def __init__(self, total: int, share: int = 0, *, parts: int = 4) -> None:
+        """``parts``: as many clients can have all of them together."""
         self._free = total
         self._share = share
-        self._most = max(1, total // 4)
+        self._most = max(1, total // parts)
         self._most_proofs = total - share
         self._proofs = 0
         """Slots that proofs hold."""

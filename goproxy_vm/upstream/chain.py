@@ -13,8 +13,8 @@ from goproxy_vm.upstream.failure import Failure
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.probe import ProbeResult
 from goproxy_vm.upstream.sink import Sink
-from goproxy_vm.upstream.source import Network
-from goproxy_vm.upstream.spec import UpstreamList, UpstreamSpec
+from goproxy_vm.upstream.source import Network, Source
+from goproxy_vm.upstream.spec import DIRECT, UpstreamList, UpstreamSpec
 from goproxy_vm.upstream.upstream import NOT_ASKED, Counts, Pace, Upstream
 
 MOST_SAID = 3
@@ -28,7 +28,7 @@ class Upstreams:
 
     Where it was not started, as in offline mode, nothing can be asked: each fetch is an UpstreamError that
     says so. ``name`` is this server's in CDN-Loop. ``database`` is set where they are the checksum database
-    itself and bring no modules.
+    itself and bring no modules. ``direct`` is what an entry of that name means.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Upstreams:
         ca_file: Path | None = None,
         database: bool = False,
         pace: Pace | None = None,
+        direct: Source | None = None,
     ) -> None:
         self._list = upstreams
         self._timeouts = timeouts
@@ -49,10 +50,11 @@ class Upstreams:
         self._ca_file = ca_file
         self._database = database
         self._pace = pace or Pace()
+        self._direct = direct
         self._upstreams = [self._upstream(spec) for spec in upstreams.entries]
-        self.carriers = [self._upstream(spec) for spec in upstreams.entries]
-        """The same ones as carriers of the checksum database: failures there do not count here, for one that
-        lacks it still has every module; nor do those here count there."""
+        self.carriers = [self._upstream(spec) for spec in upstreams.entries if spec.kind != DIRECT]
+        """The proxies among them as carriers of the checksum database: failures there do not count here, for
+        one that lacks it still has every module; nor do those here count there."""
         self._network: Network | None = None
         self._probes: list[asyncio.Task[ProbeResult | None]] = []
 
@@ -141,13 +143,22 @@ class Upstreams:
         """
         specs = self._list.entries
         network = await Network.open(self._timeouts, self._name, specs, ca_file=self._ca_file)
-        for upstream, carrier in zip(self._upstreams, self.carriers, strict=True):
-            source = network.source(upstream.spec, self._counts.upstream, now=self._pace.now)
-            upstream.source = carrier.source = source
+        for upstream in self._upstreams:
+            upstream.source = self._source(network, upstream.spec)
+            for carrier in self.carriers:
+                if carrier.spec is upstream.spec:
+                    carrier.source = upstream.source
             self._counts.add_upstream(upstream.spec.label, self._watch(upstream))
             if probe:
                 self._probes.append(asyncio.create_task(network.probe(upstream.spec), name="probe"))
         self._network = network
+
+    def _source(self, network: Network, spec: UpstreamSpec) -> Source:
+        if spec.kind != DIRECT:
+            return network.source(spec, self._counts.upstream, now=self._pace.now)
+        if self._direct is None:
+            raise ValueError("direct, and nothing that means it")
+        return self._direct
 
     def _watch(self, upstream: Upstream) -> Callable[[], tuple[int, bool | None]]:
         return lambda: (upstream.received, None if self._database else not upstream.backoff.failing)

@@ -101,14 +101,16 @@ class Network:
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> Source:
-        """The source that an entry of the upstream list means. ``redirected``: see HttpUpstream."""
+        """The source that an entry of the upstream list means, if that is a proxy. ``redirected``: see
+        HttpUpstream."""
         if spec.kind == "file":
             return FileUpstream(spec)
         return HttpUpstream(spec, self._session, self._timeouts, self._way, redirected, now=now)
 
     async def probe(self, spec: UpstreamSpec) -> ProbeResult | None:
-        """Whether it takes a connection; None where none is to be made: for a file, or behind a proxy."""
-        if spec.kind == "file" or self._way.environment.proxy(URL(spec.url)) is not None:
+        """Whether it takes a connection; None where none is to be made: for what is no server, or one
+        behind a proxy."""
+        if spec.kind != "http" or self._way.environment.proxy(URL(spec.url)) is not None:
             return None
         return await probe(spec, self._trust, self._resolver, self._timeouts.connect)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-ALLOWED = "http(s):// URLs and file:///… paths, separated by , or |, optionally ending in off or direct"
+ALLOWED = "http(s):// URLs and file:///… paths, separated by , or |, optionally ending in direct or off"
+DIRECT: Literal["direct"] = "direct"
+"""The entry that means version control."""
 HOST = re.compile(r"[0-9a-z_-]{1,63}(\.[0-9a-z_-]{1,63})*\.?", re.ASCII)
 
 
@@ -17,11 +19,11 @@ class UpstreamSpec:
     """One entry of the list.
 
     ``url`` has no userinfo and no trailing slash; ``userinfo`` is (user, password) or None; ``name`` is what
-    people see: host and port, or the path of a file upstream. ``falls_through`` is True before a ``|`` and
-    another entry, to which a failure goes on; before a ``,`` only a 404 or 410 does.
+    people see: host and port, the path of a file upstream, or ``direct``. ``falls_through`` is True before a
+    ``|`` and another entry, to which a failure goes on; before a ``,`` only a 404 or 410 does.
     """
 
-    kind: Literal["http", "file"]
+    kind: Literal["http", "file", "direct"]
     url: str
     name: str
     userinfo: tuple[str, str] | None
@@ -31,44 +33,48 @@ class UpstreamSpec:
     def label(self) -> str:
         """The name in metrics: always with the port."""
         parts = urlsplit(self.url)
-        if self.kind == "file" or parts.port is not None:
+        if self.kind != "http" or parts.port is not None:
             return self.name
         return f"{self.name}:{443 if parts.scheme == 'https' else 80}"
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamList:
-    """The entries in their order, and what should be said about the list when the server starts."""
+    """The entries in their order."""
 
     entries: tuple[UpstreamSpec, ...]
-    warning: str | None = None
+
+    @property
+    def direct(self) -> bool:
+        """Whether version control is asked."""
+        return any(each.kind == DIRECT for each in self.entries)
+
+
+PRIVATE = UpstreamList((UpstreamSpec(DIRECT, DIRECT, "private", None, falls_through=False),))
+"""Where private modules come from: version control, under a name of its own."""
 
 
 def parse_upstreams(text: str) -> UpstreamList:
     """Read an upstream list; ValueError with a sentence of what is allowed.
 
-    ``off`` ends the list: what no entry before it has is absent. A trailing ``direct`` is taken for the end
-    of the list, with a warning; alone it is refused.
+    ``direct`` and ``off`` end the list: what no entry before ``off`` has is absent.
     """
     parts = re.split(r"([,|])", text.strip())
     entries: list[UpstreamSpec] = []
-    warning = None
     for index in range(0, len(parts), 2):
         entry = parts[index].strip()
         falls_through = parts[index + 1 : index + 2] == ["|"]
         if not entry:
             continue
         if entry == "off":
-            return UpstreamList(_ended(entries), warning)
-        if entry == "direct":
-            if not entries:
-                raise ValueError(f"direct alone is not supported: name a proxy; allowed are {ALLOWED}")
-            warning = "direct at the end of upstream is not supported yet and ignored"
+            return UpstreamList(_ended(entries))
+        if entry == DIRECT:
+            entries.append(UpstreamSpec(DIRECT, DIRECT, DIRECT, None, falls_through=False))
             break
         entries.append(_parse_entry(entry, falls_through=falls_through))
     if not entries:
         raise ValueError(f"no upstream; allowed are {ALLOWED}")
-    return UpstreamList(_ended(entries), warning)
+    return UpstreamList(_ended(entries))
 
 
 def _ended(entries: list[UpstreamSpec]) -> tuple[UpstreamSpec, ...]:

@@ -16,10 +16,11 @@ from goproxy_vm.protocol.loop import MOST
 
 class Trail:
     """The servers that a request came through, or those of all requests that wait for a fetch; the newest
-    ``MOST``, for a client can name as many as it likes and ask as often."""
+    ``MOST``, for a client can name as many as it likes and ask as often. ``client`` is who began it."""
 
-    def __init__(self, names: Iterable[str] = (), *, shared: bool = False) -> None:
+    def __init__(self, names: Iterable[str] = (), *, shared: bool = False, client: str = "") -> None:
         """``shared``: it is a fetch's, which others may join later."""
+        self.client = client
         self.names: Lru[str, None] = Lru(MOST)
         self.joined: Counter[Trail] = Counter()
         self._shared = shared
@@ -59,16 +60,18 @@ class Trail:
 _TRAIL: ContextVar[Trail | None] = ContextVar("trail", default=None)
 
 
-def begin(names: Iterable[str] = ()) -> Trail:
-    """Let this task, and those that it starts, be about a request that came through these servers."""
-    trail = Trail(names)
+def begin(names: Iterable[str] = (), client: str = "") -> Trail:
+    """Let this task, and those that it starts, be about a request of ``client`` (its address) that came
+    through these servers."""
+    trail = Trail(names, client=client)
     _TRAIL.set(trail)
     return trail
 
 
 def shared() -> tuple[Trail, Context]:
     """A trail for what others may join, begun for the present one, and the context of the task about it."""
-    trail, context = Trail(current(), shared=True), copy_context()
+    about = current()
+    trail, context = Trail(about, shared=True, client=about.client), copy_context()
     context.run(_TRAIL.set, trail)
     return trail, context
 

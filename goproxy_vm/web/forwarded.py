@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.config.address import is_authority
-from goproxy_vm.web.clients import within
+from goproxy_vm.config.networks import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

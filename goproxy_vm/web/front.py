@@ -18,13 +18,13 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
+from goproxy_vm.config.networks import allowed
 from goproxy_vm.errors import GoproxyError
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import IMMUTABLE
 from goproxy_vm.web import fileio
-from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.prepared import Prepared
 from goproxy_vm.web.ready import Ready
 from goproxy_vm.web.send import SMALL

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from goproxy_vm.cache.health import readiness
+from goproxy_vm.config.networks import allowed
 from goproxy_vm.errors import (
     Denied,
     GoproxyError,
@@ -30,14 +31,13 @@ from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.upstream import trail
 from goproxy_vm.web import pages
-from goproxy_vm.web.clients import allowed
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
+from goproxy_vm.web.scripts import Scripts
 from goproxy_vm.web.send import finish, send
-from goproxy_vm.web.setup import PATH as SETUP
-from goproxy_vm.web.setup import SetupScript
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
 
     from goproxy_vm.cache.store import Store
@@ -95,7 +95,7 @@ class Handler:
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
         self.networks = settings.allow_clients
         """Whose clients may ask; empty for everyone."""
-        self._setup = SetupScript(settings)
+        self._scripts = Scripts(settings)
         self._forwarded = forwarded
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -184,21 +184,22 @@ class Handler:
         asked.guess(path)
         self._check_client(requester.client)
         self._check_method(request)
-        if path == SETUP:
-            return self._setup.answer(requester.url, requester.stranger)
+        if path in self._scripts:
+            return self._scripts.answer(path, requester.url, requester.stranger)
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
             requester.client,
             fetch=not (forbidden or wanted.cached_only),
             patience=patience(request.headers.getall(PREFER, ())),
+            authorization=_only(request.headers.getall(hdrs.AUTHORIZATION, ())),
         )
         resource = wanted.resource
         asked.resource(resource)
         through = loop.names(request.headers.getall(loop.FIELD, ()))
         if self._name in through:
             raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
-        trail.begin(through)
+        trail.begin(through, requester.client)
         front = self._front
         since = 0 if front is None else front.generation
         if isinstance(resource, ModuleResource):
@@ -238,6 +239,11 @@ class Handler:
         if not isinstance(name, tuple):
             return "localhost"
         return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+
+
+def _only(values: Sequence[str]) -> str:
+    """The value of a field that may be there once."""
+    return values[0] if len(values) == 1 else ""
 
 
 def _is_trouble(error: GoproxyError) -> bool:

@@ -45,9 +45,9 @@ async def landing(store: Store, settings: Settings, upstreams: list[str], served
     """The landing page for a validated ``url`` of this server; ``served`` since its start."""
     statistics = await store.figures.statistics()
     commands = [f"go env -w GOPROXY={url}"]
-    if settings.nosumdb:
+    if settings.exempt:
         # Not GOPRIVATE: that would have the VM go around this proxy.
-        commands.append(f"go env -w GONOSUMDB={settings.nosumdb}")
+        commands.append(f"go env -w GONOSUMDB={settings.exempt}")
     values = {
         "host": url.partition("://")[2],
         "url": url,

@@ -25,9 +25,10 @@ async def open_answers(
     *,
     tag_of: Callable[[str], str] = module_of,
     most_bytes: int = UNBOUNDED,
+    desks: Desks | None = None,
 ) -> AsyncIterator[Answers]:
-    """Answers that are closed at the end."""
-    desks = Desks(Threads("reader", 1), Threads("writer", 1))
+    """Answers that are closed at the end, with their ``desks``."""
+    desks = desks or Desks(Threads("reader", 1), Threads("writer", 1))
     try:
         answers = await Answers.open(
             directory, desks, health or Health(), tag_of=tag_of, most_bytes=most_bytes

@@ -158,16 +158,7 @@ class SshServer:
             except OSError as error:
                 pytest.skip(f"sshd of root needs {SEPARATION}: {error.strerror}")
         self._directory.mkdir(parents=True, exist_ok=True)
-        serve = self._directory / "serve.py"
-        serve.write_text(
-            SERVE.format(
-                root=str(self._repositories.root),
-                log=str(self._directory / "asked"),
-                path=os.environ["PATH"],
-                git=git_command(),
-            )
-        )
-        command = shlex.join([sys.executable, "-I", "-S", str(serve)]).replace('"', '\\"')
+        command = shlex.join(self._forced()).replace('"', '\\"')
         keys = self._directory / "authorized_keys"
         keys.write_text(f'restrict,command="{command}" {self.key.public}\n')
         keys.chmod(0o600)
@@ -188,6 +179,19 @@ class SshServer:
         configuration.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
         (self._directory / "sshd.log").touch()
         return [sshd, "-i", "-e", "-f", str(configuration)]
+
+    def _forced(self) -> list[str]:
+        """What runs for whoever has the key, whatever they ask for."""
+        serve = self._directory / "serve.py"
+        serve.write_text(
+            SERVE.format(
+                root=str(self._repositories.root),
+                log=str(self._directory / "asked"),
+                path=os.environ["PATH"],
+                git=git_command(),
+            )
+        )
+        return [sys.executable, "-I", "-S", str(serve)]
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

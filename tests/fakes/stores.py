@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from goproxy_vm.cache.facts import Removal, Selection
+from goproxy_vm.cache.layout import free_bytes
+from goproxy_vm.cache.opening import Parts, begin_work, open_parts
+from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.rows import Victim
 from goproxy_vm.cache.store import Store
+from goproxy_vm.cache.threads import Threads
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
 from goproxy_vm.protocol.artifact import Artifact, Kind
 
 BLOCK = 4096
 NOTHING_FREE = Amount(0, None)
+FAILS = "BEGIN DELETE FROM nothing_of_the_kind; END"
+"""The body of a trigger with which a statement ends as on a failing disk."""
 
 
 def artifact(path: str) -> Artifact:
@@ -43,6 +54,40 @@ async def purge_versions(
     return await store.purges.remove(chosen)
 
 
+class OpenStore(Store):
+    """A store of whose pieces tests know."""
+
+    def __init__(self, parts: Parts, settings: Settings, exits: AsyncExitStack) -> None:
+        super().__init__(parts, settings, exits)
+        self.parts = parts
+        self.core = parts.core
+
+
+class Time:
+    """The host's monotonic clock, which a test may put forward, and stop."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+        self.stopped: float | None = None
+
+    def __call__(self) -> float:
+        return (time.monotonic() if self.stopped is None else self.stopped) + self.offset
+
+    def stop(self) -> None:
+        self.stopped = time.monotonic()
+
+
+@contextmanager
+def held_up(threads: Threads) -> Iterator[threading.Event]:
+    """Have what is asked of one thread from here on wait until the event is set."""
+    go_on = threading.Event()
+    threads.executor.submit(go_on.wait)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+
+
 class Told:
     """An observer that keeps what it is told."""
 
@@ -62,12 +107,13 @@ class Told:
 
 
 class Shop:
-    """An open store and its pieces; ``told`` is its observer."""
+    """An open store and its pieces; ``told`` is its observer, ``time`` its clock."""
 
-    def __init__(self, store: Store, told: Told) -> None:
+    def __init__(self, store: OpenStore, told: Told, time: Time) -> None:
         self.store = store
         self.told = told
-        parts = store._parts
+        self.time = time
+        self.parts = parts = store.parts
         self.core = parts.core
         self.janitor = parts.janitor
         self.control = parts.control
@@ -98,7 +144,7 @@ class Shop:
 
     def later(self, seconds: float) -> None:
         """Let time pass, by the logical clock."""
-        self.core.clock._base += seconds
+        self.time.offset += seconds
 
     def path(self, name: str, kind: str = "zip") -> str:
         module, _, version = name.partition("@")
@@ -125,8 +171,13 @@ class Shop:
         return future.result()[0]
 
     async def sql(self, statement: str) -> list[tuple[object, ...]]:
-        """Ask, or break, the index."""
-        return await self.core.ask(lambda: self.core.index._connection.execute(statement).fetchall())
+        """Ask, or break, the index, by a connection of another's, between two jobs of its writer."""
+
+        def execute() -> list[tuple[object, ...]]:
+            with closing(sqlite3.connect(self.core.layout.index, isolation_level=None)) as database:
+                return database.execute(statement).fetchall()
+
+        return await asyncio.wrap_future(self.core.database.executor.submit(execute))
 
     def consistent(self) -> None:
         """The usage is what the index says, and the index what the disk says."""
@@ -144,9 +195,16 @@ class Shop:
 
 @asynccontextmanager
 async def open_shop(
-    root: Path, *, boot: str = "b", still: bool = True, **given: object
+    root: Path,
+    *,
+    boot: str = "b",
+    still: bool = True,
+    free: Callable[[Path], int] = free_bytes,
+    told: Told | None = None,
+    **given: object,
 ) -> AsyncIterator[Shop]:
-    """Open a store; keywords are settings, ``max_size`` in blocks. ``still``: the janitor does not run."""
+    """Open a store; keywords are settings, ``max_size`` in blocks. ``still``: nothing works in the
+    background. ``free`` as for a store; ``told`` is its observer."""
     blocks = given.pop("max_size", 1 << 20)
     assert isinstance(blocks, int)
     plain: dict[str, object] = {
@@ -156,12 +214,19 @@ async def open_shop(
         "scrub_interval": 0.0,
     }
     settings = Settings(cache_dir=root, **{**plain, **given})  # type: ignore[arg-type]  # by name
-    told = Told()
-    store = await Store.open(root, settings, lock_wait=0, boot=boot, observer=told)
-    try:
-        shop = Shop(store, told)
-        if still:
-            store.admission._pressure = lambda: None
-        yield shop
-    finally:
-        await store.close()
+    told, clock = told or Told(), Time()
+    async with AsyncExitStack() as stack:
+        parts = await open_parts(
+            stack,
+            root,
+            settings,
+            lock_wait=0,
+            checkpoint=None,
+            observer=told,
+            boot=boot,
+            begin=partial(begin_clock, monotonic=clock),
+            free=free,
+        )
+        if not still:
+            begin_work(stack, parts, settings)
+        yield Shop(OpenStore(parts, settings, stack), told, clock)

@@ -71,7 +71,7 @@ class FakeUpstream:
         self.requests: list[str] = []
         self.heads: list[bytes] = []
         self.sent = 0
-        self._rules: list[_Rule] = []
+        self.rules: list[_Rule] = []
         self._server: asyncio.Server | None = None
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,17 +126,17 @@ class FakeUpstream:
 
     def on(self, glob: str, reply: Answer, *, times: int | None = None) -> None:
         """Answer matching paths with ``reply``, for good or ``times`` times; the latest rule wins."""
-        self._rules.insert(0, _Rule(glob, reply, times))
+        self.rules.insert(0, _Rule(glob, reply, times))
 
     def hold(self, glob: str) -> Gate:
         """Hold answers to paths that match ``glob`` until the gate is opened."""
         gate = Gate()
-        self._rules.insert(0, _Rule(glob, None, None, gate))
+        self.rules.insert(0, _Rule(glob, None, None, gate))
         return gate
 
     def forget_rules(self) -> None:
         """Be an honest upstream again."""
-        self._rules.clear()
+        self.rules.clear()
 
     def count(self, glob: str) -> int:
         """How many requests for paths that match ``glob`` were seen."""
@@ -152,7 +152,7 @@ class FakeUpstream:
                 self.heads.append(head)
                 path = unquote(head.split(b" ", 2)[1].decode())
                 self.requests.append(path)
-                if not await self._answer(await self._reply(path), writer):
+                if not await self._answer(await self.reply(path), writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             return
@@ -160,8 +160,8 @@ class FakeUpstream:
             self._tasks.discard(task)
             writer.close()
 
-    async def _reply(self, path: str) -> Reply:
-        for rule in self._rules:
+    async def reply(self, path: str) -> Reply:
+        for rule in self.rules:
             if not fnmatchcase(path, rule.glob) or rule.left == 0:
                 continue
             if rule.gate is not None:

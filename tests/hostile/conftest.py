@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -106,11 +105,7 @@ class Inside:
     """All connections of all servers of a test."""
 
     def __init__(self) -> None:
-        self.made: list[Connections] = []
-
-    @property
-    def all(self) -> list[Connection]:
-        return [each for connections in self.made for each in connections._all]
+        self.all: set[Connection] = set()
 
     def buffered(self) -> int:
         """Bytes of answers that wait in memory."""
@@ -126,9 +121,15 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
     seen = Inside()
 
     class Kept(Connections):
-        def __init__(self, inner: Callable[[], asyncio.Protocol], *given: Any, **more: Any) -> None:
-            super().__init__(inner, *given, **more)
-            seen.made.append(self)
+        def add(self, connection: Connection) -> str:
+            refused = super().add(connection)
+            if not refused:
+                seen.all.add(connection)
+            return refused
+
+        def remove(self, connection: Connection) -> None:
+            super().remove(connection)
+            seen.all.discard(connection)
 
     monkeypatch.setattr(server_module, "Connections", Kept)
     return seen

@@ -107,7 +107,7 @@ async def used(store: Store) -> None:
     ):
         with contextlib.suppress(sqlite3.Error):
             await work()
-    await store._queue.flushed()
+    await store.core.queue.flushed()
 
 
 async def recovered(store: Store) -> None:
@@ -135,7 +135,7 @@ async def heals(root: Path) -> None:
         assert store.usage.used == allocated(root / "modules")
         for number in range(60, 64):
             (await adopt(store, number, bytes([number]) * SIZE)).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         assert await content(store, 63) == bytes([63]) * SIZE
         assert store.usage.used == allocated(root / "modules") <= 17 * 32_768
         assert len((await store.control.versions(Listing(limit=100))).items) >= 10

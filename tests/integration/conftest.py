@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +17,10 @@ from yarl import URL
 from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.server import Server
+from goproxy_vm.upstream.direct.dial import Roads
+from goproxy_vm.upstream.upstream import Pace
+from tests.fakes.stores import OpenStore
+from tests.fakes.tasks import under_way
 from tests.fakes.upstream import FakeUpstream
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -35,11 +41,23 @@ class Got:
 
 @dataclass
 class Host:
-    """A running server and a client of it."""
+    """A running server and a client of it; ``settings`` are those it was started with."""
 
     server: Server
     session: aiohttp.ClientSession
     headers: dict[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
+
+    @property
+    def store(self) -> OpenStore:
+        """The server's store, where ``serve`` has started it."""
+        assert isinstance(self.server.store, OpenStore)
+        return self.server.store
+
+    async def quiet(self) -> None:
+        """Wait until nothing is under way, for a client or by itself, and everything is on disk."""
+        while self.server.proxy.fetches_in_flight or self.server.store.uncommitted or under_way("backlog"):
+            await asyncio.sleep(0)
 
     async def get(self, path: str, *, method: str = "GET", **headers: str) -> Got:
         """Ask for a raw path, sent as it is written; header names use ``_`` for ``-``."""
@@ -73,11 +91,19 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings."""
+    """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, but for ``store``: what
+    :meth:`Store.open` is to be given, and the server's ``roads`` and ``pace``."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
 
-        async def start(upstream: FakeUpstream | str, **settings: object) -> Host:
+        async def start(
+            upstream: FakeUpstream | str,
+            *,
+            store: Mapping[str, object] | None = None,
+            roads: Roads | None = None,
+            pace: Pace | None = None,
+            **settings: object,
+        ) -> Host:
             url = upstream if isinstance(upstream, str) else upstream.url
             given = {
                 "listen": (LOOPBACK,),
@@ -90,9 +116,12 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "shutdown_timeout": 5.0,
                 **settings,
             }
-            server = Server(Settings(**given))
+            chosen = Settings(**given)
+            server = Server(
+                chosen, open_store=partial(OpenStore.open, **(store or {})), roads=roads, pace=pace
+            )
             await server.start()
             stack.push_async_callback(server.stop)
-            return Host(server, session)
+            return Host(server, session, settings=chosen)
 
         yield start

@@ -6,30 +6,38 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from goproxy_vm.cache.store import Store
+from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import Amount
-from tests.fakes.stores import artifact
+from tests.fakes.stores import OpenStore, artifact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from goproxy_vm.cache.clock import LogicalClock
+    from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.files import StoredFile
+    from goproxy_vm.cache.store import Store
 
 V = "v1.0.0"
 
 
 async def open_store(
-    root: Path, *, boot: str | None = None, checkpoint: Any = None, **settings: Any
-) -> Store:
+    root: Path,
+    *,
+    boot: str | None = None,
+    checkpoint: Any = None,
+    begin: Callable[[Database], LogicalClock] = begin_clock,
+    **settings: Any,
+) -> OpenStore:
     """A store with these settings, and no minimum of free disk."""
     given = Settings(cache_dir=root, **{"min_free": Amount(0, None), **settings})
-    return await Store.open(root, given, lock_wait=0, boot=boot, checkpoint=checkpoint)
+    return await OpenStore.open(root, given, lock_wait=0, boot=boot, checkpoint=checkpoint, begin=begin)
 
 
 @asynccontextmanager
-async def opened(root: Path, **options: Any) -> AsyncIterator[Store]:
+async def opened(root: Path, **options: Any) -> AsyncIterator[OpenStore]:
     """As :func:`open_store`, for a block."""
     store = await open_store(root, **options)
     try:

@@ -140,7 +140,7 @@ async def test_main_listener_and_probes(serve: Serve, upstream: FakeUpstream) ->
         assert (await host.admin(path)).status == 200
     assert (await host.admin("/api/v1/status")).status == 401
     assert (await ask(host, "GET", "status", "x" * 16))[0] == 200
-    assert not (host.server._settings.cache_dir / "admin.token").exists()
+    assert not (host.settings.cache_dir / "admin.token").exists()
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/metrics/", "/%2e"])

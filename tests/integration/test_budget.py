@@ -185,7 +185,7 @@ async def test_admission_is_first_come_first_served(tmp_path: Path) -> None:
         waiting = []
         for size in sizes:
             waiting.append(asyncio.create_task(ask(size)))
-            while len(admission._queue) < len(waiting):
+            while admission.waiting < len(waiting):
                 await asyncio.sleep(0)
         assert granted == []
         assert admission.reserved == 0
@@ -193,11 +193,11 @@ async def test_admission_is_first_come_first_served(tmp_path: Path) -> None:
         while not granted:
             await asyncio.sleep(0)
         assert granted == [3 * MIB]
-        assert len(admission._queue) == 2, "the last one would fit"
+        assert admission.waiting == 2, "the last one would fit"
         leave.set()
         await asyncio.gather(*waiting)
         assert granted == list(sizes)
-        assert admission.reserved == admission._admitted == 0
+        assert admission.reserved == admission.admitted == 0
 
 
 async def test_who_waits_sees_the_room_shrink(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ async def test_who_waits_sees_the_room_shrink(tmp_path: Path) -> None:
             asyncio.create_task(admission.reserve(length))
             for length in (None, admission.capacity - 4096, 4096, None)
         ]
-        while len(admission._queue) < len(waiting):
+        while admission.waiting < len(waiting):
             await asyncio.sleep(0)
         store.usage.sizes["mod"] += 8192
         first.release()
@@ -220,7 +220,7 @@ async def test_who_waits_sees_the_room_shrink(tmp_path: Path) -> None:
             await waiting[1]
         for turn in waiting[2:]:
             (await turn).release()
-        assert admission._admitted == 0
+        assert admission.admitted == 0
         store.usage.sizes["mod"] -= 8192
 
 
@@ -241,8 +241,8 @@ async def test_waiting_ends_at_the_deadline(serve: Serve, upstream: FakeUpstream
     finally:
         await holder.discard()
     store.admission.limits = limits
-    assert store.admission._admitted == 0
-    assert not store.admission._queue
+    assert store.admission.admitted == 0
+    assert not store.admission.waiting
     assert (await host.get(f"/example.com/late/@v/{V}.zip")).status == 200
 
 
@@ -252,9 +252,9 @@ async def test_a_cancelled_eviction_is_counted_all_the_same(tmp_path: Path) -> N
         for i in range(3):
             (await adopt(store, i, bytes([i]) * MIB)).close()
         await drained(store)
-        evicting = asyncio.create_task(store._parts.janitor.full(1))
+        evicting = asyncio.create_task(store.parts.janitor.full(1))
         # The lock of published files is held from the mark to the end of the bookkeeping.
-        while not store._queue.disk.locked():
+        while not store.core.queue.disk.locked():
             await asyncio.sleep(0)
         evicting.cancel()
         await asyncio.wait([evicting])
@@ -270,6 +270,7 @@ async def test_downloads_leave_room_for_small_files(
     for again, and is missing when the upstream fails."""
     root = tmp_path / "cache"
     async with opened(root, max_size=Amount(budget, None)) as store, Watch(store, root) as watch:
+        capacity = store.admission.capacity
         downloads = [store.download() for _ in range(zips)]
         beginning = [asyncio.create_task(each.begin(None)) for each in downloads]
         await beginning[0]
@@ -277,11 +278,12 @@ async def test_downloads_leave_room_for_small_files(
             for kind in ("info", "mod"):
                 name, h1 = f"example.com/s{i}", None if kind == "info" else "h1:m"
                 await store.put(artifact(f"{name}/@v/{V}.{kind}"), b"x" * 100, h1=h1)
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         assert store.usage.entries == {"info": small, "mod": small, "zip": 0}
         for begun, download in zip(beginning, downloads, strict=True):
             await begun
             await download.write(bytes(MIB))
             await download.discard()
-        assert store.admission._admitted == store.admission._small == 0
+        assert store.admission.admitted == 0
+        assert store.admission.capacity == capacity - store.usage.metadata
     assert not watch.wrong

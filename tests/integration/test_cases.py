@@ -464,7 +464,7 @@ async def test_content_that_changes_is_refused_for_ever(serve: Serve, upstream: 
     for extension in ("mod", "zip"):
         assert (await host.get(f"{M}/@v/v1.0.0.{extension}")).status == 200
     await host.server.stop()
-    for file in (host.server._settings.cache_dir / "modules").rglob("v1.0.0.*"):
+    for file in (host.settings.cache_dir / "modules").rglob("v1.0.0.*"):
         file.unlink()
     host = await serve(upstream)
     good = upstream.files[f"{M}/@v/v1.0.0.zip"]

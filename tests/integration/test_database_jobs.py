@@ -35,10 +35,13 @@ class Jobs:
         submit = ThreadPoolExecutor.submit
 
         def counted(executor: ThreadPoolExecutor, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            thread = str(executor._thread_name_prefix).removeprefix("goproxy-vm ")
-            if thread in DATABASES:
-                self.asked.append(f"{thread}: {_named(function)}")
-            return submit(executor, function, *args, **kwargs)
+            def noting() -> Any:
+                thread = threading.current_thread().name.removeprefix("goproxy-vm ").rpartition("_")[0]
+                if thread in DATABASES:
+                    self.asked.append(f"{thread}: {_named(function)}")
+                return function(*args, **kwargs)
+
+            return submit(executor, noting)
 
         patch.setattr(ThreadPoolExecutor, "submit", counted)
 
@@ -61,7 +64,7 @@ async def started(serve: Serve, world: World) -> Host:
 
 
 async def settled(store: Store) -> None:
-    await store._core.queue.flushed()
+    await store.core.queue.flushed()
 
 
 async def test_the_first_miss_of_a_mod(
@@ -83,7 +86,7 @@ async def test_a_hit_waits_for_neither_a_write_nor_a_scan(serve: Serve, upstream
     paths = [f"{M}/@v/{version}.mod" for version in ("v0.9.0", "v1.0.0")]
     for path in paths:
         assert (await host.get(path)).status == 200
-    core = host.server.store._core
+    core = host.store.core
     await settled(host.server.store)
     core.memory.forget_all()
     goes_on = threading.Event()
@@ -104,7 +107,7 @@ async def test_a_miss_that_was_looked_for_is_seen_when_it_is_there(
     store = host.server.store
     path = "example.com/m/@v/v1.0.0.mod"
     assert await store.get(artifact(path)) is None
-    assert store._core.memory.missing(path)
+    assert store.core.memory.missing(path)
     (await store.put(artifact(path), b"module x\n", h1="h1:x")).close()
     pending = await store.get(artifact(path))
     await settled(store)

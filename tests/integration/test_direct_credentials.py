@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.errors import Absent, Refused, UpstreamError
-from goproxy_vm.upstream.direct.options import Mapped
 from tests.fakes.githttps import Fault
 from tests.fakes.gitssh import Key, SshServer
 from tests.integration.direct import HOST, Bed, bed, failure, fetch, h1, info, listed, zipped

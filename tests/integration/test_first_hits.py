@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ async def again(serve: Serve, upstream: FakeUpstream, names: list[str]) -> Host:
     await first.server.stop()
     host = await serve(upstream, prefetch=False)
     store = host.server.store
-    await until(lambda: all(store._core.memory.entry(name[1:]) is not None for name in names))
+    await until(lambda: all(store.remembers(name[1:]) for name in names))
     return host
 
 
@@ -58,8 +60,11 @@ async def test_no_thread_is_asked(
     submit = ThreadPoolExecutor.submit
 
     def counted(executor: ThreadPoolExecutor, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        asked.add(executor._thread_name_prefix.removeprefix("goproxy-vm "))
-        return submit(executor, function, *args, **kwargs)
+        def noting() -> Any:
+            asked.add(threading.current_thread().name.removeprefix("goproxy-vm ").rpartition("_")[0])
+            return function(*args, **kwargs)
+
+        return submit(executor, noting)
 
     async with Wire(host.server.url) as wire:
         monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
@@ -110,9 +115,8 @@ async def test_a_file_that_is_not_as_on_record_is_fetched_again(
 ) -> None:
     names = [name for name in paths(upstream, 1) if name.endswith("zip")]
     host = await again(serve, upstream, names)
-    root = host.server.store._core.layout.modules
     for name in names:
-        file = root / name[1:]
+        file = host.settings.cache_dir / "modules" / name[1:]
         content = file.read_bytes()
         file.unlink()
         if change == "longer":
@@ -138,7 +142,7 @@ async def test_what_waits_for_a_look_up_is_looked_up_together(
     names = [name for name in paths(upstream, 5) if name.endswith("mod")]
     host = await again(serve, upstream, names)
     store = host.server.store
-    store._core.memory.forget_all()
+    store.core.memory.forget_all()
     jobs: list[int] = []
     look_all = Reader.look_all
 
@@ -167,20 +171,19 @@ async def test_hits_of_very_many_files_are_written_down_before_their_time(
     monkeypatch.setattr(recency, "TOGETHER", 2)
     names = paths(upstream, 1)
     host = await again(serve, upstream, names)
-    before = {name: await _hits(host, name) for name in names}
+    before = {name: _hits(host, name) for name in names}
     for name in names:
         assert (await host.get(name)).status == 200
     for name in names[:4]:
         async with asyncio.timeout(30):
-            while await _hits(host, name) == before[name]:
+            while _hits(host, name) == before[name]:
                 await asyncio.sleep(0.01)
 
 
-async def _hits(host: Host, name: str) -> int:
-    core = host.server.store._core
-    query = "SELECT hits FROM files WHERE path = ?"
-    connection = core.index._connection
-    return int(await core.ask(lambda: connection.execute(query, (name[1:],)).fetchone()[0]))
+def _hits(host: Host, name: str) -> int:
+    """As they are written down."""
+    with closing(sqlite3.connect(host.settings.cache_dir / "index.db")) as index:
+        return int(index.execute("SELECT hits FROM files WHERE path = ?", (name[1:],)).fetchone()[0])
 
 
 def test_a_zip_is_as_large_as_it_says() -> None:

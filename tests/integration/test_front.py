@@ -350,7 +350,7 @@ async def test_a_file_cut_on_disk_never_looks_whole(
     await host.get(path)
     await committed(host)
     await host.get(path)
-    file = next(host.server._settings.cache_dir.glob(f"modules{path}"))
+    file = next(host.settings.cache_dir.glob(f"modules{path}"))
     os.truncate(file, 100_000)
     with monkeypatch.context() as patch:
         patch.setattr(Ready, "sound", lambda *_: True)  # it happens after the look
@@ -433,20 +433,18 @@ async def test_a_reload_closes_many_files_in_turns(
     for name in [*names, *names]:
         assert (await host.get(name)).status == 200
         await committed(host)
-    front = host.server._front
-    assert front is not None
 
     def open_files() -> int:
         links = [os.readlink(link.path) for link in os.scandir("/proc/self/fd") if link.is_symlink()]  # noqa: PTH115
         return sum(link.endswith("zip") for link in links)
 
     assert open_files() == 5
-    front.forget(None)
+    await host.server.reload(host.settings)
     assert open_files() == 4, "the others have their turn"
     assert (await host.get(names[0])).body == upstream.files[names[0]]
     await until(lambda: open_files() == 1)
     for name in names:
         assert (await host.get(name)).status == 200
-    front.forget(None)
-    await front.close()
+    await host.server.reload(host.settings)
+    await host.server.stop()
     assert open_files() == 0

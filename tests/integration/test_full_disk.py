@@ -49,7 +49,7 @@ async def idle(host: Host) -> None:
 
 def assert_tidy(host: Host, cache: Path) -> None:
     store = host.server.store
-    assert store.admission.reserved == store.admission._admitted == store.admission.wanted == 0
+    assert store.admission.reserved == store.admission.admitted == store.admission.wanted == 0
     assert not list((cache / "tmp").iterdir())
     assert store.usage.used == allocated(cache / "modules")
 
@@ -202,23 +202,20 @@ async def test_many_at_once_on_a_disk_that_comes_and_goes(
     assert (await host.admin("/readyz")).text == "ready\n"
 
 
-async def test_min_free_is_held(
-    serve: Serve, upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_min_free_is_held(serve: Serve, upstream: FakeUpstream) -> None:
     """A file system on which others write too: what is free shrinks by more than what is stored here."""
     fill(upstream, 6, MIB)
-    host = await serve(upstream, min_free=Amount(10 * MIB, None))
-    store = host.server.store
     others = 0
     lowest = 1 << 60
 
-    def free(_: object) -> int:
+    def free(directory: Path) -> int:
         nonlocal lowest
-        left = 15 * MIB - under(tmp_path / "cache") - others
+        left = 15 * MIB - under(directory) - others
         lowest = min(lowest, left)
         return left
 
-    monkeypatch.setattr(type(store._core), "free", free)
+    host = await serve(upstream, min_free=Amount(10 * MIB, None), store={"free": free})
+    store, cache = host.store, host.settings.cache_dir
     for i in range(6):
         got = await host.get(name(i))
         assert (got.status, got.body) == (200, upstream.files[name(i)])
@@ -226,8 +223,8 @@ async def test_min_free_is_held(
     assert store.usage.entries["zip"] < 6
     assert lowest >= 10 * MIB
     others = 3 * MIB
-    await store._parts.janitor._regularly()
-    assert free(None) >= 10 * MIB
+    await store.parts.janitor.once()
+    assert free(cache) >= 10 * MIB
     assert store.usage.entries["zip"] > 0
     others = 6 * MIB
     got = await host.get(name(0))
@@ -238,32 +235,29 @@ async def test_min_free_is_held(
     assert (await host.get(name(0))).status == 200
     await idle(host)
     assert (await host.admin("/readyz")).text == "ready\n"
-    assert_tidy(host, tmp_path / "cache")
+    assert_tidy(host, cache)
 
 
-async def test_min_free_holds_for_many_at_once(
-    serve: Serve, upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_min_free_holds_for_many_at_once(serve: Serve, upstream: FakeUpstream) -> None:
     """Each fits alone."""
     fill(upstream, 6, 2 * MIB)
-    host = await serve(upstream, min_free=Amount(10 * MIB, None))
-    store = host.server.store
     lowest = 1 << 60
 
-    def free(_: object) -> int:
+    def free(directory: Path) -> int:
         nonlocal lowest
-        left = 15 * MIB - under(tmp_path / "cache")
+        left = 15 * MIB - under(directory)
         lowest = min(lowest, left)
         return left
 
-    monkeypatch.setattr(type(store._core), "free", free)
+    host = await serve(upstream, min_free=Amount(10 * MIB, None), store={"free": free})
+    cache = host.settings.cache_dir
     answers = await asyncio.gather(*(host.get(name(i)) for i in range(6)))
     await idle(host)
-    free(None)
+    free(cache)
     assert lowest >= 10 * MIB - 12 * 4096, "small files are not asked"
     assert {got.status for got in answers} <= {200, 503}
     assert 200 in {got.status for got in answers}
-    assert_tidy(host, tmp_path / "cache")
+    assert_tidy(host, cache)
 
 
 # A real one

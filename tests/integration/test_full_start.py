@@ -18,9 +18,10 @@ from goproxy_vm.config.values import Amount
 from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.server import Server
 from tests.fakes.disk import copy_of
+from tests.fakes.stores import OpenStore
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import LOOPBACK, Host
-from tests.integration.stores import opened
+from tests.integration.stores import drained, opened
 
 KIB = 1 << 10
 SIZE = 24 << 20
@@ -93,12 +94,12 @@ def settings_of(disk: Path, upstream: str) -> Settings:
 
 async def fetch(disk: Path, end: str, upstream: str) -> None:
     """Store everything, in a process of its own that ends this way or that."""
-    server = Server(settings_of(disk, upstream))
+    server = Server(settings_of(disk, upstream), open_store=OpenStore.open)
     await server.start()
     async with aiohttp.ClientSession() as session:
         for path in ASKED:
             assert (await Host(server, session).get(path)).status == 200
-    await server.store._queue.flushed()
+    await drained(server.store)
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     await server.stop()
@@ -122,9 +123,10 @@ async def scenario(disk: Path, end: str) -> None:
             shutil.rmtree(cache)
             shutil.copytree(kept, cache)
             fill(disk, left * KIB)
-            server = Server(settings)
+            server = Server(settings, open_store=OpenStore.open)
             await server.start()
-            host, store = Host(server, session), server.store
+            host = Host(server, session)
+            store = host.store
             try:
                 for path, body in expected.items():
                     got = await host.get(path)
@@ -135,13 +137,13 @@ async def scenario(disk: Path, end: str) -> None:
                 (disk / "ballast").unlink()
                 upstream.forget_rules()
                 upstream.add_module(M, NEW)
-                await store._parts.trial.once()
+                await store.parts.trial.once()
                 assert (await host.admin("/readyz")).text == "ready\n", left
                 for kind in ("info", "mod", "zip"):
                     assert (await host.get(f"/{M}/@v/{NEW}.{kind}")).status == 200, left
                 await store.answers.set("k", b"x", keep=None)
                 assert await store.answers.get("k") is not None, left
-                await store._queue.flushed()
+                await store.core.queue.flushed()
                 assert await store.control.snapshot("s") is not None, left
             finally:
                 await server.stop()

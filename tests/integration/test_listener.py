@@ -9,7 +9,9 @@ import random
 import socket
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from goproxy_vm.web import connections as connections_module
 from goproxy_vm.web.connections import Connections
 from goproxy_vm.web.listener import bind
 from tests.fakes.lines import logged
-from tests.fakes.stores import artifact
+from tests.fakes.stores import FAILS, artifact
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import Wire, until
 from tests.integration.conftest import LOOPBACK, Host, Serve
@@ -168,10 +170,16 @@ async def test_a_closing_connection_is_aborted_too(quick: None) -> None:
 
 async def test_a_closing_connection_is_waited_for(quick: None) -> None:
     connections = Connections(_Hasty, most=1, send_timeout=60.0)
-    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    made: list[connection.Connection] = []
+
+    def make() -> connection.Connection:
+        made.append(connections())
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     async with Wire(listener.url_of(server.sockets[0]), receive_buffer=4096) as wire:
         wire.ask("/")
-        await until(lambda: any(connection.busy for connection in connections._all))
+        await until(lambda: any(each.busy for each in made))
         draining = asyncio.create_task(connections.drained(10))
         done, _ = await asyncio.wait([draining], timeout=0.1)
         assert not done
@@ -368,9 +376,9 @@ def settings(tmp_path: Path, **given: object) -> Settings:
     )
 
 
-async def refused_start(given: Settings) -> str:
+async def refused_start(given: Settings, **more: Any) -> str:
     with pytest.raises(StartError) as caught:
-        await Server(given).start()
+        await Server(given, **more).start()
     assert len(caught.value.sentence.splitlines()) == 1
     return caught.value.sentence
 
@@ -396,10 +404,8 @@ async def test_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     running = Server(settings(tmp_path))
     await running.start()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            opened = Store.open
-            patch.setattr(Store, "open", lambda *given, **kept: opened(*given, lock_wait=0, **kept))
-            sentence = await refused_start(settings(tmp_path, listen=(Address("", 0, str(path)),)))
+        elsewhere = settings(tmp_path, listen=(Address("", 0, str(path)),))
+        sentence = await refused_start(elsewhere, open_store=partial(Store.open, lock_wait=0))
         assert str(tmp_path / "cache") in sentence
         assert not path.exists()
     finally:
@@ -522,21 +528,17 @@ async def test_wrong_descriptors_handed_over(tmp_path: Path, monkeypatch: pytest
         assert "LISTEN_FDS: descriptor" in await refused_start(settings(tmp_path))
 
 
-async def test_a_reload_that_fails_changes_nothing(
-    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reload_that_fails_changes_nothing(serve: Serve, upstream: FakeUpstream) -> None:
     """The next one finds all that has changed, still."""
     host = await serve(upstream)
     server = host.server
-    wanted = replace(server._settings, pins=("example.com/*",), deny="example.com/m")
+    wanted = replace(host.settings, pins=("example.com/*",), deny="example.com/m")
 
-    async def fail(_: object) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store.control, "configure_pins", fail)
+    with closing(sqlite3.connect(host.settings.cache_dir / "index.db")) as index:
+        index.execute(f"CREATE TRIGGER fails BEFORE INSERT ON pins {FAILS}")
         with pytest.raises(sqlite3.OperationalError):
             await server.reload(wanted)
+        index.execute("DROP TRIGGER fails")
     assert (await host.get("/example.com/m/@v/list")).status == 200
     assert server.in_force == InForce()
     shown = {"deny": Shown("example.com/m", "file x")}

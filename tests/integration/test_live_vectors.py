@@ -154,7 +154,7 @@ async def test_errors_of_clients_are_the_servers(
     SCRIPTS[name].on(scripted)
     path, status, reason, said = quoted.groups()
     assert path in outcome["requests"]
-    reply = await scripted._reply(decoded(path))
+    reply = await scripted.reply(decoded(path))
     assert (int(status), reason, said or "") == (reply.status, HTTPStatus(reply.status).phrase, shown(reply))
 
 
@@ -166,12 +166,12 @@ async def test_verifier_asks_for_the_tiles_that_clients_ask_for(scripted: FakeUp
     script.on(scripted)
     base = f"{script.sumdb}{SUMDB}"
     client = Verifier(database().key, None)
-    session = client.lookup(MODULE, VERSION, (await scripted._reply(f"{script.sumdb}{LOOKUP}")).body)
+    session = client.lookup(MODULE, VERSION, (await scripted.reply(f"{script.sumdb}{LOOKUP}")).body)
     asked = []
     while wanted := session.wanted():
         for tile in wanted:
             asked.append(f"{base}/{tile.path}")
-            session.feed(tile, (await scripted._reply(asked[-1])).body)
+            session.feed(tile, (await scripted.reply(asked[-1])).body)
     assert session.finish().number == 299
     for outcome in SCENARIOS[name]["outcomes"]:
         assert sorted(asked) == [path for path in outcome["requests"] if "/tile/" in path]
@@ -182,7 +182,7 @@ async def test_verifier_refuses_the_record_that_old_clients_took(scripted: FakeU
     script.on(scripted)
     client = Verifier(database().key, None)
     with pytest.raises(ContentError):
-        client.lookup(MODULE, VERSION, (await scripted._reply(LOOKUP)).body)
+        client.lookup(MODULE, VERSION, (await scripted.reply(LOOKUP)).body)
 
 
 def readable(answer: Got) -> bool:

@@ -16,11 +16,12 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.proxy import fetching
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.traffic import absence
-from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.backoff import LONGEST, MOST_RETRY_AFTER
 from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.ports import closed_port
+from tests.fakes.stores import Time
 from tests.fakes.upstream import FakeUpstream, Reply
-from tests.integration.conftest import Got, Host, Serve
+from tests.integration.conftest import Got, Serve
 
 M, OTHER = "/example.com/m", "/example.com/other"
 INFO, MOD, ZIP = (f"{M}/@v/v1.0.0.{kind}" for kind in ("info", "mod", "zip"))
@@ -39,12 +40,16 @@ DEATHS = [
 
 
 @pytest.fixture
-def serve(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Serve:
+def later() -> Time:
+    """The clock by which upstreams are backed off from."""
+    return Time()
+
+
+@pytest.fixture
+def serve(serve: Serve, later: Time) -> Serve:
     """Servers that hold on to nothing, and retry at once."""
-    monkeypatch.setattr(
-        server_module, "Upstreams", functools.partial(Upstreams, pace=Pace(jitter=lambda: -0.5))
-    )
-    return functools.partial(serve, fresh=0.0, negative=0.0, stall_timeout=0.2)
+    pace = Pace(now=later, jitter=lambda: -0.5)
+    return functools.partial(serve, pace=pace, fresh=0.0, negative=0.0, stall_timeout=0.2)
 
 
 class Clock:
@@ -67,19 +72,6 @@ def status(got: Got) -> str:
     return got.headers["Cache-Status"]
 
 
-async def quiet(host: Host) -> None:
-    """Wait until nothing is under way, and everything is on disk."""
-    proxy = host.server.proxy
-    while (
-        proxy._prefetch._infos.tasks
-        or proxy._prefetch._zips.tasks
-        or proxy._documents._behind.tasks
-        or proxy.fetches_in_flight
-        or host.server.store.uncommitted
-    ):
-        await asyncio.sleep(0)
-
-
 # What is fetched of a version brings its .info, and where there is none its .mod will do.
 
 
@@ -91,7 +83,7 @@ async def test_whatever_is_fetched_brings_the_info(
     host = await serve(upstream, prefetch=prefetch)
     for path in asked:
         assert (await host.get(path)).status == 200
-    await quiet(host)
+    await host.quiet()
     upstream.on("*", Reply(b"", 500))
     got = await host.get(INFO)
     assert (got.body, status(got)) == (upstream.files[INFO], "goproxy-vm; hit")
@@ -105,7 +97,7 @@ async def test_a_version_that_is_named_brings_its_info(
     upstream.files[f"{M}/@v/master.info"] = b'{"Version":"v1.0.0"}'
     host = await serve(upstream)
     await host.get(path)
-    await quiet(host)
+    await host.quiet()
     assert (upstream.count(INFO), upstream.count("*.zip")) == (1, 0)
 
 
@@ -125,25 +117,24 @@ async def test_a_full_cache_is_no_reason_not_to(serve: Serve, upstream: FakeUpst
         host.server.store.admission.limits = type(host.server.store.admission.limits)(1 << 30, low=0, high=1)
     assert not host.server.store.roomy
     await host.get(ZIP)
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(INFO) == 1
 
 
 @pytest.mark.parametrize("reply", [*DEATHS, pytest.param(Reply(b"", 404), id="404")])
 async def test_an_info_without_upstream_follows_from_the_mod(
-    serve: Serve, upstream: FakeUpstream, reply: Reply
+    serve: Serve, upstream: FakeUpstream, reply: Reply, later: Time
 ) -> None:
     upstream.on("*.info", reply)
     host = await serve(upstream)
     await host.get(MOD)
-    await quiet(host)
+    await host.quiet()
     for _ in range(2):
         got = await host.get(INFO)
         assert (got.status, json.loads(got.body), status(got)) == (200, {"Version": "v1.0.0"}, FROM_MOD)
         assert got.headers["Cache-Control"] == "public, max-age=0"
     upstream.forget_rules()
-    for upstream_ in host.server.proxy._documents._upstreams._upstreams:
-        upstream_.backoff.succeeded()
+    later.offset += MOST_RETRY_AFTER  # the back-off is over
     got = await host.get(INFO)  # it was never stored as the upstream's
     assert (got.body, status(got)) == (upstream.files[INFO], "goproxy-vm; fwd=uri-miss; stored")
 
@@ -152,7 +143,7 @@ async def test_an_info_offline_follows_from_the_mod(serve: Serve, upstream: Fake
     upstream.on("*.info", Reply(b"", 500))
     online = await serve(upstream)
     await online.get(MOD)
-    await quiet(online)
+    await online.quiet()
     await online.server.stop()
     host = await serve(upstream, offline=True)
     got = await host.get(INFO)
@@ -163,7 +154,7 @@ async def test_an_info_offline_follows_from_the_mod(serve: Serve, upstream: Fake
 async def test_a_purged_version_has_no_info(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream)
     await host.get(ZIP)
-    await quiet(host)
+    await host.quiet()
     await host.server.operations.purge_version("example.com/m", "v1.0.0")
     upstream.on("*", Reply(b"", 404))
     assert (await host.get(INFO)).status == 404
@@ -263,7 +254,7 @@ async def test_nobody_waits_for_an_upstream_that_failed(serve: Serve, upstream: 
     host = await serve(upstream, stall_timeout=30.0)
     for path in paths:
         await host.get(path)
-    await quiet(host)
+    await host.quiet()
     upstream.on("*", Reply(b"", 503, {"Retry-After": "600"}))
     assert status(await host.get(LIST)) == STALE
     seen = len(upstream.requests)
@@ -272,16 +263,16 @@ async def test_nobody_waits_for_an_upstream_that_failed(serve: Serve, upstream: 
     assert len(upstream.requests) == seen  # backed off from
 
 
-async def test_one_looks_whether_it_is_back(serve: Serve, upstream: FakeUpstream) -> None:
+async def test_one_looks_whether_it_is_back(serve: Serve, upstream: FakeUpstream, later: Time) -> None:
     host = await serve(upstream, stall_timeout=30.0)
     for path in (LIST, LATEST):
         await host.get(path)
+    await host.quiet()
     upstream.on("*", Reply(b"", 503))
     await host.get(LIST)
     upstream.add_module("example.com/m", "v1.1.0")
     gate = upstream.hold("*")
-    (backoff,) = (each.backoff for each in host.server.proxy._documents._upstreams._upstreams)
-    backoff._until = 0.0  # the back-off is over
+    later.offset += LONGEST  # the back-off is over
     seen = len(upstream.requests)
     finding_out = asyncio.create_task(host.get(LIST))
     await gate.arrived.wait()
@@ -292,12 +283,12 @@ async def test_one_looks_whether_it_is_back(serve: Serve, upstream: FakeUpstream
     assert len(upstream.requests) == seen + 1
     upstream.forget_rules()
     gate.open()
-    await quiet(host)
+    await host.quiet()
     assert b"v1.1.0" in (await host.get(LIST)).body
 
 
 async def test_what_has_changed_since_is_seen_once_the_back_off_is_over(
-    serve: Serve, upstream: FakeUpstream
+    serve: Serve, upstream: FakeUpstream, later: Time
 ) -> None:
     """One failure leaves no copy and no absence in force beyond it: whoever asks after that finds out."""
     host = await serve(upstream, fresh=0.0, negative=0.0)
@@ -308,11 +299,12 @@ async def test_what_has_changed_since_is_seen_once_the_back_off_is_over(
     assert (await host.get("/example.com/other/@v/list")).status == 502
     upstream.forget_rules()
     upstream.add_module("example.com/m", "v1.9.0")
-    (backoff,) = (each.backoff for each in host.server.proxy._documents._upstreams._upstreams)
-    backoff._until = 0.0  # the back-off is over
+    later.offset += LONGEST  # the back-off is over
     assert (await host.get(new)).status == 200
-    backoff.failed(None, "503")
-    backoff._until = 0.0
+    upstream.on("*", Reply(b"", 503))
+    assert (await host.get("/example.com/other/@v/list")).status == 502
+    upstream.forget_rules()
+    later.offset += LONGEST
     assert b"v1.9.0" in (await host.get(LIST)).body
 
 
@@ -353,9 +345,8 @@ async def test_a_404_of_the_first_hides_nothing_that_the_second_had(
             assert (got.status, b"v1.0.0" in got.body) == (200, True)
     unknown = await host.get("/example.com/private/@v/v1.0.0.zip")
     assert unknown.status == 404
-    assert not await host.server.proxy._documents._fetching.absences.keeps(
-        "example.com/private/@v/v1.0.0.zip"
-    )
+    kept = await host.server.store.answers.keys("absent/")
+    assert "absent/example.com/private/@v/v1.0.0.zip" not in (kept or [])
 
 
 async def test_patience_with_a_silent_upstream(
@@ -365,7 +356,7 @@ async def test_patience_with_a_silent_upstream(
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
     for path in (LIST, LATEST, ZIP):
         await host.get(path)
-    await quiet(host)
+    await host.quiet()
     gate = upstream.hold("*")
     assert status(await host.get(LIST)) == STALE
     assert status(await host.get(LATEST)) == STALE
@@ -373,7 +364,7 @@ async def test_patience_with_a_silent_upstream(
     await host.get(LIST)
     gate.open()
     assert status(await built) == "goproxy-vm; fwd=uri-miss; stored"
-    await quiet(host)
+    await host.quiet()
     upstream.add_module("example.com/m", "v1.1.0")
     got = await host.get(LIST)
     assert (b"v1.1.0" in got.body, status(got)) == (True, "goproxy-vm; fwd=uri-miss; stored")
@@ -385,7 +376,7 @@ async def test_slow_is_no_reason_to_make_up_a_list(
     monkeypatch.setattr(fetching, "PATIENCE", 0.01)
     host = await serve(upstream, stall_timeout=60.0)
     await host.get(ZIP)
-    await quiet(host)
+    await host.quiet()
     gate = upstream.hold(LIST)
     asking = asyncio.create_task(host.get(LIST))
     await gate.arrived.wait()
@@ -418,7 +409,7 @@ async def test_what_was_there_since_is_not_absent(serve: Serve, upstream: FakeUp
     assert (await host.get(new)).status == 404
     upstream.add_module("example.com/m", "v1.1.0")
     assert (await host.get(new)).status == 200
-    await quiet(host)
+    await host.quiet()
     await host.server.operations.evict(0, dry_run=False)
     upstream.on("*", Reply(b"", 500))
     assert (await host.get(new)).status == 502
@@ -437,7 +428,7 @@ async def test_an_edge_does_not_keep_what_its_central_server_made_up(
     central = await serve(upstream)
     await central.get(MOD)
     await central.get(ABSENT)
-    await quiet(central)
+    await central.quiet()
     await central.server.operations.purge(
         Selection(match=("example.com/m@v1.0.0",), kinds=("info",)), forget_hash=False, dry_run=False
     )
@@ -446,7 +437,7 @@ async def test_an_edge_does_not_keep_what_its_central_server_made_up(
     got = await edge.get(INFO)
     assert json.loads(got.body) == {"Version": "v1.0.0"}
     assert (await edge.get(ABSENT)).status == 404
-    await quiet(edge)
+    await edge.quiet()
     upstream.forget_rules()
     assert (await edge.get(INFO)).body == upstream.files[INFO]
     upstream.on("*", Reply(b"", 500))
@@ -471,10 +462,10 @@ async def test_a_copy_just_expired_goes_out_at_once(
     await gate.arrived.wait()
     assert upstream.count(path) == 2
     gate.open()
-    await quiet(host)
+    await host.quiet()
     got = await host.get(path)
     assert b"v1.1.0" in got.body
-    await quiet(host)
+    await host.quiet()
     clock.offset = 359 + 360
     assert status(await host.get(path)) == "goproxy-vm; fwd=uri-miss; stored"
 
@@ -497,7 +488,7 @@ async def test_lists_are_built_whatever_the_failure(
 ) -> None:
     host = await serve(upstream)
     await host.get(ZIP)
-    await quiet(host)
+    await host.quiet()
     upstream.on("*", reply)
     for _ in range(2):
         got = await host.get(LIST)
@@ -514,7 +505,7 @@ async def test_offline_offers_what_is_stored_whole(serve: Serve, upstream: FakeU
     online = await serve(upstream, fresh=3600.0, prefetch=False)
     for path in (LIST, LATEST, f"{M}/@v/master.info", ZIP, f"{M}/@v/v1.1.0.mod"):
         assert (await online.get(path)).status == 200
-    await quiet(online)
+    await online.quiet()
     await online.server.stop()
     host = await serve(upstream, offline=True, fresh=3600.0)
     got = await host.get(LIST)
@@ -530,7 +521,7 @@ async def test_offline_a_module_without_latest_has_none(serve: Serve, upstream: 
     online = await serve(upstream)
     for path in (LATEST, ZIP):
         await online.get(path)
-    await quiet(online)
+    await online.quiet()
     await online.server.stop()
     host = await serve(upstream, offline=True)
     assert (await host.get(LATEST)).status == 404
@@ -545,7 +536,7 @@ async def test_latest_by_the_rule_of_go(serve: Serve, upstream: FakeUpstream) ->
     for version in order:
         upstream.add_module("example.com/other", version)
         await host.get(f"{OTHER}/@v/{version}.zip")
-        await quiet(host)
+        await host.quiet()
         got = await host.get(f"{OTHER}/@latest", Disable_Module_Fetch="true")
         expected.append(json.loads(got.body)["Version"])
     assert expected == order

@@ -165,11 +165,11 @@ async def test_what_is_older_than_the_clean_mark_is_not_hashed(
         await drained(store)
         with monkeypatch.context() as patch:
             patch.setattr(recency, "CLEAN_AGE", 0.0)
-            await store._core.flush()  # notes what is newest
-            await store._core.flush()  # and later that it is certainly on disk
+            await store.core.flush()  # notes what is newest
+            await store.core.flush()  # and later that it is certainly on disk
         (await adopt(store, 2, DATA[2])).close()
         await drained(store)
-        await store._core.flush()
+        await store.core.flush()
         await unclean(store, root, after)
     async with opened(after, boot="two") as store:
         for i in range(3):

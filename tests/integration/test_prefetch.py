@@ -14,33 +14,22 @@ from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.traffic import backlog
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
+from tests.fakes.tasks import ended
 from tests.fakes.upstream import FakeUpstream, Reply
-from tests.integration.conftest import Host, Serve
+from tests.integration.conftest import Serve
 
 M, V = "example.com/m", "v1.0.0"
 INFO, MOD, ZIP = (f"/{M}/@v/{V}.{kind}" for kind in ("info", "mod", "zip"))
-
-
-def busy(ahead: Prefetch) -> bool:
-    """Whether anything is under way."""
-    return bool(ahead._infos.tasks or ahead._zips.tasks)
-
-
-async def quiet(host: Host) -> None:
-    """Wait until nothing is under way."""
-    proxy = host.server.proxy
-    while busy(proxy._prefetch) or proxy.fetches_in_flight or host.server.store.uncommitted:
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("fast_path", [True, False])
 async def test_as_go_mod_download_asks(serve: Serve, upstream: FakeUpstream, fast_path: bool) -> None:
     host = await serve(upstream, fast_path=fast_path)
     await host.get(MOD)
-    await quiet(host)
+    await host.quiet()
     assert (upstream.count(INFO), upstream.count(ZIP)) == (1, 0)
     assert (await host.get(INFO)).headers["Cache-Status"] == "goproxy-vm; hit"
-    await quiet(host)
+    await host.quiet()
     assert (upstream.count(INFO), upstream.count(ZIP)) == (1, 1)
     got = await host.get(ZIP)
     assert (got.body, got.headers["Cache-Status"]) == (upstream.files[ZIP], "goproxy-vm; hit")
@@ -51,10 +40,10 @@ async def test_an_info_that_is_missing_after_all(serve: Serve, upstream: FakeUps
     host = await serve(upstream)
     upstream.on(INFO, Reply(b"", 500))
     await host.get(MOD)
-    await quiet(host)
+    await host.quiet()
     upstream.forget_rules()
     assert (await host.get(INFO)).status == 200
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 1
 
 
@@ -64,7 +53,7 @@ async def test_not_for_another_server_that_does_so_itself(
 ) -> None:
     host = await serve(upstream)
     assert (await host.get(path, CDN_Loop=new_name())).status == 200
-    await quiet(host)
+    await host.quiet()
     of_itself = {path, MOD}  # what a client asks for next is begun with it
     assert {each for each in (INFO, MOD, ZIP) if upstream.count(each)} <= of_itself
 
@@ -76,16 +65,16 @@ async def test_not_for_who_forbids_it(
 ) -> None:
     host = await serve(upstream, fast_path=fast_path)
     await host.get(MOD)
-    await quiet(host)
+    await host.quiet()
     if how == "/cached-only":
         got = await host.get(how + INFO)
     else:
         got = await host.get(INFO, Disable_Module_Fetch="true")
     assert got.status == 200
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
     await host.get(INFO)
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 1
 
 
@@ -94,7 +83,7 @@ async def test_a_look_for_newer_versions_announces_none(serve: Serve, upstream: 
     for _ in range(2):
         for path in (f"/{M}/@v/list", INFO, MOD):  # the second time all are hits
             await host.get(path)
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
 
 
@@ -102,7 +91,7 @@ async def test_switched_off(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream, prefetch=False)
     await host.get(MOD)
     await host.get(INFO)
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
 
 
@@ -126,10 +115,10 @@ async def test_nothing_is_evicted_for_it(serve: Serve, upstream: FakeUpstream) -
     upstream.add_module("example.com/large", V, zipped=large)
     host = await serve(upstream, max_size=Amount(1 << 20, None), low_water=0.1, high_water=99.0)
     await host.get(f"/example.com/large/@v/{V}.zip")
-    await quiet(host)
+    await host.quiet()
     await host.get(MOD)
     await host.get(INFO)
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
 
 
@@ -138,7 +127,7 @@ async def test_its_failure_is_nobodys(serve: Serve, upstream: FakeUpstream) -> N
     upstream.on(ZIP, Reply(b"", 500))
     await host.get(MOD)
     assert (await host.get(INFO)).status == 200
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) > 0
     upstream.forget_rules()
     assert (await host.get(ZIP)).status == 200
@@ -148,10 +137,10 @@ async def test_what_is_known_to_be_absent_is_not_asked_for(serve: Serve, upstrea
     host = await serve(upstream)
     upstream.on(ZIP, Reply(b"", 404))
     assert (await host.get(ZIP)).status == 404
-    await quiet(host)
+    await host.quiet()
     asked = upstream.count(ZIP)
     await host.get(INFO)  # its .mod came with the zip that was asked for
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == asked
 
 
@@ -169,17 +158,17 @@ async def test_a_purge_recalls_it(
     assert list(host.server.proxy._prefetch._zips.announced) == [ZIP[1:]]
     await Operations(host.server.store, host.server.proxy, "0", lambda: 0).purge_module(M)
     gate.open()
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
 
 
 async def test_a_purge_forgets_what_was_not_asked_for_yet(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream)
     await host.get(MOD)
-    await quiet(host)
+    await host.quiet()
     await Operations(host.server.store, host.server.proxy, "0", lambda: 0).purge_module(M)
     await host.get(INFO)  # starts the .mod, and announces nothing
-    await quiet(host)
+    await host.quiet()
     assert upstream.count(ZIP) == 0
 
 
@@ -194,12 +183,10 @@ async def test_what_is_asked_for_late_is_forgotten(monkeypatch: pytest.MonkeyPat
     ahead = Prefetch(fetch, zips=True)
     for number in range(3):
         ahead.complete(M, f"v1.0.{number}")
-        while busy(ahead):
-            await asyncio.sleep(0)
+        await ended("backlog")
     for number in range(3):
         ahead.hit(ModuleResource(M, Endpoint.INFO, f"v1.0.{number}").path)
-    while busy(ahead):
-        await asyncio.sleep(0)
+    await ended("backlog")
     assert fetched[3:] == [f"{M}/@v/v1.0.1.zip", f"{M}/@v/v1.0.2.zip"]
 
 
@@ -220,15 +207,12 @@ async def test_what_is_announced_twice_is_still_news() -> None:
         ahead.complete(M, version)
         await asyncio.sleep(0)
     free.set()
-    while busy(ahead):
-        await asyncio.sleep(0)
+    await ended("backlog")
     ahead.complete(M, "v1.0.1")
-    while busy(ahead):
-        await asyncio.sleep(0)
+    await ended("backlog")
     for version in ("v1.0.0", "v1.0.1"):
         ahead.hit(ModuleResource(M, Endpoint.INFO, version).path)
-    while busy(ahead):
-        await asyncio.sleep(0)
+    await ended("backlog")
     assert fetched[2:] == [f"{M}/@v/v1.0.0.zip", f"{M}/@v/v1.0.1.zip"]
 
 
@@ -252,8 +236,7 @@ async def test_so_many_at_once_and_so_many_in_all(
         await asyncio.sleep(0)
     assert len(begun) == backlog.AT_ONCE
     free.set()
-    while busy(ahead):
-        await asyncio.sleep(0)
+    await ended("backlog")
     assert begun == [f"{M}/@v/v1.0.{number}.zip" for number in range(14)]
     assert "background fetch failed" in logged(caplog)
     free.clear()

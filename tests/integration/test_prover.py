@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -12,8 +13,10 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +29,31 @@ M, V = "example.com/m", "v1.0.0"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what another process does")
 
 
+class Workers:
+    """Starts processes as asyncio does, and knows them; ``instead``: the program that is run."""
+
+    def __init__(self, instead: str = sys.executable) -> None:
+        self.all: list[asyncio.subprocess.Process] = []
+        self.instead = instead
+
+    async def __call__(self, _: str, *args: str, **how: Any) -> asyncio.subprocess.Process:
+        self.all.append(await asyncio.create_subprocess_exec(self.instead, *args, **how))
+        return self.all[-1]
+
+    @property
+    def newest(self) -> asyncio.subprocess.Process:
+        return self.all[-1]
+
+
 @pytest.fixture
-async def prover() -> AsyncIterator[ZipProver]:
-    made = ZipProver(inline_limit=2000)
+def workers() -> Workers:
+    """Those of the prover that the test has by a fixture."""
+    return Workers()
+
+
+@pytest.fixture
+async def prover(workers: Workers) -> AsyncIterator[ZipProver]:
+    made = ZipProver(inline_limit=2000, begin=workers)
     yield made
     await made.close()
 
@@ -45,11 +70,6 @@ def large(path: Path, name: str = "large", size: int = 200_000) -> Path:
     return file
 
 
-def worker_pid(prover: ZipProver) -> int:
-    assert prover._worker is not None
-    return prover._worker.pid
-
-
 async def test_small_and_large_zips_agree(prover: ZipProver, tmp_path: Path) -> None:
     file = large(tmp_path)
     report = await prover.prove(file, M, V)
@@ -59,9 +79,11 @@ async def test_small_and_large_zips_agree(prover: ZipProver, tmp_path: Path) -> 
     assert (await prover.prove(small(tmp_path), M, V)).files == 1
 
 
-async def test_worker_is_niced_and_ends_with_the_prover(prover: ZipProver, tmp_path: Path) -> None:
+async def test_worker_is_niced_and_ends_with_the_prover(
+    prover: ZipProver, workers: Workers, tmp_path: Path
+) -> None:
     await prover.start()
-    pid = worker_pid(prover)
+    pid = workers.newest.pid
     await prover.prove(large(tmp_path), M, V)
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19
     await prover.close()
@@ -88,17 +110,19 @@ async def test_answers_stay_paired_when_waiters_leave(prover: ZipProver, tmp_pat
     assert len({report.h1 for report in expected}) == 4
 
 
-async def test_killed_worker_is_restarted_and_the_job_done(prover: ZipProver, tmp_path: Path) -> None:
+async def test_killed_worker_is_restarted_and_the_job_done(
+    prover: ZipProver, workers: Workers, tmp_path: Path
+) -> None:
     await prover.start()
-    pid = worker_pid(prover)
+    pid = workers.newest.pid
     os.kill(pid, signal.SIGKILL)
     assert (await prover.prove(large(tmp_path), M, V)).files == 1
-    assert worker_pid(prover) != pid
+    assert workers.newest.pid != pid
 
 
 @pytest.fixture
-async def worker_only() -> AsyncIterator[ZipProver]:
-    made = ZipProver(inline_limit=-1)
+async def worker_only(workers: Workers) -> AsyncIterator[ZipProver]:
+    made = ZipProver(inline_limit=-1, begin=workers)
     yield made
     await made.close()
 
@@ -117,30 +141,34 @@ def slow(tmp_path: Path) -> Path:
     return path
 
 
-async def under_way(prover: ZipProver, path: Path) -> asyncio.subprocess.Process:
+async def under_way(workers: Workers, path: Path) -> asyncio.subprocess.Process:
     """The worker, once it has the file open."""
     while True:
-        if (worker := prover._worker) is not None:
+        for each in workers.all[-1:]:
             with contextlib.suppress(OSError):  # it has just ended, or closed one of them
-                if path in [fd.readlink() for fd in Path(f"/proc/{worker.pid}/fd").iterdir()]:
-                    return worker
+                if path in [fd.readlink() for fd in Path(f"/proc/{each.pid}/fd").iterdir()]:
+                    return each
         await asyncio.sleep(0.001)
 
 
 @linux
-async def test_job_during_which_the_worker_dies_is_done_again(worker_only: ZipProver, slow: Path) -> None:
+async def test_job_during_which_the_worker_dies_is_done_again(
+    worker_only: ZipProver, workers: Workers, slow: Path
+) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
-    first = await under_way(worker_only, slow)
+    first = await under_way(workers, slow)
     first.kill()
     assert (await job).uncompressed == 200_000_000
-    assert worker_pid(worker_only) != first.pid
+    assert workers.newest.pid != first.pid
 
 
 @linux
-async def test_job_during_which_the_worker_dies_twice_is_refused(worker_only: ZipProver, slow: Path) -> None:
+async def test_job_during_which_the_worker_dies_twice_is_refused(
+    worker_only: ZipProver, workers: Workers, slow: Path
+) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
     for _ in range(2):
-        worker = await under_way(worker_only, slow)
+        worker = await under_way(workers, slow)
         worker.kill()
         await worker.wait()
     with pytest.raises(ContentError, match="died twice"):
@@ -149,33 +177,34 @@ async def test_job_during_which_the_worker_dies_twice_is_refused(worker_only: Zi
 
 @linux
 async def test_worker_that_died_between_jobs_is_no_failure_of_the_next(
-    worker_only: ZipProver, slow: Path
+    worker_only: ZipProver, workers: Workers, slow: Path
 ) -> None:
     await worker_only.start()
-    idle = worker_only._worker
-    assert idle is not None
+    idle = workers.newest
     idle.kill()
     await idle.wait()
     job = asyncio.create_task(worker_only.prove(slow, M, V))
-    (await under_way(worker_only, slow)).kill()
+    (await under_way(workers, slow)).kill()
     assert (await job).files == 1
 
 
 @linux
 async def test_waiter_that_leaves_in_the_middle_takes_no_answer_with_it(
-    worker_only: ZipProver, slow: Path, tmp_path: Path
+    worker_only: ZipProver, workers: Workers, slow: Path, tmp_path: Path
 ) -> None:
     gone = asyncio.create_task(worker_only.prove(slow, M, V))
-    worker = await under_way(worker_only, slow)
+    worker = await under_way(workers, slow)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert (await worker_only.prove(large(tmp_path), M, V)).uncompressed == 1_000_000
-    assert worker_pid(worker_only) == worker.pid
+    assert workers.newest.pid == worker.pid
 
 
 @linux
-async def test_large_zips_are_answered_in_order(worker_only: ZipProver, slow: Path, tmp_path: Path) -> None:
+async def test_large_zips_are_answered_in_order(
+    worker_only: ZipProver, workers: Workers, slow: Path, tmp_path: Path
+) -> None:
     done: list[int] = []
 
     async def prove(i: int, path: Path) -> None:
@@ -183,29 +212,28 @@ async def test_large_zips_are_answered_in_order(worker_only: ZipProver, slow: Pa
         done.append(i)
 
     jobs = [asyncio.create_task(prove(0, slow))]
-    await under_way(worker_only, slow)
-    for i in range(1, 5):
-        jobs.append(asyncio.create_task(prove(i, large(tmp_path, f"large-{i}", size=9000 // i))))
-        while len(worker_only._jobs) == i:
-            await asyncio.sleep(0)
+    await under_way(workers, slow)
+    files = [(i, large(tmp_path, f"large-{i}", size=9000 // i)) for i in range(1, 5)]
+    jobs += [asyncio.create_task(prove(*each)) for each in files]
     await asyncio.gather(*jobs)
     assert done == [0, 1, 2, 3, 4]
 
 
 @linux
-async def test_interrupt_at_the_terminal_is_not_for_the_worker(worker_only: ZipProver, slow: Path) -> None:
+async def test_interrupt_at_the_terminal_is_not_for_the_worker(
+    worker_only: ZipProver, workers: Workers, slow: Path
+) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
-    worker = await under_way(worker_only, slow)
+    worker = await under_way(workers, slow)
     worker.send_signal(signal.SIGINT)
     assert (await job).files == 1
-    assert worker_pid(worker_only) == worker.pid
+    assert workers.newest.pid == worker.pid
 
 
 async def test_job_that_kills_the_worker_twice_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    prover = ZipProver(inline_limit=-1)
+    prover = ZipProver(inline_limit=-1, begin=Workers("/bin/false"))
     try:
         with pytest.raises(ContentError, match="died twice"):
             await prover.prove(large(tmp_path), M, V)
@@ -214,19 +242,19 @@ async def test_job_that_kills_the_worker_twice_is_refused(
 
 
 async def test_sentence_about_a_long_name_does_not_shift_the_answers(
-    worker_only: ZipProver, tmp_path: Path
+    worker_only: ZipProver, workers: Workers, tmp_path: Path
 ) -> None:
     """It was over asyncio's bound for a line, and each later zip then got the h1 of the one before."""
     evil = tmp_path / "evil"
     evil.write_bytes(raw_zip({f"{M}@{V}/" + "\x01" * 60_000: b""}))
     files = [large(tmp_path, f"large-{i}") for i in range(3)]
     expected = [await worker_only.prove(file, M, V) for file in files]
-    pid = worker_pid(worker_only)
+    pid = workers.newest.pid
     with pytest.raises(ContentError, match="invalid char") as caught:
         await worker_only.prove(evil, M, V)
     assert len(caught.value.sentence) < 600
     assert [await worker_only.prove(file, M, V) for file in files] == expected
-    assert worker_pid(worker_only) == pid
+    assert workers.newest.pid == pid
 
 
 @pytest.mark.parametrize(
@@ -240,15 +268,12 @@ async def test_sentence_about_a_long_name_does_not_shift_the_answers(
     ],
     ids=["another job's", "no path", "no JSON", "no end", "nothing"],
 )
-async def test_answer_to_something_else_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
-) -> None:
+async def test_answer_to_something_else_is_not_taken(tmp_path: Path, says: str) -> None:
     (tmp_path / "says").write_text(says + "\n")
     impostor = tmp_path / "impostor"
     impostor.write_text(f"#!/bin/sh\nread line\ncat {tmp_path}/says\nread line\n")
     impostor.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(impostor))
-    prover = ZipProver(inline_limit=-1)
+    prover = ZipProver(inline_limit=-1, begin=Workers(str(impostor)))
     try:
         with pytest.raises(ContentError, match="died twice"):
             await prover.prove(large(tmp_path), M, V)
@@ -256,16 +281,14 @@ async def test_answer_to_something_else_is_not_taken(
         await prover.close()
 
 
-async def test_worker_that_cannot_be_started_is_this_hosts_trouble(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/nonexistent")
-    prover = ZipProver(inline_limit=2000)
+async def test_worker_that_cannot_be_started_is_this_hosts_trouble(tmp_path: Path) -> None:
+    workers = Workers("/nonexistent")
+    prover = ZipProver(inline_limit=2000, begin=workers)
     await prover.start()  # small zips can be served all the same
     with pytest.raises(Unavailable, match="cannot start"):
         await prover.prove(large(tmp_path), M, V)
     assert (await prover.prove(small(tmp_path), M, V)).files == 1
-    monkeypatch.undo()
+    workers.instead = sys.executable
     assert (await prover.prove(large(tmp_path), M, V)).files == 1
     await prover.close()
 
@@ -275,9 +298,13 @@ import asyncio
 from goproxy_vm.prover import ZipProver
 
 async def main():
-    prover = ZipProver()
+    async def begin(*args, **how):
+        worker = await asyncio.create_subprocess_exec(*args, **how)
+        print(worker.pid, flush=True)
+        return worker
+
+    prover = ZipProver(begin=begin)
     await prover.start()
-    print(prover._worker.pid, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -326,9 +353,9 @@ async def test_bomb_of_content_is_refused_unread(worker_only: ZipProver, tmp_pat
         await worker_only.prove(bomb, M, V)
 
 
-async def test_close_cancels_what_is_under_way(prover: ZipProver, tmp_path: Path) -> None:
+async def test_close_cancels_what_is_under_way(prover: ZipProver, workers: Workers, tmp_path: Path) -> None:
     job = asyncio.create_task(prover.prove(large(tmp_path, size=5_000_000), M, V))
-    while not prover._jobs:
+    while not workers.all:
         await asyncio.sleep(0.001)
     await prover.close()
     with pytest.raises(asyncio.CancelledError):
@@ -337,10 +364,10 @@ async def test_close_cancels_what_is_under_way(prover: ZipProver, tmp_path: Path
 
 @linux
 async def test_close_in_the_middle_of_a_job_ends_the_worker_at_once(
-    worker_only: ZipProver, slow: Path
+    worker_only: ZipProver, workers: Workers, slow: Path
 ) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
-    worker = await under_way(worker_only, slow)
+    worker = await under_way(workers, slow)
     await worker_only.close()
     assert worker.returncode == -signal.SIGKILL
     with pytest.raises(asyncio.CancelledError):
@@ -355,14 +382,13 @@ def costly(path: Path, name: str = "costly") -> Path:
 
 
 async def test_a_small_zip_that_costs_much_is_the_workers(tmp_path: Path) -> None:
-    prover = ZipProver()
+    workers = Workers()
+    prover = ZipProver(begin=workers)
     try:
         for file in (costly(tmp_path), many_files(tmp_path)):
             assert file.stat().st_size < 1 << 20
-            first = prover._worker
             assert (await prover.prove(file, M, V)).files > 0
-            assert prover._worker is not None
-            assert first in (None, prover._worker)
+            assert len(workers.all) == 1
     finally:
         await prover.close()
 
@@ -381,25 +407,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @linux
 async def test_a_worker_that_hangs_is_replaced(
-    worker_only: ZipProver, slow: Path, impatient: None, caplog: pytest.LogCaptureFixture
+    worker_only: ZipProver, workers: Workers, slow: Path, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
-    first = await under_way(worker_only, slow)
+    first = await under_way(workers, slow)
     first.send_signal(signal.SIGSTOP)
     assert (await job).uncompressed == 200_000_000
     assert first.returncode == -signal.SIGKILL
-    assert worker_pid(worker_only) != first.pid
+    assert workers.newest.pid != first.pid
     assert "worker hung" in caplog.text
 
 
 @linux
 async def test_a_worker_that_hangs_twice_is_this_hosts_trouble(
-    worker_only: ZipProver, slow: Path, tmp_path: Path, impatient: None
+    worker_only: ZipProver, workers: Workers, slow: Path, tmp_path: Path, impatient: None
 ) -> None:
     job = asyncio.create_task(worker_only.prove(slow, M, V))
     other = asyncio.create_task(worker_only.prove(large(tmp_path), M, V))
     for _ in range(2):
-        hanging = await under_way(worker_only, slow)
+        hanging = await under_way(workers, slow)
         hanging.send_signal(signal.SIGSTOP)
         await hanging.wait()
     with pytest.raises(Unavailable, match="hangs"):
@@ -418,8 +444,7 @@ async def test_a_worker_that_says_that_it_works_does_not_hang(
     work = "for i in 1 2 3 4 5 6; do sleep 0.3; echo +; done"
     slowly.write_text(f"#!/bin/sh\nread line\n{work}\necho '{report}'\nread line\n")
     slowly.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(slowly))
-    prover = ZipProver(inline_limit=-1)
+    prover = ZipProver(inline_limit=-1, begin=Workers(str(slowly)))
     try:
         assert (await prover.prove(file, M, V)).h1 == "h1:x"
     finally:
@@ -427,12 +452,11 @@ async def test_a_worker_that_says_that_it_works_does_not_hang(
 
 
 async def test_a_worker_that_is_stopped_does_not_keep_the_server_from_its_end(
-    worker_only: ZipProver, monkeypatch: pytest.MonkeyPatch
+    worker_only: ZipProver, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "PARTING", 0.1)
     await worker_only.start()
-    stopped = worker_only._worker
-    assert stopped is not None
+    stopped = workers.newest
     stopped.send_signal(signal.SIGSTOP)
     await worker_only.close()
     assert stopped.returncode == -signal.SIGKILL
@@ -497,17 +521,18 @@ async def test_who_leaves_the_queue_is_passed_over(worker_only: ZipProver, tmp_p
 
 @linux
 async def test_a_verdict_that_nobody_waits_for_is_no_complaint(
-    worker_only: ZipProver, slow: Path, tmp_path: Path
+    worker_only: ZipProver, workers: Workers, slow: Path, tmp_path: Path
 ) -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     await worker_only.start()
-    worker = worker_only._worker
-    assert worker is not None
+    worker = workers.newest
     worker.send_signal(signal.SIGSTOP)  # its answer, a refusal, would come at once
     job = asyncio.create_task(worker_only.prove(slow, "example.com/another", V))
-    while True not in worker_only._jobs.values():
-        await asyncio.sleep(0)
+    assert worker.stdin is not None
+    pipe = worker.stdin.get_extra_info("pipe")
+    while not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder):
+        await asyncio.sleep(0)  # until the job waits for it
     job.cancel()
     await asyncio.gather(job, return_exceptions=True)
     del job

@@ -9,16 +9,18 @@ import random
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from goproxy_vm import server
 from goproxy_vm.admin.operations import Operations
-from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.facts import Selection
-from goproxy_vm.cache.upkeep import beginning
+from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.config.values import Amount
+from goproxy_vm.proxy.proxy import Proxy
 from tests.fakes.disk import allocated, under
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from goproxy_vm.cache.database import Database
     from tests.fakes.upstream import FakeUpstream
     from tests.integration.conftest import Host, Serve
 
@@ -136,7 +137,7 @@ async def test_a_purge_between_the_last_look_and_the_queue(
     await drained(host.server.store)
     assert await host.server.store.get(artifact(ZIP[1:])) is None
     assert host.server.store.admission.reserved == 0
-    assert not list(host.server.store._core.layout.tmp.iterdir())
+    assert not list((host.settings.cache_dir / "tmp").iterdir())
 
 
 async def test_a_purge_of_idle_versions_leaves_downloads_alone(
@@ -298,7 +299,7 @@ async def test_a_path_twice_in_one_batch_counts_once(tmp_path: Path) -> None:
     """A purge lets the same file be fetched twice while the disk is busy."""
     async with opened(tmp_path / "cache") as store:
         for _ in range(2):  # without an older file, and with one
-            async with store._queue.disk:
+            async with store.core.queue.disk:
                 for number in range(3):
                     data = b"%d" % number * 5000 * (number + 1)
                     (await store.put(artifact(INFO[1:]), data, h1=None)).close()
@@ -389,24 +390,18 @@ DAY = 86_400.0
 
 @pytest.mark.parametrize("years", [-20, 1])
 async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
-    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, years: int
+    serve: Serve, upstream: FakeUpstream, years: int
 ) -> None:
     clocks = [0.0]
-
-    def begin(database: Database) -> LogicalClock:
-        logical, wall = database.get("clock", None), database.get("wall", None)
-        last = None if logical is None else (logical, wall)
-        return LogicalClock(last, wall=lambda: time.time() + clocks[0])
-
-    monkeypatch.setattr(beginning, "begin_clock", begin)
-    settings = {"max_idle": 10 * DAY, "janitor_interval": 3600.0}
+    begin = partial(begin_clock, wall=lambda: time.time() + clocks[0])
+    settings = {"max_idle": 10 * DAY, "janitor_interval": 3600.0, "store": {"begin": begin}}
     host = await serve(upstream, **settings)
     assert (await host.get(ZIP)).status == 200
     await host.server.stop()
     clocks[0] = years * 365 * DAY
     host = await serve(upstream, **settings)
-    store = host.server.store
-    await store._parts.janitor._regularly()
+    store = host.store
+    await store.parts.janitor.once()
     asked = upstream.count(ZIP)
     assert (await host.get(ZIP)).status == 200
     assert upstream.count(ZIP) == asked, "one jump expires nothing"
@@ -420,19 +415,18 @@ async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
         host = await serve(upstream, **settings)
         await host.server.stop()
     host = await serve(upstream, **settings)
-    await host.server.store._parts.janitor._regularly()
+    await host.store.parts.janitor.once()
     assert await host.server.store.get(artifact(ZIP[1:])) is None, "it was not asked for for eleven days"
 
 
 async def test_an_answer_from_the_future_is_not_fresh(
-    serve: Serve, upstream: FakeUpstream, tmp_path: Path
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clocks = [0.0]
+    monkeypatch.setattr(server, "Proxy", partial(Proxy, wall=lambda: time.time() + clocks[0]))
     host = await serve(upstream, fresh=3600.0, fast_path=False)  # which goes by the monotonic clock
     assert (await host.get(LIST)).status == 200
-    documents = host.server.proxy._documents
-    wall = documents._wall
-    for jump in (-10 * DAY, 10 * DAY):
-        documents._wall = lambda jump=jump: wall() + jump
+    for clocks[0] in (-10 * DAY, 10 * DAY):
         asked = upstream.count(LIST)
         assert (await host.get(LIST)).status == 200
         assert upstream.count(LIST) == asked + 1

@@ -28,7 +28,7 @@ def world(upstream: FakeUpstream, tmp_path: Path) -> World:
 
 
 async def deny(host: Host, patterns: str = M) -> None:
-    assert (await host.server.reload(replace(host.server._settings, deny=patterns))).applied == ["deny"]
+    assert (await host.server.reload(replace(host.settings, deny=patterns))).applied == ["deny"]
 
 
 @asynccontextmanager

@@ -12,22 +12,24 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from goproxy_vm.cache import files, memory
+from goproxy_vm.cache.hashes import Hashes
+from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.reports.figures import Statistics
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.cache.store import Store
 from goproxy_vm.errors import ContentError, MalformedPath, StartError, Unavailable
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from tests.fakes.lines import logged
-from tests.fakes.stores import artifact
-from tests.integration.stores import opened
+from tests.fakes.stores import Time, artifact
+from tests.integration.stores import drained, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +68,6 @@ async def content(of: Store, path: str) -> bytes | None:
         return None
     with stored:
         return stored.pread(0, stored.length + 1)
-
-
-async def drained(of: Store) -> None:
-    while of._queue.pending:
-        await asyncio.sleep(0)
 
 
 async def recovered(of: Store) -> None:
@@ -200,22 +197,27 @@ async def test_paths_stay_inside(root: Path) -> None:
         assert await s.get(Artifact("m", "v1.0.0", Kind.MOD, "../../etc/passwd")) is None
 
 
+def remembered(store: Store) -> list[int]:
+    """The patches of which the index need not be asked."""
+    return [patch for patch in range(6) if store.remembers(f"{M}/@v/v1.0.{patch}.mod")]
+
+
 async def test_memory_of_entries_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ENTRIES", 3)
     async with opened(root) as s:
         for i in range(6):
             await put_mod(s, version=f"v1.0.{i}")
         await drained(s)
-        assert [path[-5] for path in s._memory._entries] == ["3", "4", "5"]
+        assert remembered(s) == [3, 4, 5]
         assert await content(s, f"{M}/@v/v1.0.3.mod") is not None
         assert await content(s, f"{M}/@v/v1.0.0.mod") is not None
-        assert [path[-5] for path in s._memory._entries] == ["5", "3", "0"]
+        assert remembered(s) == [0, 3, 5]
 
 
-async def test_versions_are_counted_once_a_second(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(root) as s:
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now)
+async def test_versions_are_counted_once_a_second(root: Path) -> None:
+    clock = Time()
+    async with opened(root, begin=partial(begin_clock, monotonic=clock)) as s:
+        clock.stop()
         assert await s.figures.statistics() == Statistics(versions=0, files=0, bytes=0)
         await put_mod(s)
         await drained(s)
@@ -223,7 +225,7 @@ async def test_versions_are_counted_once_a_second(root: Path, monkeypatch: pytes
         assert await s.figures.statistics() == Statistics(versions=0, files=1, bytes=size), (
             "counting reads all"
         )
-        now += 1
+        clock.offset += 1
         assert await s.figures.statistics() == Statistics(versions=1, files=1, bytes=size)
 
 
@@ -256,8 +258,9 @@ async def test_hits_are_flushed_regularly(root: Path) -> None:
 
 async def test_a_later_difference_is_refused(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(root) as s:
-        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:first") == "h1:first"
-        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
+        hashes = Hashes(s.core)
+        assert await hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:first") == "h1:first"
+        assert await hashes.remember(artifact(f"{M}/@v/{V}.zip"), "h1:later") == "h1:first"
         with pytest.raises(ContentError):
             await adopt_zip(s, h1="h1:later")
         assert await s.get(artifact(ZIP)) is None
@@ -331,9 +334,9 @@ async def test_a_drop_spares_what_was_stored_meanwhile(root: Path) -> None:
         await drained(s)
         file = root / "modules" / MOD
         file.write_bytes(b"damaged!")
-        async with s._queue.disk:
+        async with s.core.queue.disk:
             reading = asyncio.create_task(content(s, MOD))
-            while not s._queue.disk._waiters:
+            while not s.core.queue.disk._waiters:
                 await asyncio.sleep(0)
             await put_mod(s, b"second")
         assert await reading == b"second"
@@ -388,7 +391,7 @@ async def test_an_index_that_breaks_while_running(root: Path) -> None:
     async with opened(root) as s:
         await put_mod(s)
         await drained(s)
-        s._memory._entries.clear()
+        s.core.memory.forget_all()
         sql(root, "DROP TABLE files")
         assert await s.get(artifact(MOD)) is None
         assert not s.writable
@@ -406,7 +409,7 @@ async def test_an_index_that_cannot_be_written_only_forgets(root: Path) -> None:
     async with opened(root) as s:
         trigger = "CREATE TRIGGER full BEFORE INSERT ON known BEGIN SELECT raise(ABORT, 'full'); END"
         sql(root, trigger)
-        assert await s._hashes.remember(artifact(f"{M}/@v/{V}.mod"), "h1:x") == "h1:x"
+        assert await Hashes(s.core).remember(artifact(f"{M}/@v/{V}.mod"), "h1:x") == "h1:x"
         assert await s.known(M, V) == Known(None, None)
         assert not s.writable
 
@@ -573,7 +576,6 @@ async def test_killed_at(root: Path, kind: str, step: str) -> None:
             (await adopt_zip(s, data)).close()
         await drained(s)
         assert await content(s, path) == data
-        s._counted = None
         assert (await s.figures.statistics()).bytes == sum(on_disk(root).values())
 
 

@@ -331,7 +331,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert not self.wrong, self.wrong
         store = self.store
-        assert store.admission.reserved == store.admission._admitted == store.admission.wanted == 0
+        assert store.admission.reserved == store.admission.admitted == store.admission.wanted == 0
         assert store.usage.used == allocated(self.root / "modules") == under(self.root) <= LIMIT
         assert store.usage.pinned == sum(self.size(i) for i in self.zips if self.pinned(i))
         assert store.usage.entries == {"info": 0, "mod": len(self.mods), "zip": len(self.zips)}

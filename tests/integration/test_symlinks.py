@@ -79,7 +79,7 @@ async def test_the_cache_directory_itself_may_be_one(root: Path, tmp_path: Path)
     async with opened(root) as store:
         (root / "modules").rmdir()  # made again
         (await adopt(store, 1, b"x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         assert await content(store, 1) == b"x"
         assert store.writable
 
@@ -92,7 +92,7 @@ async def test_nothing_is_published_through_a_link(root: Path, elsewhere: Path, 
         link.symlink_to(elsewhere)
         (await adopt(store, 1, b"x")).close()
         (await store.put(artifact(path(1, "mod")), b"x", h1="h1:x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         assert store.usage.entries["zip"] == store.usage.entries["mod"] == 0
         assert store.admission.reserved == 0
         assert store.writable, "it is that module's alone"
@@ -104,13 +104,13 @@ async def test_nothing_is_removed_or_taken_through_a_link(root: Path, elsewhere:
     async with opened(root) as store:
         for number in (1, 2):
             (await adopt(store, number, b"x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         for number in (1, 2):
             (root / "modules" / path(number)).rename(elsewhere / f"{V}.zip")
             (root / "modules" / path(number)).parent.rmdir()
             (root / "modules" / module(number) / "@v").symlink_to(elsewhere)
         await store.control.evict(0, dry_run=False)
-        (victim,) = await store._core.ask(store._core.index.of_path, path(2)) or [None]
+        (victim,) = await store.core.ask(store.core.index.of_path, path(2)) or [None]
         assert victim is None
         assert (elsewhere / f"{V}.zip").read_bytes() == b"x"
 
@@ -118,7 +118,7 @@ async def test_nothing_is_removed_or_taken_through_a_link(root: Path, elsewhere:
 async def test_nothing_corrupt_is_moved_through_a_link(root: Path, elsewhere: Path) -> None:
     async with opened(root) as store:
         (await adopt(store, 1, b"x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         directory = (root / "modules" / path(1)).parent
         (directory / f"{V}.zip").unlink()
         directory.rmdir()
@@ -146,7 +146,7 @@ async def test_nothing_is_read_through_a_link(
     async with opened(root) as store:
         (await adopt(store, 1, b"x")).close()
         (await adopt(store, 2, b"x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         assert await content(store, 1) == b"x"
         link, there = root / "modules" / level, elsewhere / "there"
         link.rename(there)
@@ -170,13 +170,13 @@ async def test_tmp_becomes_a_link_while_the_server_runs(root: Path, elsewhere: P
         with pytest.raises(Unavailable):
             await adopt(store, 1, b"x")
         (await store.put(artifact(path(1, "mod")), b"x", h1="h1:x")).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
         with pytest.raises(OSError, match="Not a directory"):
             await store.heads.write("sum.example.org", b"head")
-        await store._parts.trial.once()
+        await store.parts.trial.once()
         assert not store.writable
         (root / "tmp").unlink()
-        await store._parts.trial.once()
+        await store.parts.trial.once()
         assert store.writable
         assert await store.heads.read("sum.example.org") == b"head"
     assert untouched(elsewhere)
@@ -216,7 +216,7 @@ async def test_deep_trees_end_neither_start_nor_recovery(
     async with opened(root) as store:
         for number in range(3):
             (await adopt(store, number, b"x" * 5_000)).close()
-        await store._queue.flushed()
+        await store.core.queue.flushed()
     with closing(sqlite3.connect(root / "index.db")) as database, database:
         database.execute("DELETE FROM files")
     deepen(root / "tmp", name, depth)

@@ -50,10 +50,10 @@ async def test_answers_that_cannot_be_written_are_read(root: Path, monkeypatch: 
             assert (await s.answers.size())[0] == 2
             await s.answers.set("k", b"new", keep=None)
             assert await s.answers.drop("t") == 0
-            await s._parts.trial.once()
+            await s.parts.trial.once()
             assert not s.writable
             patch.undo()
-            await s._parts.trial.once()
+            await s.parts.trial.once()
             assert s.writable
             await s.answers.set("k", b"new", keep=None)
             answer = await s.answers.get("k")
@@ -77,7 +77,7 @@ async def test_no_answers_and_no_room_for_new_ones(root: Path, monkeypatch: pyte
             await s.answers.set("k", b"x", keep=None)
             assert (await s.answers.size())[0] == 0
             patch.undo()
-            await s._parts.trial.once()
+            await s.parts.trial.once()
             await s.answers.set("k", b"x", keep=None)
             assert (await s.answers.size())[0] == 1
 
@@ -90,8 +90,8 @@ async def test_an_index_that_cannot_be_written_at_the_start(
     async with opened(root, sumdb=None) as s:
         for i in (1, 2):
             (await s.put(artifact(path(i, "mod")), b"x", h1="h1:x")).close()
-            await s._queue.flushed()
-        await s._parts.core.ask(s._parts.core.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
+            await s.core.queue.flushed()
+        await s.core.ask(s.core.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
     with closing(sqlite3.connect(root / "index.db")) as database:
         database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
         database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
@@ -117,30 +117,30 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         assert s.control.pinned("old.example/m", V)
         forgotten: list[str | None] = []
         s.watch(forgotten.append)
-        s._core.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
-        await s._parts.trial.once()
+        s.core.memory.keep(Entry(path(2, "mod"), 1, "ab" * 32, "h1:x"))
+        await s.parts.trial.once()
         assert not s.writable
         monkeypatch.setattr(beginning, "settle", settle)
-        await s._parts.trial.once()
+        await s.parts.trial.once()
         assert s.writable
-        assert s._core.memory.entry(path(2, "mod")) is None, "believed before"
+        assert s.core.memory.entry(path(2, "mod")) is None, "believed before"
         assert forgotten == [None], "nor is what was prepared of it"
         assert s.control.pinned("a.example/m", V)
         assert not s.control.pinned("old.example/m", V)
         assert await s.strays.find(path(2, "mod")) is not None
         assert s.usage.entries["mod"] == 1
-        assert s._core.index.doubts.withheld == frozenset()
+        assert s.core.index.doubts.withheld == frozenset()
 
 
 @pytest.mark.parametrize("name", ["tmp", "modules", "quarantine", "answers"])
 async def test_a_directory_that_was_removed_is_made_again(root: Path, name: str) -> None:
     async with opened(root) as s:
         (await adopt(s, 1, b"x")).close()
-        await s._queue.flushed()
+        await s.core.queue.flushed()
         shutil.rmtree(root / name)
         (await adopt(s, 2, b"y" * 10)).close()
         await s.put(artifact(path(3, "info")), b"{}", h1=None)
-        await s._queue.flushed()
+        await s.core.queue.flushed()
         assert await content(s, 2) == b"y" * 10
         assert await content(s, 3, "info") == b"{}"
         (root / "modules" / path(2)).write_bytes(b"z")
@@ -148,7 +148,7 @@ async def test_a_directory_that_was_removed_is_made_again(root: Path, name: str)
         assert len(list((root / "quarantine").iterdir())) >= 1
         await s.answers.set("k", b"x", keep=None)
         assert s.writable
-        await s._parts.trial.once()
+        await s.parts.trial.once()
         await s.answers.set("k", b"x", keep=None)
     async with opened(root) as s:
         assert await s.answers.get("k") is not None
@@ -158,14 +158,14 @@ async def test_an_unwritable_tmp_shows_though_nobody_asks(root: Path) -> None:
     async with opened(root, janitor_interval=0.001) as s:
         (root / "tmp").rmdir()
         (root / "tmp").touch()
-        await asyncio.wait_for(s._core.health.degraded.wait(), 30)
+        await asyncio.wait_for(s.core.health.degraded.wait(), 30)
         assert "Not a directory" in s.trouble
         with pytest.raises(Unavailable):
             await adopt(s, 1, b"x")
         await s.answers.set("k", b"x", keep=None)
         assert not s.writable, "an answer that was stored says nothing of tmp/"
         (root / "tmp").unlink()
-        await s._parts.trial.once()
+        await s.parts.trial.once()
         assert s.writable
 
 
@@ -173,11 +173,11 @@ async def test_what_concerns_one_file_alone_is_no_trouble(root: Path) -> None:
     async with opened(root) as s:
         name = "m" * 300
         (await s.put(artifact(f"{name}/@v/{V}.info"), b"{}", h1=None)).close()
-        await s._queue.flushed()
+        await s.core.queue.flushed()
         assert s.writable
         (root / "modules" / "example.com").touch()
         await s.put(artifact(path(1, "info")), b"{}", h1=None)
-        await s._queue.flushed()
+        await s.core.queue.flushed()
         assert s.writable
 
 
@@ -204,13 +204,13 @@ async def test_what_cannot_be_removed_counts_until_it_is(root: Path, monkeypatch
                 await download.discard()
                 (await adopt(s, i, b"y" * 50_000)).close()
                 (await s.put(artifact(path(i, "mod")), b"z", h1="h1:z")).close()
-                await s._queue.flushed()
+                await s.core.queue.flushed()
             faults.clear()
             (await adopt(s, 4, b"new")).close()
-            await s._queue.flushed()
+            await s.core.queue.flushed()
         assert under(root) > 600_000
         assert s.usage.used + s.admission.reserved >= under(root), "nothing of it is free"
-        await s._parts.trial.once()
+        await s.parts.trial.once()
         assert s.admission.reserved == 0
         assert list((root / "tmp").iterdir()) == []
         assert s.usage.used == under(root)

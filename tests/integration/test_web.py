@@ -169,7 +169,7 @@ async def test_allow_clients(serve: Serve, upstream: FakeUpstream) -> None:
 
 
 def _root(host: Host) -> Path:
-    return host.server._settings.cache_dir
+    return host.settings.cache_dir
 
 
 async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) -> None:
@@ -180,7 +180,7 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
         raw_path = f"{M}/@v/v1.0.0.zip"
 
     handler = Handler(
-        host.server._settings,
+        host.settings,
         *[None] * 3,
         host.server.metrics,
         upstreams=[],
@@ -358,28 +358,14 @@ async def test_a_bug_in_the_handling_of_bugs(host: Host, monkeypatch: pytest.Mon
 
 async def committed(host: Host, path: str) -> Path:
     """The file that answers ``path``, once it is on disk and on record."""
-    await until(lambda: not _store(host)._queue.pending)
+    await until(lambda: not host.server.store.uncommitted)
     return _root(host) / "modules" / path[1:]
 
 
-def _store(host: Host) -> Store:
-    return host.store  # type: ignore[attr-defined,no-any-return]  # set by the fixture below
-
-
 @pytest.fixture
-async def stored(serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A server whose store is known."""
-    opened: list[Store] = []
-    really = Store.open
-
-    async def open_store(root: Path, *args: Any, **options: Any) -> Store:
-        opened.append(await really(root, *args, **options))
-        return opened[-1]
-
-    monkeypatch.setattr(Store, "open", open_store)
-    host = await serve(upstream, fast_path=False)  # the short cut has tests of its own
-    host.store = opened[0]  # type: ignore[attr-defined]  # for _store
-    return host
+async def stored(serve: Serve, upstream: FakeUpstream) -> Host:
+    """A server without the short cut, which has tests of its own."""
+    return await serve(upstream, fast_path=False)
 
 
 @pytest.mark.parametrize("extension", ["mod", "zip"])

@@ -26,7 +26,7 @@ class Stage:
         found: dict[str, str] = {}
         for instruction, argument in self.steps:
             if instruction in ("ARG", "ENV"):
-                found |= dict(word.split("=", 1) for word in shlex.split(argument))
+                found |= dict(word.split("=", 1) for word in shlex.split(argument) if "=" in word)
         return found
 
     def command(self, instruction: str) -> list[str]:

@@ -41,7 +41,10 @@ def test_stages() -> None:
     assert (build.name, build.base, image.base) == ("build", "python:${PYTHON}", "python:${PYTHON}")
     assert "-slim" in (HOME / "Dockerfile").read_text().split("ARG PYTHON=")[1].splitlines()[0]
     assert image.all("USER") == ["10001:10001"]
-    assert not any(re.search(r"apt-get|curl|wget|gcc", argument) for _, argument in image.steps)
+    installing = [argument for _, argument in image.steps if re.search(r"apt-get|curl|wget|gcc", argument)]
+    assert [argument[:30] for argument in installing] == ['if [ "$EXTRA" = direct ]; then']
+    assert build.all("ARG") == ["EXTRA"]
+    assert '".${EXTRA:+[$EXTRA]}"' in build.all("RUN")[0]
     label = dict(word.split("=", 1) for word in shlex.split(image.all("LABEL")[0]))
     assert label["org.opencontainers.image.version"] == "${VERSION}"
     assert label["org.opencontainers.image.licenses"] == "Apache-2.0"
@@ -49,11 +52,11 @@ def test_stages() -> None:
 
 
 def test_its_commands_exist() -> None:
-    parse = cli._parser().parse_args
+    parse = cli.command_line().parse_args
     program, *probe = IMAGE.command("HEALTHCHECK")
     assert [program] == IMAGE.command("ENTRYPOINT")
     assert parse(probe).asked == "health"
-    assert parse(IMAGE.command("CMD")).command is cli._serve
+    assert parse(IMAGE.command("CMD")).command is parse(["serve"]).command
 
 
 def test_its_environment_is_settings() -> None:

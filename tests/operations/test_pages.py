@@ -20,10 +20,10 @@ def test_commands_exist(page: str) -> None:
     )
     assert commands
     for command in commands:
-        assert cli._parser().parse_args(command.split()).asked
+        assert cli.command_line().parse_args(command.split()).asked
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
 def test_commands_have_their_names(page: Path) -> None:
-    (commands,) = (each.choices for each in cli._parser()._actions if isinstance(each.choices, dict))
+    (commands,) = (each.choices for each in cli.command_line()._actions if isinstance(each.choices, dict))
     assert set(re.findall(r"(?:`|\$ |# |sudo )goproxy-vm ([a-z]+)", page.read_text())) <= set(commands)

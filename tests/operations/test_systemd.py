@@ -22,6 +22,7 @@ from goproxy_vm.config import environment_name, keys, load
 from goproxy_vm.config.address import Address
 from goproxy_vm.console.client import admin_url
 
+DIRECT = "goproxy-vm-direct.conf"
 UNITS = Path(__file__).parents[2] / "config" / "systemd"
 NAMES = ("goproxy-vm.service", "goproxy-vm.socket", "goproxy-vm-admin.socket")
 SOCKETS = NAMES[1:]
@@ -64,6 +65,17 @@ def test_systemd_takes_the_units(tmp_path: Path, with_token: bool) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_systemd_takes_what_version_control_needs(tmp_path: Path) -> None:
+    units = installed(tmp_path / "units")
+    (tmp_path / "units" / "goproxy-vm.service.d").mkdir()
+    shutil.copy(UNITS / DIRECT, tmp_path / "units" / "goproxy-vm.service.d" / "direct.conf")
+    done = analyze("verify", "--man=no", *units)
+    assert (done.returncode, done.stderr) == (0, "")
+    given = directives(DIRECT)
+    assert all(call.startswith("landlock_") for call in given["SystemCallFilter"][0].split())
+    assert int(given["TasksMax"][0]) > int(directives("goproxy-vm.service")["TasksMax"][0])
+
+
 def test_the_sandbox_is_tight(tmp_path: Path) -> None:
     service = installed(tmp_path / "units")[0]
     done = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager", service)
@@ -76,8 +88,8 @@ def test_the_command_exists() -> None:
     (line,) = directives("goproxy-vm.service")["ExecStart"]
     program, *arguments = line.split()
     assert program == INSTALLED
-    parsed = cli._parser().parse_args(arguments)
-    assert parsed.command is cli._serve
+    parsed = cli.command_line().parse_args(arguments)
+    assert parsed.command is cli.command_line().parse_args(["serve"]).command
     assert parsed.config == Path("/etc/goproxy-vm.toml")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from goproxy_vm.web.setup import PATH
 
 from goproxy_vm import cli
-from goproxy_vm.web.setup import PATH
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
@@ -61,4 +61,4 @@ def test_options_and_variables() -> None:
 
 def test_server_command() -> None:
     (command,) = re.findall(r"^\$ goproxy-vm (.*)$", PAGE, re.MULTILINE)
-    assert cli._parser().parse_args(command.split())
+    assert cli.command_line().parse_args(command.split())

@@ -103,7 +103,7 @@ async def test_first_come_first_served() -> None:
     assert order == [9, 1, 2]
     for task in waiting:
         task.result().release()
-    assert rig.admission._admitted == 0
+    assert rig.admission.admitted == 0
 
 
 async def test_cancelled_while_waiting_lets_the_next_one_in() -> None:
@@ -117,7 +117,7 @@ async def test_cancelled_while_waiting_lets_the_next_one_in() -> None:
     assert small.done()
     first.release()
     small.result().release()
-    assert rig.admission._admitted == 0
+    assert rig.admission.admitted == 0
 
 
 async def test_cancelled_in_the_moment_of_admission() -> None:
@@ -130,7 +130,7 @@ async def test_cancelled_in_the_moment_of_admission() -> None:
     await settle()
     assert one.cancelled()
     two.result().release()
-    assert rig.admission._admitted == 0
+    assert rig.admission.admitted == 0
 
 
 async def test_cancelled_and_not_yet_out_of_the_queue() -> None:
@@ -143,8 +143,8 @@ async def test_cancelled_and_not_yet_out_of_the_queue() -> None:
     await settle()
     assert one.cancelled()
     two.result().release()
-    assert rig.admission._admitted == 0
-    assert not rig.admission._queue
+    assert rig.admission.admitted == 0
+    assert not rig.admission.waiting
 
 
 async def test_patience_ends() -> None:
@@ -225,7 +225,7 @@ async def test_growth() -> None:
         await reservation.hold(11 * BLOCK)
     assert reservation.size == 10 * BLOCK
     reservation.release()
-    assert rig.admission._admitted == 0
+    assert rig.admission.admitted == 0
 
 
 async def test_growth_never_waits() -> None:
@@ -273,7 +273,7 @@ class Model:
         both = self.rig.usage.used + self.rig.admission.reserved
         self.most = max(self.most, both)
         assert both <= self.total
-        assert self.rig.admission.reserved <= self.rig.admission._admitted <= self.total
+        assert self.rig.admission.reserved <= self.rig.admission.admitted <= self.total
 
     async def download(self, declared: int | None, length: int) -> None:
         try:
@@ -338,7 +338,7 @@ def test_the_budget_holds_in_every_order(
         for task in tasks:
             assert task.cancelled() or task.exception() is None
         admission = model.rig.admission
-        assert (admission.reserved, admission.wanted, admission._admitted, len(admission._queue)) == (0,) * 4
+        assert (admission.reserved, admission.wanted, admission.admitted, admission.waiting) == (0,) * 4
 
     asyncio.run(play())
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from goproxy_vm.cache.answers import module_of
+from goproxy_vm.cache.answers import Desks, module_of
 from goproxy_vm.cache.health import Health
-from goproxy_vm.cache.plain import PlainDisk
+from goproxy_vm.cache.plain import PlainCache, PlainDisk
+from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.walk import SLICE, SLICE_BYTES
 from tests.fakes.answers import open_answers as opened
 from tests.fakes.lines import logged
@@ -336,17 +337,18 @@ async def test_a_trim_lets_others_write_in_between(directory: Path) -> None:
 
 
 async def test_who_reads_waits_for_no_write(directory: Path) -> None:
-    async with opened(directory) as answers:
+    desks = Desks(Threads("reader", 1), Threads("writer", 1))
+    async with opened(directory, desks=desks) as answers:
         await answers.set("a.b/@latest", b"x", keep=None)
         began, goes_on = threading.Event(), threading.Event()
 
         def busy() -> None:
-            with answers._cache.transact():
-                answers._cache.set("a.b/@latest", b"12345678y")
+            with closing(PlainCache(directory)) as cache, cache.transact():
+                cache.set("a.b/@latest", b"12345678y")
                 began.set()
                 goes_on.wait(30)
 
-        writing = asyncio.ensure_future(answers._desks.writer.run(busy))
+        writing = asyncio.ensure_future(desks.writer.run(busy))
         await asyncio.to_thread(began.wait, 30)
         before = await answers.get("a.b/@latest")
         goes_on.set()

@@ -215,9 +215,9 @@ async def test_misses_wait_where_too_much_is_queued(rig: Rig, monkeypatch: pytes
         await queue.room()
         queue.add(await rig.item("a.b"))
         queue.add(await rig.item("c.d"))
-        assert queue._queued == 2
+        assert len(queue.pending) == 2
         await queue.room()
-        assert queue._queued == 0
+        assert len(queue.pending) == 0
 
 
 async def test_a_name_too_long_is_no_fault_of_the_disk(rig: Rig) -> None:

@@ -12,6 +12,7 @@ import pytest
 from goproxy_vm.cache.facts import Listing, Selection
 from goproxy_vm.cache.fences import Fences
 from goproxy_vm.cache.reports import control, scanner
+from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.rows import Known
 from goproxy_vm.protocol.selector import Selector
 from tests.fakes import stores
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from goproxy_vm.cache.facts import Removal
-    from goproxy_vm.cache.reports.scanner import Scanner
     from goproxy_vm.cache.rows import Victim
 
 
@@ -123,7 +123,7 @@ async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_pat
     async with open_shop(tmp_path) as shop:
         await shop.put("x.org/a", kind="mod")
         shop.later(100)
-        selected = type(shop.control._reader).selected
+        selected = Scanner.selected
 
         def slowly(reader: Scanner, selection: Selection) -> list[Victim]:
             found = selected(reader, selection)
@@ -133,7 +133,7 @@ async def test_what_comes_while_a_conditional_purge_selects_goes_with_it(tmp_pat
 
         loop = asyncio.get_running_loop()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(shop.control._reader), "selected", slowly)
+            patch.setattr(Scanner, "selected", slowly)
             removal = await purge(shop, idle_for=50.0)
         assert (removal.versions, removal.files) == (1, 2)
         assert shop.files() == []

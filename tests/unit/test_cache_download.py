@@ -129,15 +129,15 @@ async def test_a_new_attempt_starts_over(download: Download, admission: Admissio
 
 async def test_room_grows_with_what_arrives(download: Download, admission: Admission) -> None:
     await download.begin(None)
-    assert admission._admitted == UNKNOWN_LENGTH
+    assert admission.admitted == UNKNOWN_LENGTH
     await download.begin(2)
-    assert admission._admitted == 512
+    assert admission.admitted == 512
     await download.write(b"more than two" * 100)
     await download.finish()
-    assert admission._admitted == 512 + UNKNOWN_LENGTH
+    assert admission.admitted == 512 + UNKNOWN_LENGTH
     assert admission.reserved == 3 * 512 + STEP
     await download.discard()
-    assert admission._admitted == 0
+    assert admission.admitted == 0
     assert admission.reserved == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from goproxy_vm.cache import memory as memory_module
 from goproxy_vm.cache import recency
 from goproxy_vm.cache.clock import LogicalClock
-from goproxy_vm.cache.reader import Doubts, Lookups, Reader
+from goproxy_vm.cache.hashes import Hashes
+from goproxy_vm.cache.reader import Doubts, Lookups, Reader, connect
 from goproxy_vm.cache.rows import Standing
+from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
@@ -122,9 +125,10 @@ async def test_a_stray_that_turns_up_is_not_missing_any_more(shop: Shop) -> None
 async def test_hashes_are_asked_for_again_when_they_change(shop: Shop) -> None:
     assert await shop.store.get(artifact(shop.path("x.org/a"))) is None
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip is None
-    assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:first") == "h1:first"
+    hashes = Hashes(shop.core)
+    assert await hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:first") == "h1:first"
     assert (await shop.store.known("x.org/a", "v1.0.0")).zip == "h1:first"
-    assert await shop.store._hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:second") == "h1:first"
+    assert await hashes.remember(artifact("x.org/a/@v/v1.0.0.zip"), "h1:second") == "h1:first"
 
 
 @pytest.mark.parametrize("column", ["h1", "database"])
@@ -145,11 +149,11 @@ async def test_a_bad_hash_on_record_concerns_those_who_need_it(
 
 
 async def test_readers_write_nothing(shop: Shop) -> None:
-    def write(reader: Reader) -> None:
-        reader._connection.execute("DELETE FROM files")
-
-    with pytest.raises(Exception, match="readonly"):
-        await shop.core.lookups.run(write)
+    with (
+        closing(connect(shop.core.layout.index)) as connection,  # as all of them have
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        connection.execute("DELETE FROM files")
     with pytest.raises(Exception, match="readonly"):
         await shop.core.scan(shop.core.scanner.connection.execute, "DELETE FROM files")
 
@@ -278,11 +282,7 @@ async def test_a_row_that_cannot_be_is_not_remembered(shop: Shop, caplog: pytest
     await shop.put("x.org/a")
     await shop.put("x.org/b")
     bad = "x.org/a/@v/v1.0.0.xyz"
-    await shop.core.ask(
-        lambda: shop.core.index._connection.execute(
-            "UPDATE files SET path = ? WHERE module = 'x.org/a'", (bad,)
-        )
-    )
+    await shop.sql(f"UPDATE files SET path = '{bad}' WHERE module = 'x.org/a'")
     shop.core.memory.forget_all()
     await warm(shop.core)
     assert shop.core.memory.entry(bad) is None
@@ -301,8 +301,12 @@ async def test_a_bug_in_warming_is_told(
 
 
 async def test_what_is_asked_at_the_end_is_answered(shop: Shop) -> None:
-    lookups = await Lookups.open(shop.core.lookups._threads, shop.core.layout.index, 1, Doubts(), print)
-    asking = asyncio.create_task(lookups.look((shop.path("x"), "x", "v1.0.0")))
-    await asyncio.sleep(0)
-    await lookups.close()
-    assert (await asking).entry is None
+    threads = Threads("lookups of its own", 1)
+    try:
+        lookups = await Lookups.open(threads, shop.core.layout.index, 1, Doubts(), print)
+        asking = asyncio.create_task(lookups.look((shop.path("x"), "x", "v1.0.0")))
+        await asyncio.sleep(0)
+        await lookups.close()
+        assert (await asking).entry is None
+    finally:
+        threads.close()

@@ -12,7 +12,7 @@ import pytest
 from goproxy_vm.cache import answers as answers_module
 from goproxy_vm.cache.answers import Answers
 from tests.fakes.lines import logged
-from tests.fakes.stores import open_shop, purge_versions
+from tests.fakes.stores import FAILS, open_shop, purge_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ async def test_records_go_before_tiles_and_the_oldest_first(tmp_path: Path) -> N
 async def test_the_janitor_bounds_them(tmp_path: Path) -> None:
     async with open_shop(tmp_path, sumdb_max_size=1) as shop:
         await shop.store.records.keep({key("tile", 1): b"t" * 8192})
-        await shop.janitor._regularly()
+        await shop.janitor.once()
         assert (await shop.store.records.size())[0] == 0
 
 
@@ -137,19 +137,17 @@ async def test_a_kill_while_they_are_taken_over_loses_none(
         assert (await shop.store.answers.size())[0] == 0
 
 
-async def test_a_full_disk_leaves_them_where_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_failing_disk_leaves_them_where_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.store.answers.set_all(old(1))
-
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Answers, "_take", full)
+        records = shop.core.layout.records / "cache.db"
+    with closing(sqlite3.connect(records)) as other:
+        other.execute(f"CREATE TRIGGER fails BEFORE INSERT ON Cache {FAILS}")
         async with open_shop(tmp_path) as shop:
             assert (await shop.store.answers.size())[0] == 2
             assert "cache not writable" in logged(caplog)
+        other.execute("DROP TRIGGER fails")
     async with open_shop(tmp_path) as shop:
         assert await shop.store.records.get(key("lookup", 1)) == b"r1"

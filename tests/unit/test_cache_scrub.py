@@ -8,6 +8,7 @@ import gc
 import hashlib
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from goproxy_vm.cache.upkeep import scrub
 from goproxy_vm.cache.upkeep.scrub import CHUNK, Hasher
 from goproxy_vm.errors import Unavailable
 from tests.fakes.lines import logged
-from tests.fakes.stores import BLOCK, Shop, artifact, open_shop
+from tests.fakes.stores import BLOCK, FAILS, Shop, Told, artifact, held_up, open_shop
+from tests.fakes.tasks import under_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +36,7 @@ def spoil(file: Path) -> bytes:
 
 
 async def ended(shop: Shop, number: int) -> None:
-    while (await shop.control.passes(1))[0].finished is None or shop.control._ordered:
+    while (await shop.control.passes(1))[0].finished is None or under_way("scrub"):
         await asyncio.sleep(0)
     assert (await shop.control.passes(1))[0].id == number
 
@@ -164,24 +166,23 @@ async def test_some_versions_only(tmp_path: Path) -> None:
 
 
 async def test_what_is_due(tmp_path: Path) -> None:
-    async with open_shop(tmp_path) as shop:
-        shop.scrub._interval = 100.0
+    async with open_shop(tmp_path, scrub_interval=100.0) as shop:
         await shop.put("a")
-        await shop.scrub._regular()
+        await shop.scrub.once()
         assert await shop.control.passes(9) == [], "nothing is due"
         shop.later(60)
         await shop.put("b")
         shop.later(60)
-        await shop.scrub._regular()
+        await shop.scrub.once()
         assert (await shop.control.passes(9))[0].scrubbed == (1, BLOCK - 1, 0)
-        await shop.scrub._regular()
+        await shop.scrub.once()
         assert len(await shop.control.passes(9)) == 1
 
 
 async def test_it_runs_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
-    async with open_shop(tmp_path, scrub_interval=0.001) as shop:
+    async with open_shop(tmp_path, scrub_interval=0.001, still=False) as shop:
         shop.later(1)
         while not shop.told.read:
             await asyncio.sleep(0)
@@ -208,7 +209,7 @@ async def test_the_rate(
 
     async with open_shop(tmp_path) as shop:
         await shop.put("a", blocks=blocks)
-        monkeypatch.setattr(shop.core.clock, "_monotonic", lambda: 0.0)
+        shop.time.stop()
         monkeypatch.setattr(asyncio, "sleep", note)
         data = shop.file("a").read_bytes()
         assert await shop.scrub.check(shop.victim("a"), hashlib.sha256(data).hexdigest(), 2 * CHUNK)
@@ -230,13 +231,11 @@ async def test_how_far_it_has_come_is_written_down(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(scrub, "SAVE_EVERY", -1.0)
     async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
-        saved = []
-        save = shop.core.ledger.save
-        monkeypatch.setattr(
-            shop.core.ledger, "save", lambda record: (saved.append(record.scrubbed), save(record))
-        )
+        await shop.sql("CREATE TABLE saved (scrubbed)")
+        log = "INSERT INTO saved VALUES (json_extract(NEW.record, '$.scrubbed[0]'))"
+        await shop.sql(f"CREATE TRIGGER saves AFTER UPDATE ON passes BEGIN {log}; END")
         await ended(shop, await shop.control.scrub(None, None))
-        assert [each and each[0] for each in saved] == [0, 0, 1, 2, 2]
+        assert await shop.sql("SELECT scrubbed FROM saved") == [(0,), (0,), (1,), (2,), (2,)]
 
 
 @pytest.mark.parametrize("damage", ["gone", "gone directory", "link", "directory", "fifo", "cut"])
@@ -280,7 +279,7 @@ async def test_a_host_that_cannot_look_condemns_nothing(
             await ended(shop, await shop.control.scrub(None, None))
             assert (await shop.control.passes(1))[0].scrubbed == (0, 0, 0)
             await shop.sql("UPDATE files SET unsure = 1")
-            shop.core.remover._hide(shop.path("a"))
+            shop.core.memory.forget(shop.path("a"))
             with pytest.raises(Unavailable):
                 await shop.store.get(artifact(shop.path("a")))
         await shop.touch("a")
@@ -303,16 +302,12 @@ async def test_an_unreadable_file_is_condemned(
     assert "stored file unreadable" in logged(caplog)
 
 
-async def test_a_quarantine_that_takes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*_: object) -> bool:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+async def test_a_quarantine_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
         spoil(shop.file("a"))
-        monkeypatch.setattr(shop.quarantine, "take", fail)
+        shop.core.layout.quarantine.rmdir()
+        shop.core.layout.quarantine.touch()
         await ended(shop, await shop.control.scrub(None, None))
         assert shop.files() == []
         assert shop.told.corrupted == 1
@@ -329,18 +324,22 @@ async def test_what_has_come_in_its_place_is_spared(tmp_path: Path) -> None:
         assert shop.told.corrupted == 0
 
 
-async def test_evicted_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_shop(tmp_path) as shop:
+async def test_evicted_while_it_waits(tmp_path: Path) -> None:
+    reading, go_on = asyncio.Event(), threading.Event()
+
+    class Stops(Told):
+        def scrubbed(self, size: int) -> None:
+            super().scrubbed(size)
+            shop.core.disk.executor.submit(go_on.wait, 30)  # so that the next file is not read yet
+            reading.set()
+
+    async with open_shop(tmp_path, told=Stops()) as shop:
         await shop.put("a", "b")
-        compare = shop.scrub._compare
-
-        async def evicting(*args: object) -> bool | None:
-            if shop.zips() == "ab":
-                await shop.core.remover.remove([shop.victim("b")], "size")
-            return await compare(*args)  # type: ignore[arg-type]  # as they came
-
-        monkeypatch.setattr(shop.scrub, "_compare", evicting)
-        await ended(shop, await shop.control.scrub(None, None))
+        number = await shop.control.scrub(None, None)
+        await reading.wait()
+        await shop.core.remover.remove([shop.victim("b")], "size")
+        go_on.set()
+        await ended(shop, number)
         assert (await shop.control.passes(1))[0].scrubbed == (1, BLOCK - 1, 0)
 
 
@@ -355,48 +354,33 @@ async def test_closing_ends_it(tmp_path: Path) -> None:
         assert (record.reached, record.state) == (None, "cancelled")
 
 
-async def slow(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Have scrubs stop at a file until the event is set."""
-    go_on = asyncio.Event()
-    compare = shop.scrub._compare
-
-    async def held(*args: object) -> bool | None:
-        await go_on.wait()
-        return await compare(*args)  # type: ignore[arg-type]  # as they came
-
-    monkeypatch.setattr(shop.scrub, "_compare", held)
-    return go_on
-
-
 async def states(shop: Shop, *expected: str) -> None:
     """The states of all passes, oldest first, once they are these."""
     while [each.state for each in reversed(await shop.control.passes(99))] != list(expected):
         await asyncio.sleep(0)
 
 
-async def test_one_checks_the_others_wait_and_any_is_cancelled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_checks_the_others_wait_and_any_is_cancelled(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("a", "b")
-        go_on = await slow(shop, monkeypatch)
-        first, second, third = [await shop.control.scrub(None, None) for _ in range(3)]
-        assert first is not None
-        assert second is not None
-        assert third is not None
-        await states(shop, "running", "waiting", "waiting")
-        assert await shop.control.cancel_scrub(second)
-        await states(shop, "running", "cancelled", "waiting")
-        assert not await shop.control.cancel_scrub(second)
-        assert await shop.control.cancel_scrub(first)
-        await states(shop, "cancelled", "cancelled", "running")
-        go_on.set()
-        await states(shop, "cancelled", "cancelled", "done")
-        assert not await shop.control.cancel_scrub(third)
-        assert not await shop.control.cancel_scrub(99)
-        found = await shop.control.one_pass(third)
-        assert found is not None
-        assert found.scrubbed == (2, 2 * (BLOCK - 1), 0)
+        with held_up(shop.core.disk) as go_on:
+            first, second, third = [await shop.control.scrub(None, None) for _ in range(3)]
+            assert first is not None
+            assert second is not None
+            assert third is not None
+            await states(shop, "running", "waiting", "waiting")
+            assert await shop.control.cancel_scrub(second)
+            await states(shop, "running", "cancelled", "waiting")
+            assert not await shop.control.cancel_scrub(second)
+            assert await shop.control.cancel_scrub(first)
+            await states(shop, "cancelled", "cancelled", "running")
+            go_on.set()
+            await states(shop, "cancelled", "cancelled", "done")
+            assert not await shop.control.cancel_scrub(third)
+            assert not await shop.control.cancel_scrub(99)
+            found = await shop.control.one_pass(third)
+            assert found is not None
+            assert found.scrubbed == (2, 2 * (BLOCK - 1), 0)
 
 
 async def test_a_scrub_is_cancelled_before_it_begins(tmp_path: Path) -> None:
@@ -406,63 +390,61 @@ async def test_a_scrub_is_cancelled_before_it_begins(tmp_path: Path) -> None:
         await states(shop, "cancelled")
 
 
-async def test_no_more_wait_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_wait_than_may(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
-        go_on = await slow(shop, monkeypatch)
-        ordered = await asyncio.gather(*(shop.control.scrub(None, None) for _ in range(MOST_ORDERED + 3)))
-        assert [each is None for each in ordered] == [False] * MOST_ORDERED + [True] * 3
-        go_on.set()
-        await states(shop, *["done"] * MOST_ORDERED)
-        assert await shop.control.scrub(None, None) is not None
+        with held_up(shop.core.disk) as go_on:
+            ordered = await asyncio.gather(*(shop.control.scrub(None, None) for _ in range(MOST_ORDERED + 3)))
+            assert [each is None for each in ordered] == [False] * MOST_ORDERED + [True] * 3
+            go_on.set()
+            await states(shop, *["done"] * MOST_ORDERED)
+            assert await shop.control.scrub(None, None) is not None
 
 
 async def test_what_is_under_way_at_the_end_has_ended_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_shop(tmp_path) as shop:
+    """At one byte a second they do not end by themselves."""
+    async with open_shop(tmp_path, scrub_rate=1) as shop:
         await shop.put("a")
-        await slow(shop, monkeypatch)
         for _ in range(3):
             await shop.control.scrub(None, None)
         await states(shop, "running", "waiting", "waiting")
-    async with open_shop(tmp_path, scrub_interval=1000.0) as shop:
+    async with open_shop(tmp_path, scrub_interval=1000.0, scrub_rate=1) as shop:
         await states(shop, *["cancelled"] * 3)
         shop.later(2000.0)
-        await slow(shop, monkeypatch)
-        regular = asyncio.create_task(shop.scrub._regular())
+        regular = asyncio.create_task(shop.scrub.once())
         await states(shop, *["cancelled"] * 3, "running")
         regular.cancel()
         await states(shop, *["cancelled"] * 4)
         await shop.sql("UPDATE passes SET finished = NULL, record = json_set(record, '$.finished', NULL)")
         await shop.sql("UPDATE passes SET record = json_set(record, '$.cancelled', json('false'))")
-    async with open_shop(tmp_path) as shop:
+    async with open_shop(tmp_path, still=False) as shop:
         await states(shop, *["cancelled"] * 4)
     assert "evicted" not in logged(caplog)
 
 
 async def test_a_bug_ends_the_pass_and_not_the_scrub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_shop(tmp_path) as shop:
+    class Fails(Told):
+        def scrubbed(self, size: int) -> None:
+            if not self.read:
+                self.read = 1
+                raise ZeroDivisionError
+
+    async with open_shop(tmp_path, told=Fails()) as shop:
         await shop.put("a")
-        with monkeypatch.context() as patch:
-            patch.setattr(shop.scrub, "_compare", lambda *_: 1 // 0)
-            await shop.control.scrub(None, None)
-            await states(shop, "failed")
+        await shop.control.scrub(None, None)
+        await states(shop, "failed")
         await shop.control.scrub(None, None)
         await states(shop, "failed", "done")
     assert "scrub failed" in logged(caplog)
 
 
-async def test_a_pass_that_cannot_be_written_down_does_not_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
+async def test_a_pass_that_cannot_be_written_down_does_not_begin(tmp_path: Path) -> None:
     async with open_shop(tmp_path) as shop:
-        monkeypatch.setattr(shop.core.ledger, "_insert", full)
+        await shop.sql(f"CREATE TRIGGER fails BEFORE INSERT ON passes {FAILS}")
         with pytest.raises(Unavailable):
             await shop.control.scrub(None, None)
 
@@ -473,7 +455,7 @@ async def test_a_pass_that_cannot_be_written_down_does_not_begin(
 async def test_unsure_files_are_hashed_before_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with open_shop(tmp_path, boot="one") as shop:
         await shop.put("a")
-        await shop.core.ask(shop.core.ledger._database.set, "clean", shop.victim("a").id or 0)
+        await shop.sql(f"INSERT OR REPLACE INTO meta VALUES ('clean', {shop.victim('a').id})")
         await shop.put("b", "c")
         await shop.sql("PRAGMA wal_checkpoint(TRUNCATE)")
         killed = (tmp_path / "index.db").read_bytes()

@@ -12,7 +12,6 @@ import pytest
 from goproxy_vm.cache import opening
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.store import AT_ONCE, Store
-from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.cache.upkeep.janitor import Janitor
 from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
@@ -40,7 +39,7 @@ async def test_without_room_the_client_has_its_answer_all_the_same(
         stored = await shop.store.put(artifact(shop.path("b")), b"x", h1="h1:x")
         assert stored.data == b"x"
         assert shop.files() == []
-        assert (shop.core.admission.reserved, shop.core.admission._admitted) == (0, 0)
+        assert (shop.core.admission.reserved, shop.core.admission.admitted) == (0, 0)
         shop.core.usage.sizes["zip"] -= 2 * BLOCK
     assert logged(caplog).count("file not stored") == 2
 
@@ -67,7 +66,7 @@ async def test_what_is_large_is_not_kept_in_memory_for_want_of_room(tmp_path: Pa
         with pytest.raises(Unavailable):
             await shop.store.put(artifact(shop.path("a", "mod")), data, h1="h1:x")
         assert shop.files() == []
-        assert (shop.core.admission.reserved, shop.core.admission._admitted) == (0, 0)
+        assert (shop.core.admission.reserved, shop.core.admission.admitted) == (0, 0)
         assert list(shop.core.layout.temporary().parent.iterdir()) == []
 
 
@@ -79,7 +78,7 @@ async def test_cancelled_while_it_waits_for_room(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         putting.cancel()
         await asyncio.wait([putting])
-        assert (shop.core.admission.wanted, shop.core.admission._admitted) == (0, 0)
+        assert (shop.core.admission.wanted, shop.core.admission.admitted) == (0, 0)
         shop.core.usage.sizes["zip"] -= 2 * BLOCK
 
 
@@ -104,7 +103,7 @@ async def test_an_index_that_fails_while_a_file_is_looked_at(tmp_path: Path) -> 
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
         await shop.sql("UPDATE files SET unsure = 1")
-        shop.core.remover._hide(shop.path("a"))
+        shop.core.memory.forget(shop.path("a"))
         await shop.sql("CREATE TRIGGER full BEFORE UPDATE ON files BEGIN SELECT raise(ABORT, 'full'); END")
         await shop.touch("a")  # it was read, and is sound
         assert not shop.store.writable
@@ -114,7 +113,7 @@ async def test_an_index_that_fails_while_a_file_is_looked_at(tmp_path: Path) -> 
 
 
 async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async with open_shop(tmp_path) as shop:
         await shop.put("a")
@@ -125,10 +124,8 @@ async def test_a_start_that_fails_keeps_what_the_run_before_left_to_do(
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(beginning, "begin_clock", fail)
-        with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
-            await Store.open(tmp_path, lock_wait=0, boot="other")
+    with pytest.raises(StartError, match=r"index\.db: disk I/O error"):
+        await Store.open(tmp_path, lock_wait=0, boot="other", begin=fail)
     assert running(tmp_path) == 1
     async with open_shop(tmp_path, boot="other") as shop:
         assert await shop.sql("SELECT unsure FROM files") == [(1,)]
@@ -159,7 +156,7 @@ async def test_a_bug_does_not_end_what_runs_in_the_background(
 
     monkeypatch.setattr(opening, "AGAIN", 0.0, raising=False)
     monkeypatch.setattr(work, "run", run)
-    async with open_shop(tmp_path):
+    async with open_shop(tmp_path, still=False):
         async with asyncio.timeout(5.0):
             await again.wait()
     assert "background task failed" in logged(caplog)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from goproxy_vm.cache import walk
-from goproxy_vm.cache.answers import Answers
+from goproxy_vm.cache.answers import Answers, Desks
 from goproxy_vm.cache.health import Health
 from goproxy_vm.cache.records import Records, tag_of
+from goproxy_vm.cache.threads import Threads
 from goproxy_vm.cache.walk import SLICE, TURN
 from tests.fakes.answers import Walked, open_answers
 from tests.fakes.lines import logged
+from tests.fakes.stores import FAILS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,10 +108,11 @@ async def test_what_a_failing_disk_kept_is_found_again(
     async with open_answers(tmp_path / "x", tag_of=tag_of) as answers:
         await answers.set_all(lookups(0, 3))
         found = await answers.oldest("record")
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, closing(sqlite3.connect(tmp_path / "x" / "cache.db")) as other:
             if failing == "delete":
-                patch.setattr(Answers, "_delete_all", fail)
+                other.execute(f"CREATE TRIGGER fails BEFORE DELETE ON Cache {FAILS}")
                 assert await answers.delete_all(found.keys) is None
+                other.execute("DROP TRIGGER fails")
             else:
                 patch.setattr(walk, "every", fail)
                 assert await answers.keys("") is None
@@ -129,7 +133,7 @@ async def test_a_trim_of_tiles_alone_passes_each_once(
         slices = -(-gone // SLICE)
         assert gone > 5 * SLICE
         assert walked.keys <= 5_000 + slices * TURN
-        monkeypatch.setattr(records, "_most_bytes", (await answers.size())[1])
+        records = Records(answers, (await answers.size())[1])
         before = walked.keys
         for each in range(10):
             some = tiles(10_000 + 50 * each, 10_050 + 50 * each)
@@ -172,20 +176,24 @@ async def test_what_was_gone_already_ends_no_trim(tmp_path: Path, monkeypatch: p
 
 async def test_who_reads_waits_for_no_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no job of the thread for reads, and in the other one it lets everybody in between."""
-    async with open_answers(tmp_path / "x") as answers:
+    jobs: list[str] = []
+    passed: list[int] = []
+    walked = Walked(monkeypatch)
+
+    class Counted(Threads):
+        def __init__(self, name: str) -> None:
+            super().__init__(name, 1)
+            self.name = name
+
+        async def run(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+            jobs.append(self.name)
+            passed.append(walked.keys)
+            return await super().run(function, *args, **kwargs)
+
+    async with open_answers(tmp_path / "x", desks=Desks(Counted("reader"), Counted("writer"))) as answers:
         await answers.set_all({f"absent/m{each}.x/@latest": b"v" for each in range(10 * TURN)})
-        jobs: list[str] = []
-        walked = Walked(monkeypatch)
-        passed: list[int] = []
-        for name in ("reader", "writer"):
-            threads = getattr(answers._desks, name)
-
-            def counted(function: Any, *args: Any, _name: str = name, _run: Any = threads.run) -> Any:
-                jobs.append(_name)
-                passed.append(walked.keys)
-                return _run(function, *args)
-
-            monkeypatch.setattr(threads, "run", counted)
+        jobs.clear()
+        passed.clear()
         keys = await answers.keys("absent/")
         assert keys is not None
         assert len(keys) == walked.keys == 10 * TURN

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from goproxy_vm.config import load
 from goproxy_vm.config.address import is_authority
-from goproxy_vm.config.values import GLOBS, URL, Amount, amount, bounded_duration, share, size
+from goproxy_vm.config.mapped import Mapped
+from goproxy_vm.config.values import (
+    GLOBS,
+    HOSTS,
+    REPOSITORIES,
+    URL,
+    Amount,
+    amount,
+    bounded_duration,
+    share,
+    size,
+)
 from goproxy_vm.errors import ConfigError
 
 MIB = 1 << 20
@@ -170,3 +183,68 @@ def test_no_url(text: str) -> None:
 
 def test_no_url_at_all() -> None:
     assert URL.parse("") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ()),
+        (
+            "git.corp/*/*=ssh://git@git.corp:2222/{1}/{2}.git, code.corp/x=https://code.corp/scm/x.git",
+            (
+                Mapped("git.corp/*/*", "ssh://git@git.corp:2222/{1}/{2}.git"),
+                Mapped("code.corp/x", "https://code.corp/scm/x.git"),
+            ),
+        ),
+        ("git.corp/*=https://10.0.0.1:3000/{1}", (Mapped("git.corp/*", "https://10.0.0.1:3000/{1}"),)),
+        ("git.corp/a=ssh://host/~me/a", (Mapped("git.corp/a", "ssh://host/~me/a"),)),
+    ],
+)
+def test_repositories(text: str, value: tuple[Mapped, ...]) -> None:
+    assert REPOSITORIES.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("git.corp", "has no ="),
+        ("git.corp/x=", "is no URL like"),
+        ("nodot/x=https://h/x", "is no beginning of module paths"),
+        ("git.corp/x y=https://h/x", "is no beginning of module paths"),
+        ("git.corp/x*=https://h/x", "is no beginning of module paths"),
+        ("git.corp/x=http://h/x", "is no URL like"),
+        ("git.corp/x=file:///x", "is no URL like"),
+        ("git.corp/x=ext::sh", "is no URL like"),
+        ("git.corp/x=ssh://-oProxyCommand=x/y", "is no URL like"),
+        ("git.corp/x=ssh://git:secret@h/x", "is no URL like"),
+        ("git.corp/x=https://user@h/x", "is no URL like"),
+        ("git.corp/x=https://h:70000/x", "is no URL like"),
+        ("git.corp/x=https://h/x?y", "is no URL like"),
+        ("git.corp/*=https://h/{1}/{2}", "{2} stands for a *"),
+    ],
+)
+def test_repositories_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        REPOSITORIES.parse(text)
+
+
+def test_hosts() -> None:
+    assert HOSTS.parse("a.corp:443, [fd00::1]:22") == {"a.corp:443", "[fd00::1]:22"}
+    assert HOSTS.parse("") == frozenset()
+    for text in ("a.corp", "a.corp:", ":443", "a.corp:0", "a.corp:70000", "A.corp:443", "a b:1", "a.corp:x"):
+        with pytest.raises(ValueError, match="HOST:PORT"):
+            HOSTS.parse(text)
+
+
+def test_private_for_everyone_is_warned_about() -> None:
+    def warnings(**settings: str) -> tuple[str, ...]:
+        return load({"private": "git.corp", "cache_dir": "/c", **settings}, {}, None).warnings
+
+    (warning,) = warnings()
+    assert "whoever reaches this server may have private modules" in warning
+    for key, value in (
+        ("private_clients", "10.0.0.0/8"),
+        ("allow_clients", "10.0.0.0/8"),
+        ("private_tokens_file", "/t"),
+    ):
+        assert warnings(**{key: value}) == ()

@@ -217,14 +217,14 @@ async def test_nobody_joins_what_has_ended_and_not_landed() -> None:
     flights = ledger.flights()
     flights.start("k", source.fetch)
     await settle()
-    late: list[asyncio.Task[tuple[str, bool]]] = []
-    loop = asyncio.get_running_loop()
-    (task,) = flights._tasks
-    landing, flights._land = flights._land, lambda key, flight: loop.call_soon(landing, key, flight)  # type: ignore[method-assign]
-    source.gate.set()
-    while not task.done():
-        await asyncio.sleep(0)
-    late = [asyncio.create_task(flights.join("k", source.fetch)) for _ in range(2)]
+    (task,) = (each for each in asyncio.all_tasks() if each.get_name() == "flight k")
+
+    async def join() -> tuple[str, bool]:
+        assert task.done()
+        return await flights.join("k", source.fetch)
+
+    source.gate.set()  # it ends in the next turn of the loop, and lands in the one after that
+    late = [asyncio.create_task(join()) for _ in range(2)]
     results = await asyncio.gather(*late)
     assert source.calls == 2, "a new flight, which looks in the store"
     assert len({value for value, _ in results}) == 2

@@ -331,17 +331,22 @@ async def test_full_pipe_never_stops_the_loop(pipe: Pipe) -> None:
     assert told[-1]["in_all"] == dropped
 
 
+def writers() -> list[threading.Thread]:
+    """The threads that write lines now."""
+    return [each for each in threading.enumerate() if each.name == "log-writer"]
+
+
 def test_reader_that_never_reads_does_not_stop_the_end(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "DRAIN_SECONDS", 0.01)
     pipe.fill()
     with setup("json", "info", fd=pipe.writing, most=2) as writer:
         while not writer.dropped:
             get_logger("x").info("e")
-    assert writer._thread.is_alive()  # it waits for the pipe, and nobody waits for it
+    (thread,) = writers()  # it waits for the pipe, and nobody waits for it
     reader = threading.Thread(target=drain, args=(pipe.reading, bytearray()))
     reader.start()
-    writer._lines.put(None)
-    writer._thread.join()
+    while thread.is_alive():
+        writer.stop()
     pipe.close(pipe.writing)
     reader.join()
 
@@ -370,6 +375,6 @@ def test_nonblocking_descriptor(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nobody_reads_any_more(pipe: Pipe) -> None:
     pipe.close(pipe.reading)
-    with setup("text", "info", fd=pipe.writing) as writer:
+    with setup("text", "info", fd=pipe.writing):
         get_logger("x").info("e")
-    assert not writer._thread.is_alive()
+    assert writers() == []

@@ -288,10 +288,21 @@ async def test_neither_kind_takes_the_last_slots_from_the_other() -> None:
     await asyncio.gather(*asked, return_exceptions=True)
     await settle()
     assert len(club.inside) == 6
-    assert club.slots._free == 2
     club.leave[late].set()
     await club.empty()
-    assert (club.slots._free, club.slots._proofs, len(others)) == (8, 0, 5)
+    assert all(task.done() for task in others)
+    # All eight are free again, and shared as at first.
+    proofs = Proving(club.slots)
+    asked = proofs.ask(10)
+    again = [club.ask(f"{n}") for n in range(10)]
+    await settle()
+    assert (proofs.inside, len(club.inside)) == (6, 2)
+    proofs.leave.set()
+    await asyncio.gather(*asked)
+    await settle()
+    assert len(club.inside) == 6
+    await club.empty()
+    assert all(task.done() for task in again)
 
 
 async def test_a_slot_that_comes_free_goes_to_a_proof_first() -> None:
@@ -323,4 +334,8 @@ async def test_a_proof_that_is_cancelled_as_its_turn_comes_gives_the_slot_back()
     assert proofs.inside == 1
     third.cancel()
     await settle()
-    assert (slots._free, slots._proofs) == (1, 0)
+    (last,) = proofs.ask(1)
+    await settle()
+    assert proofs.inside == 1
+    proofs.leave.set()
+    await last

@@ -21,14 +21,19 @@ def test_separators_names_and_userinfo() -> None:
 def test_off_and_direct_end_the_list() -> None:
     assert [e.name for e in parse_upstreams("http://a.b,off,http://c.d").entries] == ["a.b"]
     assert parse_upstreams("off").entries == ()
-    listed = parse_upstreams("http://a.b,direct")
-    assert [e.name for e in listed.entries] == ["a.b"]
-    assert listed.warning is not None
+    assert not parse_upstreams("http://a.b,off").direct
+    listed = parse_upstreams("http://a.b|direct,http://c.d")
+    assert [(e.kind, e.name, e.label, e.falls_through) for e in listed.entries] == [
+        ("http", "a.b", "a.b:80", True),
+        ("direct", "direct", "direct", False),
+    ]
+    assert listed.direct
+    assert parse_upstreams("direct").direct
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", ",", "direct", "a.b", "ftp://a.b", "http://", "http://a.b?x", "http://a.b#x", "file://host/x"]
+    ["", ",", "a.b", "ftp://a.b", "http://", "http://a.b?x", "http://a.b#x", "file://host/x"]
     + ["file:x", "http://a.b:x", "http://[x", "http://a.b:0", "http://a..b", "http://a b", "http://é.example"]
     + ["http://-" + "x" * 64, "http://[::g]", "file:///a%00b", "http://" + "x." * 130],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ class Figures:
 
     async def statistics(self) -> Statistics:
         """Totals over all files on record; the number of versions at most a second old."""
-        now = time.monotonic()
+        now = self._core.clock.now()
         if self._counted is None or now - self._counted[0] >= STATISTICS_AGE:
             self._counted = (now, await self._count())
         return Statistics(self._counted[1], self._core.entries, self._core.usage.used)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.database import Database, unsound
 from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.reports.scanner import Scanner
 from goproxy_vm.cache.upkeep.ledger import Ledger
 from goproxy_vm.errors import StartError
@@ -18,6 +17,7 @@ from goproxy_vm.protocol.names import exempt
 from goproxy_vm.protocol.selector import normalize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from goproxy_vm.cache.clock import LogicalClock
@@ -41,11 +41,14 @@ class Begun:
     """Why what a start writes down could not be: it is kept in memory, and tried again."""
 
 
-def open_index(path: Path, settings: Settings, protected: int, boot: str) -> tuple[Database, Begun]:
-    """The index, begun anew where what is there cannot be used. StartError."""
+def open_index(
+    path: Path, settings: Settings, protected: int, boot: str, begin: Callable[[Database], LogicalClock]
+) -> tuple[Database, Begun]:
+    """The index, begun anew where what is there cannot be used, with the clock that ``begin`` finds in it.
+    StartError."""
     database = Database.open(path)
     try:
-        return database, _begin(database, settings, protected, boot)
+        return database, _begin(database, settings, protected, boot, begin(database))
     except (sqlite3.Error, UnicodeDecodeError) as error:
         if not unsound(error):
             database.close()
@@ -53,14 +56,14 @@ def open_index(path: Path, settings: Settings, protected: int, boot: str) -> tup
         database.connection.close()
         database = Database.anew(path, error)
     try:
-        return database, _begin(database, settings, protected, boot)
+        return database, _begin(database, settings, protected, boot, begin(database))
     except sqlite3.Error as error:
         database.close()
         raise StartError(f"{path}: {error}") from error
 
 
-def _begin(database: Database, settings: Settings, protected: int, boot: str) -> Begun:
-    index, clock, interrupted = Index(database), begin_clock(database), database.unclean
+def _begin(database: Database, settings: Settings, protected: int, boot: str, clock: LogicalClock) -> Begun:
+    index, interrupted = Index(database), database.unclean
     for fact in ("clean", "first_seen"):
         database.number(fact, 0)  # Impossible, before anything goes by it
     unsettled = None
@@ -82,7 +85,7 @@ def _hold_back(
     if name and _must_prove(database, settings):
         rows = index.not_proven(name, lambda module: exempt(patterns, module))
         index.doubts.withheld = frozenset(row[0] for row in rows)
-    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
+    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pinned}}
 
 
 def _lost_power(database: Database, boot: str) -> bool:
@@ -103,7 +106,7 @@ def settle(
         index.settle_policy(protected)
         _hold_to_proof(database, index, settings)
         before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
+        ledger.set_pins([normalize(pin) for pin in settings.pinned], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys() or database.unclean:
             pin, unpin = Scanner(database.connection, clock, database.notice).pinned(marked)
@@ -116,7 +119,7 @@ def settle(
 
 def _proof(settings: Settings) -> tuple[str, str]:
     """The checksum database that files must be proven by, and the modules that need not be."""
-    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.nosumdb)
+    return ("", "") if settings.sumdb is None else (settings.sumdb.name, settings.exempt)
 
 
 def _must_prove(database: Database, settings: Settings) -> bool:

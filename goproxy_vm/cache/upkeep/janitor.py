@@ -82,13 +82,19 @@ class Janitor:
                     await self._pressed.wait()
             # By the clock: where somebody always waits for room, the wait never ends by its timeout.
             if loop.time() >= due:
-                await self._guarded(self._regularly)
+                await self._guarded(self.once)
                 due = loop.time() + self._policy.interval
             self._pressed.clear()
             if self._starved:
                 self._starved = False
                 await self._guarded(partial(self.full, 0))
             await self._guarded(self.relieve)
+
+    async def once(self) -> None:
+        """What is due at each interval: what is idle goes, ``min_free`` is held, the answers are trimmed."""
+        await self._clear_idle()
+        await self.make_room(0)
+        await self._trim()
 
     def starve(self) -> None:
         """What was to be stored found the disk full: make room for what comes next."""
@@ -172,11 +178,6 @@ class Janitor:
             self._missed.discard("evict")
             await self._end(record, reached=reached)
         return Eviction(await removal(gone, 0, dry_run=False), goal, before, after, reached, record.id)
-
-    async def _regularly(self) -> None:
-        await self._clear_idle()
-        await self.make_room(0)
-        await self._trim()
 
     async def _resume(self) -> None:
         """Go on with the pass that a kill interrupted, to its target. After a clean end there is none: what

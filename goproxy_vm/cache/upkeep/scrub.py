@@ -112,12 +112,13 @@ class Scrubber:
         """Check whatever was not checked for an interval, until cancelled."""
         while self._interval:
             try:
-                await self._regular()
+                await self.once()
             except sqlite3.Error as error:
                 log.error("scrub failed", reason=phrase(error))
             await asyncio.sleep(min(self._interval, 3600.0))
 
-    async def _regular(self) -> None:
+    async def once(self) -> None:
+        """Check whatever was not checked for an interval, if there is any."""
         before = self._core.clock.now() - self._interval
         due, _ = await self._core.scan(self._core.scanner.to_check, before, None, BEGIN)
         if not due:

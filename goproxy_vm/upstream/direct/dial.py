@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -25,6 +26,15 @@ LookUp = Callable[[str, int], Awaitable[list[str]]]
 """The addresses of a host, for a port; OSError or UnicodeError where there are none."""
 Connect = Callable[[str, int], Awaitable[Streams]]
 """A connection to an address and a port; OSError where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roads:
+    """How names are looked up and connections are made; None: as this host does."""
+
+    look_up: LookUp | None = None
+    connect: Connect | None = None
+
 
 MOST_ADDRESSES = 4
 """Addresses of one name that are tried."""

@@ -303,7 +303,7 @@ class Direct:
         find_git()
         goroot = find_goroot(options.go)
         if options.git_home is not None:
-            _check_home(options.git_home)
+            check_home(options.git_home, os.geteuid())
         try:
             remove_tree(self._runs)
             for directory in (options.root, self._runs, *directories):
@@ -332,8 +332,8 @@ async def _left(joint: _Joint) -> None:
     await asyncio.to_thread(remove_tree, joint.directory)
 
 
-def _check_home(home: Path) -> None:
-    """StartError unless nobody else can read or change what is in ``git_home``."""
+def check_home(home: Path, owner: int) -> None:
+    """StartError unless nobody but ``owner`` can read or change what is in ``git_home`` (blocking)."""
     try:
         facts = home.stat()
         is_directory = home.is_dir()
@@ -341,7 +341,7 @@ def _check_home(home: Path) -> None:
         raise StartError(f"git_home: {home}: {error.strerror}") from error
     if not is_directory:
         raise StartError(f"git_home: {home} is no directory")
-    if facts.st_uid != os.geteuid():
+    if facts.st_uid != owner:
         raise StartError(f"git_home: {home} belongs to another user")
     if facts.st_mode & 0o077:
         raise StartError(f"git_home: {home} is open to others (chmod 700 it)")

@@ -110,6 +110,8 @@ _TABLE = (
         Refused,
         "its server does not accept the proxy's credentials",
     ),
+    # gitolite, of what it does not have as well.
+    _row(r"FATAL: \S+ any \S+ \S+ DENIED by ", Refused, "its server refuses it{unseen}"),
     _row(r"(?:returned error: |go-get=1: )(401|403|451)\b", Refused, "its server answered {0}"),
     _row(r"(?:returned error: |go-get=1: )(429|5\d\d)\b", UpstreamError, "its server answered {0}"),
     _row(r"(?:returned error: |go-get=1: )(4(?!04|10)\d\d)\b", UpstreamError, "its server answered {0}"),

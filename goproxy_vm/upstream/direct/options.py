@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-PORTS = {"https": 443, "ssh": 22}
-"""How a repository may be reached, and the port where a URL names none."""
-_REFERENCE = re.compile(r"\{(\d*)\}")
-_HOST = re.compile(r"[0-9a-z]([0-9a-z.-]*[0-9a-z])?", re.ASCII)
-_USER = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]*", re.ASCII)
+from goproxy_vm.upstream.direct.find import find_go
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """Modules whose repository is named rather than asked for: setting ``private_repos``.
-
-    ``prefix``: a module path, of which each element may be ``*``; ``url``: the repository's, https or ssh, in
-    which ``{1}`` is what the first ``*`` stands for, and so on. ValueError, with a sentence, for what cannot
-    be used.
-    """
-
-    prefix: str
-    url: str
-
-    def __post_init__(self) -> None:
-        stars = self.prefix.split("/").count("*")
-        if not self.prefix or self.prefix.startswith("*") or "" in self.prefix.split("/"):
-            raise ValueError(f"{self.prefix!r} is no beginning of a module path, as in git.corp/*/*")
-        if any(not 1 <= int(number or 0) <= stars for number in _REFERENCE.findall(self.url)):
-            raise ValueError(f"{self.url!r} names a * that {self.prefix!r} does not have")
-        try:
-            parts = urlsplit(self.url)
-            port = parts.port
-        except ValueError:
-            raise ValueError(f"{self.url!r} is no valid URL") from None
-        if parts.scheme not in PORTS or not parts.hostname or _HOST.fullmatch(parts.hostname) is None:
-            raise ValueError(f"{self.url!r} is no https:// or ssh:// URL of a repository on a named host")
-        if port == 0 or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError(f"{self.url!r} is no URL of a repository: passwords belong into git_home/.netrc")
-        if not self.url.isascii() or not self.url.isprintable() or set(self.url) & set(" \"'<>\\"):
-            raise ValueError(f"{self.url!r} has a character that no URL has")
-        if parts.username is not None and _USER.fullmatch(parts.username) is None:
-            raise ValueError(f"{self.url!r} has no valid user")
-
-    @property
-    def target(self) -> str:
-        """The host and port of the repository."""
-        parts = urlsplit(self.url)
-        return f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
-
-    def repository(self, elements: list[str]) -> tuple[str, str] | None:
-        """The root and the URL of the repository that has a module, whose path is given by its elements; None
-        if that is another's."""
-        wanted = self.prefix.split("/")
-        if len(elements) < len(wanted) or not self.leads_on(elements):
-            return None
-        stars = [have for want, have in zip(wanted, elements, strict=False) if want == "*"]
-        url = _REFERENCE.sub(lambda match: stars[int(match[1]) - 1], self.url)
-        return "/".join(elements[: len(wanted)]), url
-
-    def leads_on(self, elements: list[str]) -> bool:
-        """Whether the path agrees with the prefix, as far as both go."""
-        return all(want in ("*", have) for want, have in zip(self.prefix.split("/"), elements, strict=False))
+    from goproxy_vm.config import Settings
+    from goproxy_vm.config.mapped import Mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +41,27 @@ class Options:
     stall: float = 30.0
     connect: float = 10.0
     ca_file: Path | None = None
+
+    def elsewhere(self, root: Path) -> Options:
+        """The same, with another directory."""
+        return replace(self, root=root)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Options:
+        """What the settings say (blocking). StartError: there is no go command that will do."""
+        return cls(
+            root=settings.cache_dir.absolute() / "direct",
+            go=find_go(settings.go),
+            git_home=settings.git_home,
+            repos=settings.private_repos,
+            hosts=settings.private_hosts,
+            private=settings.private,
+            modules=settings.direct_modules,
+            processes=settings.direct_processes,
+            max_memory=settings.direct_max_memory,
+            max_size=settings.direct_max_size,
+            timeout=settings.direct_timeout,
+            stall=settings.stall_timeout,
+            connect=settings.connect_timeout,
+            ca_file=settings.upstream_ca_file,
+        )

@@ -71,16 +71,17 @@ class Rules:
     def target(self, module: str, *, private: bool) -> Target:
         """What a fetch of a module may reach.
 
-        Denied: it is not to be fetched from version control. Absent: it is but the beginning of paths whose
-        repositories are named: there is nobody to ask.
+        Denied: it is not to be fetched from version control. Absent: there is nobody to ask, for it is but
+        the beginning of paths whose repositories are named, or a public one that the proxies alone may have.
         """
         elements = module.split("/")
         host = elements[0]
+        if not private and not match_prefix_patterns(self._modules, module):
+            raise Absent(f"{module}: not fetched from version control by this proxy (setting direct_modules)")
+        if private and not match_prefix_patterns(self._private, module):
+            raise Denied(f"{module}: not fetched from version control by this proxy (setting private)")
         if _NAMED.fullmatch(host) is None:
             raise Denied(f"{module}: {host} is no host that modules are fetched from")
-        if not match_prefix_patterns(self._private if private else self._modules, module):
-            setting = "private" if private else "direct_modules"
-            raise Denied(f"{module}: not fetched from version control by this proxy (setting {setting})")
         if not private:
             return Target(module, False, host, self._public | {f"{host}:443"}, self._anywhere)
         beginning = False

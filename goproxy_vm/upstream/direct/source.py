@@ -77,7 +77,7 @@ class DirectSource:
             raise TypeError(f"{path} is no file of a module")
         query = resource.version or "latest"
         kind = _KINDS[resource.endpoint]
-        client = str(getattr(trail.current(), "client", ""))
+        client = trail.current().client
         async with self._direct.found(
             resource.module, query, kind, private=self._private, client=client
         ) as found:

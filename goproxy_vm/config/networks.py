@@ -1,4 +1,4 @@
-"""Who may ask (setting allow_clients)."""
+"""Which clients are meant by networks (settings allow_clients, private_clients)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def allowed(networks: Sequence[Network], client: str) -> bool:
-    """Whether a client may ask: by IP address, or ``unix`` for a local socket. Without networks all may."""
+    """Whether a client is in one, by IP address; ``unix``, a local socket, is. Without networks all are."""
     return not networks or client == "unix" or within(networks, client)
 
 
