@@ -438,6 +438,17 @@ class Repositories:
         made.versions = [(made.module, "v1.0.0")]
         return made
 
+    def bomb(self, name: str, size: int, copies: int) -> Shape:
+        """A module with as many files of ``size`` zeros: hardly anything to fetch, and much to unpack."""
+        made = Shape(self.add(name), f"{self.host}/{name}")
+        blob = b"blob\nmark :9\ndata %d\n%s\n" % (size, bytes(size))
+        tree = b"".join(b"M 100644 :9 data/%d.bin\n" % n for n in range(copies))
+        commit = b"".join(_commit("refs/heads/main", FIRST, _plain(made.module), None))
+        stream = blob + commit.rstrip(b"\n") + b"\n" + tree + b"\n" + _tag("v1.0.0", ":1", None) + b"done\n"
+        made.repository.git("fast-import", "--quiet", "--done", given=stream)
+        made.versions = [(made.module, "v1.0.0")]
+        return made
+
     def wide(self, name: str, commits: int, size: int, *, every: int = 10) -> Shape:
         """A module with a history: each commit has ``size`` new bytes of noise, one of ``every`` a tag."""
         made = Shape(self.add(name), f"{self.host}/{name}")

@@ -97,7 +97,7 @@ class Bed:
         return [
             path
             for clone in self.clones()
-            for path in (*clone.rglob("*.lock"), *clone.glob("objects/pack/tmp_*"))
+            for path in (*clone.rglob("*.lock"), *clone.glob("objects/*/tmp_*"))
         ]
 
     def nothing_runs(self) -> None:

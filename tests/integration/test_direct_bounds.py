@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
-from goproxy_vm.errors import NoRoom, Refused, StartError, UpstreamError
+from goproxy_vm.errors import ContentError, NoRoom, Refused, StartError, UpstreamError
 from goproxy_vm.upstream.direct.find import find_git, find_go
 from goproxy_vm.upstream.direct.jail import landlock_abi
 from goproxy_vm.upstream.failure import Failure
 from goproxy_vm.upstream.sink import Buffer
 from tests.fakes.githttps import ENDLESS_PACK, Fault
+from tests.fakes.gitplain import go_command
 from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, processes, until, zipped
 
 __all__ = ["bed"]  # fixture
@@ -32,6 +34,17 @@ async def test_more_memory_than_allowed(bed: Bed) -> None:
     bed.nothing_runs()
     assert bed.locks() == []
     assert await h1(source, small.module, "v1.0.0")
+
+
+async def test_more_than_a_module_may_have(bed: Bed) -> None:
+    """Half a megabyte to fetch, half a gigabyte to unpack: more than go lets a module have."""
+    made = bed.repositories.bomb("team/bomb", 8 * MIB, 66)
+    source = await bed.source(stall=30.0)
+    error = await failure(source, zipped(made.module, "v1.0.0"))
+    assert type(error) is ContentError, error.sentence
+    assert made.module in error.sentence
+    assert source.received < 4 * MIB
+    assert await fetch(source, info(made.module, "v1.0.0"))
 
 
 async def test_a_repository_larger_than_allowed(bed: Bed) -> None:
@@ -99,6 +112,62 @@ async def test_the_room_goes_while_a_run_goes_on(bed: Bed) -> None:
     free[0] = True
     bed.server.forget_rules()
     assert await h1(direct.source(private=True), made.module, "v1.0.0")
+
+
+FETCH = """
+import asyncio, sys
+from pathlib import Path
+from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.direct.direct import Direct
+from goproxy_vm.upstream.direct.options import Options
+from goproxy_vm.upstream.failure import Failure
+from goproxy_vm.upstream.sink import Buffer
+from tests.fakes.gitnames import Names
+
+root, go, ca, port, *paths = sys.argv[1:]
+names = Names()
+names.lead("git.corp.test", 443, int(port))
+
+async def main():
+    options = Options(root=Path(root), go=Path(go), private="git.corp.test", ca_file=Path(ca))
+    direct = Direct(options, FairSlots(16), look_up=names.look_up, connect=names.connect)
+    await direct.start()
+    for path in paths:
+        try:
+            await direct.source(private=True).fetch(path, Buffer(), 1 << 30)
+            print("ok")
+        except Failure as failure:
+            print(type(failure.error).__name__, failure.error.sentence)
+    await direct.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("size", [4, 10])
+async def test_a_disk_that_is_full(bed: Bed, size: int) -> None:
+    """One on which there is no room for the clone, and one that has room for no more than that."""
+    large = bed.repositories.huge("team/large", 6 * MIB)
+    small = bed.repositories.shape("root")
+    bed.root.mkdir()
+    port = bed.names._ports[bed.names.name("git.corp.test"), 443]
+    words = (bed.root, go_command(), bed.authority.certificate, port)
+    paths = [zipped(made.module, "v1.0.0") for made in (large, small)]
+    script = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "-m", "sh", "-c", script, "sh", f"{size}m", str(bed.root)),
+        *(sys.executable, "-c", FETCH, *map(str, words), *paths),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, complaint = await process.communicate()
+    if b"mount" in complaint or b"unshare" in complaint:
+        pytest.skip(f"no tmpfs can be mounted here: {complaint.decode().strip()}")
+    first, second = printed.decode().splitlines()
+    assert first.startswith("NoRoom "), first
+    assert "disk" in first
+    assert second == "ok"
 
 
 async def test_what_a_sink_refuses_passes_through(bed: Bed) -> None:

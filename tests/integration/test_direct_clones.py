@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.direct import Bed, bed, fetch, h1, listed, resolved
+from goproxy_vm.errors import UpstreamError
+from tests.fakes.githttps import Fault
+from tests.integration.direct import Bed, bed, failure, fetch, h1, listed, resolved, zipped
 
 __all__ = ["bed"]  # fixture
+
+MIB = 1 << 20
 
 
 def _files(clone: Path) -> list[Path]:
@@ -91,6 +95,17 @@ async def test_lists_and_queries_of_damaged_clones(bed: Bed, damage: str) -> Non
     DAMAGES[damage](*bed.clones())
     assert await resolved(source, made.module, "feature") == feature
     assert bed.locks() == []
+
+
+async def test_a_pack_that_breaks_off_leaves_nothing(bed: Bed) -> None:
+    """git leaves what it has of it, killed or not: a server that fails often would fill the disk."""
+    made = bed.repositories.huge("team/large", MIB, files=200)
+    bed.server.on("*/git-upload-pack#fetch", Fault(after=MIB // 2))
+    source = await bed.source()
+    assert type(await failure(source, zipped(made.module, "v1.0.0"))) is UpstreamError
+    assert bed.locks() == []
+    (clone,) = bed.clones()
+    assert sum(file.stat().st_size for file in clone.rglob("*") if file.is_file()) < MIB // 4
 
 
 async def test_a_new_tag_is_seen(bed: Bed) -> None:

@@ -49,12 +49,14 @@ async def test_a_netrc_for_the_page_too(bed: Bed) -> None:
     assert await h1(source, module, "v1.0.0")
 
 
-async def test_a_credential_helper(bed: Bed) -> None:
+@pytest.mark.parametrize("place", [".gitconfig", ".config/git/config"])
+async def test_a_credential_helper(bed: Bed, place: str) -> None:
     module = bed.repositories.shape("root").module
     bed.server.users["team/root"] = RIGHT
     home = bed.home()
     (home / ".git-credentials").write_text(f"https://{RIGHT}@{HOST}\n")
-    (home / ".gitconfig").write_text("[credential]\n\thelper = store\n")
+    (home / place).parent.mkdir(parents=True, exist_ok=True)
+    (home / place).write_text("[credential]\n\thelper = store\n")
     source = await bed.source(git_home=home)
     assert await h1(source, module, "v1.0.0")
 

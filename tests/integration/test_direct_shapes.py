@@ -59,6 +59,12 @@ async def test_each_is_what_a_plain_client_gets(bed: Bed, shape: str) -> None:
     assert "elsewhere.example" not in bed.names.looked
 
 
+async def test_tags_that_are_no_versions_are_not_listed(bed: Bed) -> None:
+    made = bed.repositories.shape("root")
+    source = await bed.source()
+    assert await fetch(source, listed(made.module)) == b"v1.0.0\nv1.1.0\nv1.2.0-rc.1\n"
+
+
 async def test_retracted_versions_are_listed(bed: Bed) -> None:
     module = bed.repositories.shape("retracted").module
     source = await bed.source()

@@ -29,6 +29,9 @@ OTHERS: list[tuple[str, type[GoproxyError], str]] = [
         UpstreamError,
         "host key",
     ),
+    ("create zip: write /x/v1.0.0.zip123.tmp: no space left on device", NoRoom, "disk"),
+    ("fatal: sha1 file '/x/tmp_obj' write error: No space left on device", NoRoom, "disk"),
+    ("remote: fatal: write error: No space left on device", UpstreamError, "log of the proxy"),
     ("git@git.corp.test: Permission denied (publickey).", Refused, "credentials"),
     ("fatal: Authentication failed for 'https://git.corp.test/x.git/'", Refused, "credentials"),
     (

@@ -69,9 +69,9 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert middle.exists()
     assert new.exists()
     assert 2 << 20 <= clones.size <= 5 << 19
-    clones.used({"https://g/1"})
+    clones.used(lambda clone: clone.url == "https://g/1")
     another = kept.clone("https://g/3", 1 << 20, used=10**10)
-    clones.used({"https://g/3"})
+    clones.used(lambda clone: clone.url == "https://g/3")
     assert another.exists()
     assert not new.exists()  # the one before it was used since
     assert middle.exists()

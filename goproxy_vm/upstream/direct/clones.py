@@ -27,6 +27,8 @@ log = get_logger("upstream")
 _LOCKS = ("*.lock", "refs/**/*.lock")
 """git's own locks in a clone: whoever has go's finds none of somebody at work."""
 _BLOCK = 512
+_HALF = "objects/*/tmp_*"
+"""Packs and objects that were not finished."""
 _KIND = "git3:"
 """What stands before the URL in a clone's ``.info``, in all versions of go that have them."""
 
@@ -63,7 +65,7 @@ class Clones:
         for clone in self._all():
             with _held(clone) as held:
                 if held:
-                    _clear(clone, "objects/pack/tmp_*")
+                    _clear(clone, _HALF)
                     if _clear(clone, *_LOCKS):
                         self._remove(clone, "it was left locked")
 
@@ -72,13 +74,14 @@ class Clones:
         self._sizes = {clone.path: _size(clone.path) for clone in self._all()}
         self._evict()
 
-    def used(self, urls: set[str]) -> None:
-        """Runs have used the clones of these repositories: measure them, and keep to the bound."""
+    def used(self, concerns: Callable[[Clone], bool]) -> None:
+        """A run has used the clones that ``concerns`` says, well or not: measure them, and keep to the bound.
+        What it left there goes: git leaves half packs whenever it fails."""
         for clone in self._all():
-            if clone.url in urls:
+            if concerns(clone):
                 with _held(clone) as held:
                     if held:  # that it did not matter this time does not say that it never will
-                        _clear(clone, *_LOCKS)
+                        _clear(clone, _HALF, *_LOCKS)
                 with contextlib.suppress(OSError):
                     os.utime(clone.info)
                 self._sizes[clone.path] = _size(clone.path)

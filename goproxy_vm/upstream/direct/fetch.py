@@ -203,14 +203,12 @@ class Fetcher:
             (place / "cache" / "vcs").mkdir()
         else:
             (place / "cache" / "vcs").symlink_to(vcs)
-        telemetry = place / "config" / "go" / "telemetry"  # there is no variable for it
-        telemetry.mkdir(parents=True)
-        (telemetry / "mode").write_text("off\n")
         # go looks for a go.mod above the directory it runs in, and pays no heed to one in TMPDIR itself.
         (place / "tmp" / "go.mod").touch()
         if kind == "zip":  # what is there already is not unpacked
             (place / f"{escape_path(target.module)}@{escape_version(query)}").mkdir(parents=True)
         home = options.git_home if target.private and options.git_home is not None else place / "home"
+        _configure(place / "config", home / ".config")
         surroundings = Surroundings(
             goroot=self._goroot,
             run=place,
@@ -257,8 +255,8 @@ class Fetcher:
                 await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
             elif damaged:
                 await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
-            elif url:
-                await asyncio.to_thread(self._clones.used, {url})
+            else:
+                await asyncio.to_thread(self._clones.used, _named(answer.text, url))
 
     async def _sweep(self) -> None:
         async with self._tidying:
@@ -272,6 +270,17 @@ class Fetcher:
             reason=ruling.phrase,
             said=judge.loggable(text),
         )
+
+
+def _configure(directory: Path, home: Path) -> None:
+    """What stands in for ``~/.config`` (blocking): it has the same content, for credential helpers keep theirs
+    there, but go's telemetry is off, which no variable says."""
+    telemetry = directory / "go" / "telemetry"
+    telemetry.mkdir(parents=True)
+    (telemetry / "mode").write_text("off\n")
+    for entry in home.iterdir() if home.is_dir() else ():
+        if entry.name != "go":
+            (directory / entry.name).symlink_to(entry)
 
 
 def vcs_directory(root: Path, *, private: bool) -> Path:

@@ -169,6 +169,8 @@ _OURS = re.compile(
 )
 _LOCALLY = re.compile(r"\bgit (?:-c \S+ )*(?!ls-remote|fetch|-c )[^\n]* in \S*/vcs/[0-9a-f]{64}: exit status")
 """A git that asks nobody has failed, and go knows what it may fail of."""
+_NO_SPACE = re.compile(r"[Nn]o space left on device|[Dd]isk quota exceeded")
+"""Of this host's disk, as long as it is not the server that says so."""
 _USERINFO = re.compile(r"://[^\s'\"]*@")
 _REMOTE = re.compile(r"^\s*remote: .*$", re.MULTILINE)
 _BLANK = re.compile(r"\s+")
@@ -194,6 +196,8 @@ def judge(text: str, events: Iterable[tuple[Trouble, str]], *, connected: bool, 
                 host = seen[trouble]
                 said = phrase.format(settings=settings)
                 return Ruling(family, said, "" if trouble == "denied" else host)
+    if _NO_SPACE.search(_REMOTE.sub("", text)):  # whatever else came of it
+        return FULL
     for row in _TABLE:
         if match := row.pattern.search(text):
             word = match[1] if row.pattern.groups else ""
@@ -215,7 +219,9 @@ def is_ours(text: str, *names: str) -> bool:
         ours = ours.replace(name, "")
     if _OURS.search(ours) is not None:
         return True
-    return _LOCALLY.search(ours) is not None and re.search(_OUT_OF_MEMORY, ours) is None
+    return _LOCALLY.search(ours) is not None and not any(
+        re.search(each, ours) for each in (_OUT_OF_MEMORY, _NO_SPACE)
+    )
 
 
 def loggable(text: str) -> str:
