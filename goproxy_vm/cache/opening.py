@@ -43,6 +43,7 @@ from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.cache.usage import Usage
+from goproxy_vm.cache.vms import PLACE, KnownVms
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import file_system
 from goproxy_vm.observe.logs import get_logger
@@ -101,6 +102,7 @@ class Parts:
     purges: Purges
     recoverer: Recoverer
     trial: Trial
+    vms: KnownVms
     hits: Threads
     downloads: Threads
     published: Published
@@ -261,6 +263,9 @@ async def open_parts(
     )
     stack.push_async_callback(control.close)
     heads = Heads(layout, threads["downloads"], health)
+    vms = KnownVms(layout, threads["downloads"], health)
+    await vms.open()
+    stack.push_async_callback(vms.close)
     settled = begun.unsettled is None
 
     async def settle() -> None:
@@ -282,12 +287,13 @@ async def open_parts(
         layout.answers.name: answers.retry,
         layout.records.name: records.retry,
         "heads": heads.retry,
+        PLACE: vms.retry,
     }
     trial = Trial(core, min_free, settings.janitor_interval, attempts)
     await trial.once()
     warming = asyncio.create_task(warm(core), name="warm")
     stack.push_async_callback(cancel, warming)
-    for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run):
+    for work in (janitor.run, scrub.run, partial(recency.run, settings.recency_flush), trial.run, vms.run):
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
     return Parts(
         core=core,
@@ -301,6 +307,7 @@ async def open_parts(
         purges=purges,
         recoverer=recoverer,
         trial=trial,
+        vms=vms,
         hits=threads["hits"],
         downloads=threads["downloads"],
         published=published,
