@@ -164,7 +164,7 @@ class Server:
             changed = [name for name in keys() if getattr(before, name) != getattr(settings, name)]
             kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
             if settings.pins != before.pins:
-                await self.store.control.configure_pins(settings.pins)
+                await self.store.control.configure_pins(replace(before, pins=settings.pins).pinned)
             logs.set_level(settings.log_level)
             for guard in self._guards:
                 guard.change(token)

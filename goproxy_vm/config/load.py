@@ -12,6 +12,7 @@ from typing import Any
 
 from goproxy_vm.config import values
 from goproxy_vm.config.settings import Key, Settings, keys
+from goproxy_vm.config.sumdb import GOOGLE_KEY, GOOGLE_NAME
 from goproxy_vm.config.text import MASKED, printable, quoted, redacted
 from goproxy_vm.errors import ConfigError
 
@@ -145,6 +146,11 @@ def load(
                 f"admin_listen: {settings.admin_listen} ({origins['admin_listen'].origin}):"
                 f" expected another address than listen, which has {address}"
             )
+    if settings.vm_go and (settings.sumdb is None or settings.sumdb.vkey != GOOGLE_KEY):
+        raise ConfigError(
+            f"vm_go: {settings.vm_go} ({origins['vm_go'].origin}): expected nothing, unless sumdb is "
+            f"{GOOGLE_NAME}: no other database is known to prove toolchains"
+        )
     if settings.private and not (
         settings.private_clients or settings.private_tokens_file or settings.allow_clients
     ):

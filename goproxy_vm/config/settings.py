@@ -157,6 +157,11 @@ class Settings:
     direct_timeout: float = _key(
         values.duration(positive=True), "10m", "how long one fetch from version control may take"
     )
+    vm_go: str = _key(
+        values.GO_VERSION,
+        "",
+        "the Go version of all VMs that setup.sh or install.sh sets up; empty for what each go.mod asks for",
+    )
     prefetch: bool = _key(values.BOOLEAN, "true", "fetch zips that VMs are about to ask for")
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")
     access_log: str = _key(
@@ -252,6 +257,13 @@ class Settings:
         values.duration(positive=False), "7d", "how often every stored file is read and checked; 0 for never"
     )
     scrub_rate: int = _key(values.SCRUB_RATE, "20MiB", "how many bytes a second checking may read")
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Globs of versions that are kept: ``pins``, and the toolchains of ``vm_go``."""
+        if not self.vm_go:
+            return self.pins
+        return (*self.pins, f"golang.org/toolchain@v0.0.1-go{self.vm_go.removesuffix('+auto')}.*")
 
     @property
     def exempt(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from goproxy_vm.config.address import Address, is_authority, parse_address
+from goproxy_vm.config.goversion import parse_go_version
 from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
 from goproxy_vm.config.text import MASKED, quoted
@@ -344,6 +345,9 @@ def _text(text: str) -> str:
     return text
 
 
+GO_VERSION: Form[str] = Form(
+    parse_go_version, "a Go version like 1.26.8, or 1.26.8+auto for that or newer ones, or nothing", "VERSION"
+)
 UPSTREAMS: Form[str] = Form(
     _text,
     "a GOPROXY list of http(s):// and file:/// URLs, separated by comma or |, that may end in direct or off",

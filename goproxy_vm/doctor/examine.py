@@ -14,7 +14,7 @@ from goproxy_vm.doctor.descriptors import check_descriptors
 from goproxy_vm.doctor.elsewhere import ask_running
 from goproxy_vm.doctor.judged import Judged, judge
 from goproxy_vm.doctor.listeners import check_admin, check_listeners
-from goproxy_vm.doctor.network import check_clock, check_database, check_upstreams
+from goproxy_vm.doctor.network import check_clock, check_database, check_toolchain, check_upstreams
 from goproxy_vm.doctor.running import check_server, look
 from goproxy_vm.doctor.storage import check_directory, check_disk
 from goproxy_vm.doctor.version_control import check_version_control
@@ -151,7 +151,8 @@ async def _network(judged: Judged) -> dict[str, Finding]:
     off = Finding("skipped", "sumdb is off: no module is proven")
     if settings.offline:
         offline = Finding("skipped", "offline is set: nothing is asked")
-        found = {"upstreams": offline, "database": offline if settings.sumdb else off, "clock": offline}
+        found = {"upstreams": offline, "database": offline if settings.sumdb else off}
+        found |= {"toolchain": offline, "clock": offline}
         return found | {"version_control": await check_version_control(settings, judged.environ)}
     if judged.secret:
         untold = Finding(
@@ -159,7 +160,8 @@ async def _network(judged: Judged) -> dict[str, Finding]:
             f"the running server does not tell the passwords or files in its {', '.join(judged.secret)}: "
             "give this command its configuration",
         )
-        found = {"upstreams": untold, "database": untold if settings.sumdb else off, "clock": untold}
+        found = {"upstreams": untold, "database": untold if settings.sumdb else off}
+        found |= {"toolchain": untold, "clock": untold}
         return found | {"version_control": untold}
     try:
         async with Inquiry(settings, judged.environ) as inquiry:
@@ -168,6 +170,7 @@ async def _network(judged: Judged) -> dict[str, Finding]:
             return {
                 "upstreams": upstreams,
                 "database": database,
+                "toolchain": await check_toolchain(settings, inquiry),
                 "version_control": await check_version_control(settings, judged.environ),
                 "clock": check_clock(inquiry.offsets),
             }
@@ -181,4 +184,6 @@ async def _network(judged: Judged) -> dict[str, Finding]:
         )
         failed = Finding("failed", error.sentence, remedy)
         skipped = Finding("skipped", f"{cause} must be usable first")
-        return {"upstreams": failed, "database": skipped, "version_control": skipped, "clock": skipped}
+        return {"upstreams": failed} | dict.fromkeys(
+            ("database", "toolchain", "version_control", "clock"), skipped
+        )

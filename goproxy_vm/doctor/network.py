@@ -10,6 +10,7 @@ from goproxy_vm.console.tables import age
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.doctor.itself import is_itself
 from goproxy_vm.errors import ContentError
+from goproxy_vm.protocol.names import TOOLCHAIN
 from goproxy_vm.protocol.note import VerifierKey, open_note
 from goproxy_vm.protocol.tlog import Head
 from goproxy_vm.upstream.spec import DIRECT, parse_upstreams
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from goproxy_vm.config import Settings, SumdbSpec
     from goproxy_vm.doctor.asking import Inquiry, Reply
-    from goproxy_vm.upstream.spec import UpstreamSpec
+    from goproxy_vm.protocol.names import TOOLCHAIN
+from goproxy_vm.upstream.spec import UpstreamSpec
 
 ASKED = "golang.org/x/text/@v/v0.3.0.info"
 """A file that every public proxy has, and that a private one may say no to."""
@@ -91,6 +93,22 @@ async def check_database(settings: Settings, spec: SumdbSpec, inquiry: Inquiry) 
     else:
         remedy = f"name an upstream that carries it, or sumdb = '{spec.name} URL' (with its key); {NETWORK}"
     return Finding("failed", "; ".join(bad), remedy)
+
+
+async def check_toolchain(settings: Settings, inquiry: Inquiry) -> Finding:
+    """Whether the Go version of the VMs is on record, so that it can be proven, by the first source that has it."""
+    if not settings.vm_go or settings.sumdb is None:
+        return Finding("ok", "not pinned: vm_go is empty")
+    version = settings.vm_go.removesuffix("+auto")
+    wanted = f"lookup/{TOOLCHAIN}@v0.0.1-go{version}.linux-amd64"
+    said = []
+    for source, latest in _sources(settings, settings.sumdb):
+        reply = await inquiry.ask(source, f"{latest.removesuffix('latest')}{wanted}")
+        if reply.outcome == "ok":
+            return Finding("ok", f"Go {version} is on record in {settings.sumdb.name}, says {source.name}")
+        said.append(reply.sentence)
+    remedy = f"set vm_go to a release that there is (go.dev/dl names them), or {NETWORK}"
+    return Finding("failed", f"Go {version} is not found on record: {'; '.join(said)}", remedy)
 
 
 def check_clock(offsets: Mapping[str, float]) -> Finding:

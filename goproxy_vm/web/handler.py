@@ -33,11 +33,10 @@ from goproxy_vm.upstream import trail
 from goproxy_vm.web import pages
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
+from goproxy_vm.web.scripts import Scripts
 from goproxy_vm.web.seen import PATH as SEEN
 from goproxy_vm.web.seen import seen
 from goproxy_vm.web.send import finish, send
-from goproxy_vm.web.setup import PATH as SETUP
-from goproxy_vm.web.setup import SetupScript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +97,7 @@ class Handler:
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
         self.networks = settings.allow_clients
         """Whose clients may ask; empty for everyone."""
-        self._setup = SetupScript(settings)
+        self._scripts = Scripts(settings)
         self._forwarded = forwarded
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -187,8 +186,8 @@ class Handler:
         asked.guess(path)
         self._check_client(requester.client)
         self._check_method(request)
-        if path == SETUP:
-            return self._setup.answer(requester.url, requester.stranger)
+        if path in self._scripts:
+            return self._scripts.answer(path, requester.url, requester.stranger)
         if path == SEEN:
             keep = request.method == hdrs.METH_GET
             return seen(self._store.vms, requester.client, _raw_query(request), keep=keep)

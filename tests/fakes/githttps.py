@@ -379,6 +379,8 @@ async def end_group(process: asyncio.subprocess.Process) -> None:
     would stay as zombies."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout is not None:  # what is left unread would keep the wait from its end
+        await process.stdout.read()
     await process.wait()
     with contextlib.suppress(ChildProcessError):
         while await asyncio.to_thread(os.waitpid, -process.pid, 0):

@@ -54,7 +54,8 @@ class Bed:
         return self.directory / "direct"
 
     async def start(self, room: Callable[[], bool] = lambda: True, **options: Any) -> Direct:
-        """A Direct; keywords are options."""
+        """A Direct; keywords are options, or its own."""
+        own = {name: options.pop(name) for name in ("known_mod", "now", "confined") if name in options}
         given = {
             "root": self.root,
             "go": go_command(),
@@ -67,7 +68,7 @@ class Bed:
         }
         slots = FairSlots(4 * given.get("processes", 4))  # a client may have a quarter; here all are one
         ways = {"look_up": self.names.look_up, "connect": self.names.connect}
-        direct = Direct(Options(**given), slots, room=room, **ways)
+        direct = Direct(Options(**given), slots, room=room, **ways, **own)
         await direct.start()
         self.directs.append(direct)
         self.stack.push_async_callback(direct.close)
@@ -192,8 +193,9 @@ def zombies() -> list[str]:
             words = (process / "stat").read_text().rpartition(") ")
         except OSError:
             continue
-        state, parent = words[2].split()[:2]
-        if state == "Z" and int(parent) == os.getpid():
+        state, parent, group = words[2].split()[:3]
+        # Of our own group are those of the servers that tests run, which are adopted as well.
+        if state == "Z" and int(parent) == os.getpid() and int(group) != os.getpgrp():
             found.append(words[0])
     return found
 

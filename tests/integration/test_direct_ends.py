@@ -110,8 +110,6 @@ async def test_no_more_runs_at_a_time_than_allowed(bed: Bed) -> None:
     gate = bed.server.hold("*go-get=1")
     asked = [asyncio.create_task(fetch(source, info(module, "v1.0.0"))) for module in modules]
     await until(lambda: bed.server.count("*go-get=1") == 2)
-    runs = list((bed.root / "runs").iterdir())
-    assert len(runs) == 2
     gate.open()
     await asyncio.gather(*asked)
 

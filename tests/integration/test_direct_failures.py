@@ -179,7 +179,6 @@ async def test_a_host_that_has_no_name(bed: Bed) -> None:
     error = await failure(source, info(module, "v1.0.0"))
     assert type(error) is UpstreamError
     assert "resolved" in error.sentence
-    assert "nowhere" not in error.sentence  # of where it leads, a client is told nothing
     assert "nowhere.corp.test" in bed.names.looked
 
 

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from goproxy_vm.config import Settings
+from goproxy_vm.config import Settings, load
 from goproxy_vm.config.sumdb import GOOGLE_KEY
 from goproxy_vm.config.values import PATTERNS, SUMDB
+from goproxy_vm.errors import ConfigError
 from goproxy_vm.web.forwarded import Forwarded
-from goproxy_vm.web.setup import SetupScript, UnknownHost
+from goproxy_vm.web.scripts import Scripts, UnknownHost
 from tests.fakes.sumdb import Signer
 
 FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "setup.sh"
+PATH = "/vm/setup.sh"
 VKEY = str(Signer.make("sums.example/log", bytes(32)).key)
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "ksh", "mksh") if shutil.which(shell)]
 
@@ -32,7 +34,7 @@ def url_of(hosts: Sequence[str]) -> str:
 
 def script(host: str = "10.0.2.2:8080", **settings: Any) -> str:
     """The script of a server with these settings."""
-    body = SetupScript(Settings(cache_dir=Path("/nowhere"), **settings)).answer(url_of([host])).body
+    body = Scripts(Settings(cache_dir=Path("/nowhere"), **settings)).answer(PATH, url_of([host])).body
     assert isinstance(body, bytes)
     return body.decode()
 
@@ -80,7 +82,7 @@ def test_patterns_stay_what_they_are(patterns: str) -> None:
 def test_public_url() -> None:
     settings = Settings(cache_dir=Path("/nowhere"), public_url="https://proxy.example/go")
     for hosts in ([], ["elsewhere"], ["$(reboot)", "x"]):
-        body = SetupScript(settings).answer(url_of(hosts)).body
+        body = Scripts(settings).answer(PATH, url_of(hosts)).body
         assert isinstance(body, bytes)
         assert filled(body.decode())["proxy"] == "https://proxy.example/go"
 
@@ -90,7 +92,7 @@ def test_public_url() -> None:
 )
 def test_hosts_that_are_refused(hosts: list[str]) -> None:
     with pytest.raises(UnknownHost, match="public_url"):
-        SetupScript(Settings(cache_dir=Path("/nowhere"))).answer(url_of(hosts))
+        Scripts(Settings(cache_dir=Path("/nowhere"))).answer(PATH, url_of(hosts))
 
 
 @pytest.mark.parametrize("host", ["proxy", "[fd00::1]:8080", "my_host:80"])
@@ -204,3 +206,20 @@ def test_what_is_missing_is_said_in_one_sentence(shell: str, witness: tuple[Path
 
 def _without_go() -> str:
     return ":".join(each for each in ("/usr/bin", "/bin") if not Path(each, "go").exists())
+
+
+@pytest.mark.parametrize(
+    ("vm_go", "written"), [("1.26.8", "go1.26.8"), ("1.26.8+auto", "go1.26.8+auto"), ("", "auto")]
+)
+def test_the_go_version_of_all(vm_go: str, written: str) -> None:
+    assert filled(script(vm_go=vm_go))["toolchain"] == written
+
+
+def test_the_go_version_is_one_that_can_be_proven() -> None:
+    given = {"cache_dir": "/c", "vm_go": "1.26.8"}
+    assert load(given, {}, None).settings.pinned == ("golang.org/toolchain@v0.0.1-go1.26.8.*",)
+    with pytest.raises(ConfigError, match=r"^vm_go: 1.26.8 \(flag --vm-go\): expected nothing, unless sumdb"):
+        load(given | {"sumdb": VKEY}, {}, None)
+    for text in ("1", "go1.26", "1.26.8+path", "1.26.8; reboot", "v1.26.8"):
+        with pytest.raises(ConfigError, match="expected a Go version like"):
+            load(given | {"vm_go": text}, {}, None)

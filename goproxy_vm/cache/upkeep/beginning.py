@@ -82,7 +82,7 @@ def _hold_back(
     if name and _must_prove(database, settings):
         rows = index.not_proven(name, lambda module: exempt(patterns, module))
         index.doubts.withheld = frozenset(row[0] for row in rows)
-    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pins}}
+    return {**Ledger(database, clock).pins(), **{normalize(pin): "config" for pin in settings.pinned}}
 
 
 def _lost_power(database: Database, boot: str) -> bool:
@@ -103,7 +103,7 @@ def settle(
         index.settle_policy(protected)
         _hold_to_proof(database, index, settings)
         before = ledger.pins()
-        ledger.set_pins([normalize(pin) for pin in settings.pins], "config")
+        ledger.set_pins([normalize(pin) for pin in settings.pinned], "config")
         marked = ledger.pins()
         if marked.keys() != before.keys() or database.unclean:
             pin, unpin = Scanner(database.connection, clock, database.notice).pinned(marked)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger("upstream")
 
+_LOCKS = ("*.lock", "refs/**/*.lock")
+"""git's own locks in a clone: whoever has go's finds none of somebody at work."""
 _BLOCK = 512
 _KIND = "git3:"
 """What stands before the URL in a clone's ``.info``, in all versions of go that have them."""
@@ -58,7 +60,11 @@ class Clones:
         """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in use
         is left alone."""
         for clone in self._all():
-            self._mend(clone)
+            with _held(clone) as held:
+                if held:
+                    _clear(clone, "objects/pack/tmp_*")
+                    if _clear(clone, *_LOCKS):
+                        self._remove(clone, "it was left locked")
 
     def measure(self) -> None:
         """Measure all, and keep to the bound."""
@@ -69,7 +75,9 @@ class Clones:
         """Runs have used the clones of these repositories: measure them, and keep to the bound."""
         for clone in self._all():
             if clone.url in urls:
-                self._mend(clone)
+                with _held(clone) as held:
+                    if held:  # that it did not matter this time does not say that it never will
+                        _clear(clone, *_LOCKS)
                 with contextlib.suppress(OSError):
                     os.utime(clone.info)
                 self._sizes[clone.path] = _size(clone.path)
@@ -98,16 +106,6 @@ class Clones:
                     fresh.info.rename(clone.info)
                     self._sizes[clone.path] = _size(clone.path)
         self._evict()
-
-    def _mend(self, clone: Clone) -> None:
-        with _held(clone) as held:
-            if not held:
-                return
-            for half in clone.path.glob("objects/pack/tmp_*"):
-                with contextlib.suppress(OSError):
-                    half.unlink()
-            if any(clone.path.glob("*.lock")) or any(clone.path.glob("refs/**/*.lock")):
-                self._remove(clone, "it was left locked")
 
     def _evict(self) -> None:
         if self.size <= self._most:
@@ -138,6 +136,15 @@ def _below(directory: Path) -> list[Clone]:
     except OSError:
         return []
     return [Clone(path, _url(path)) for path in sorted(paths)]
+
+
+def _clear(clone: Clone, *globs: str) -> int:
+    """Remove what killed processes left; how many files."""
+    left = [path for glob in globs for path in clone.path.glob(glob)]
+    for path in left:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return len(left)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 import secrets
 import time
@@ -228,7 +227,7 @@ class Direct:
             try:
                 found = await asyncio.shield(joint.task)
             except Failure as failure:  # each who waits has an error of its own
-                raise Failure(copy.copy(failure.error), failure.outcome) from failure
+                raise Failure(_again(failure.error), failure.outcome) from failure
             except asyncio.CancelledError:
                 if joint.task.cancelled():
                     raise judge.STOPPING.failure(wanted.what) from None
@@ -315,6 +314,13 @@ class Direct:
         clones.sweep()
         clones.measure()
         return goroot, certificates
+
+
+def _again(error: GoproxyError) -> GoproxyError:
+    """The same error once more: whoever passes one on may say more in it."""
+    another = type(error).__new__(type(error), *error.args)
+    vars(another).update(vars(error))
+    return another
 
 
 async def _left(joint: _Joint) -> None:

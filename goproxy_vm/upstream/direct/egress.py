@@ -86,15 +86,15 @@ class Egress:
         task = asyncio.create_task(self._serve(reader, writer), name="egress")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(
+            lambda _: writer.transport.abort()
+        )  # also where it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._answer(reader, writer)
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # whoever asked has gone, or never was one who asks
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
         await _close(writer)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

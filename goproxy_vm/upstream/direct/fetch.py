@@ -345,7 +345,7 @@ def _named(text: str, url: str) -> Callable[[Clone], bool]:
     """Whether a text is about a clone: it names its directory or its repository, or that is known to be it."""
 
     def concerns(clone: Clone) -> bool:
-        return clone.path.name in text or bool(clone.url) and (clone.url == url or clone.url in text)
+        return clone.path.name in text or (bool(clone.url) and (clone.url == url or clone.url in text))
 
     return concerns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess  # noqa: S404 (what it starts is the operator's own)
+import subprocess
 import sysconfig
 from pathlib import Path
 

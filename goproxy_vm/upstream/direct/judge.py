@@ -24,7 +24,6 @@ from goproxy_vm.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-
 from goproxy_vm.upstream.failure import Failure
 
 if TYPE_CHECKING:
@@ -83,6 +82,11 @@ _HIDDEN = "no secure protocol found for repository"
 """All that go says of a path with .git, whatever happened: each way that could be tried has failed."""
 _TABLE = (
     _row(r"requires go >= (\d[\w.]*)", UpstreamError, "needs go {0} or newer on the proxy's host"),
+    _row(
+        r"unknown (?:vcs|version control system) \"(\w+)\"",
+        Denied,
+        "it is kept in {0}, and this proxy fetches from git alone",
+    ),
     _row(r"GOVCS disallows using (\w+)", Denied, "it is kept in {0}, and this proxy fetches from git alone"),
     _row(
         r"transport '(\w+)' not allowed",

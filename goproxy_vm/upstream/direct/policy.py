@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ANY = "*"
 """The pattern of ``modules`` by which any public host may be asked."""
-_NAMED = re.compile(r"[a-z0-9._-]*[a-z0-9]\.[a-z][a-z0-9-]*", re.ASCII)
+_NAMED = re.compile(r"(?!-)[a-z0-9._-]*[a-z0-9]\.[a-z]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 """A host with a name: no address ends in a label that begins with a letter."""
 _GLOB = re.compile(r"[*?\[\\]")
 

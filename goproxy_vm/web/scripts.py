@@ -1,4 +1,4 @@
-"""``/vm/setup.sh``: a script that points a VM's go command at the host that was asked (docs/vms.md)."""
+"""``/vm/*.sh``: scripts for VMs, which know the host that they were asked of (docs/vms.md)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
 
-PATH = "/vm/setup.sh"
-"""No module file's path: it has no ``/@``."""
-
-_BLANK = re.compile(r"^(proxy|sumdb|nosumdb|toolchain)=''$", re.MULTILINE)
+TOP = "/vm/"
+"""What their paths begin with; no module file's path: it has no ``/@``."""
+NAMES = ("setup.sh",)
+"""The scripts, which lie beside this module."""
 
 
 class UnknownHost(RequestError):
@@ -32,22 +32,34 @@ class Misdirected(RequestError):
     status = 421
 
 
-class SetupScript:
-    """The script of one server: ``setup.sh`` with its blanks filled in."""
+class Scripts:
+    """The scripts of one server, with their blanks filled in: a line ``NAME=''`` at their head is one."""
 
     def __init__(self, settings: Settings) -> None:
-        self._text = (resources.files("goproxy_vm.web") / "setup.sh").read_text("utf-8")
+        top = resources.files("goproxy_vm.web")
+        self._texts = {f"{TOP}{name}": (top / name).read_text("utf-8") for name in NAMES}
         self._public_url = settings.public_url
-        self._values = {"sumdb": "", "nosumdb": settings.exempt, "toolchain": "local"}
+        self._values = {
+            "proxy": "",
+            "sumdb": "",
+            "nosumdb": settings.exempt,
+            "toolchain": "local",
+            "vm_go": settings.vm_go,
+        }
         if settings.sumdb is not None and settings.sumdb.vkey == GOOGLE_KEY:
             # The one database that is known to have Go's toolchains: without proof none is served.
-            self._values |= {"sumdb": GOOGLE_NAME, "toolchain": "auto"}
+            pinned = f"go{settings.vm_go}" if settings.vm_go else "auto"
+            self._values |= {"sumdb": GOOGLE_NAME, "toolchain": pinned}
         elif settings.sumdb is not None:
             # Without its URL, which would have the VM go around the mirror.
             self._values["sumdb"] = settings.sumdb.vkey
+        self._blank = re.compile(rf"^({'|'.join(self._values)})=''$", re.MULTILINE)
 
-    def answer(self, url: str, stranger: str = "") -> Answer:
-        """The script for whoever used this URL of ours; UnknownHost if that is not known, Misdirected if it
+    def __contains__(self, path: str) -> bool:
+        return path in self._texts
+
+    def answer(self, path: str, url: str, stranger: str = "") -> Answer:
+        """One of them, for whoever used this URL of ours; UnknownHost if that is not known, Misdirected if it
         has the name of a ``stranger``.
 
         It comes from anywhere, and the script is run: nothing but a host and a port must be in it.
@@ -61,6 +73,6 @@ class SetupScript:
         if not url:
             raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
         values = self._values | {"proxy": url}
-        text = _BLANK.sub(lambda blank: f"{blank[1]}={shlex.quote(values[blank[1]])}", self._text)
+        text = self._blank.sub(lambda blank: f"{blank[1]}={shlex.quote(values[blank[1]])}", self._texts[path])
         kind = "text/x-shellscript; charset=utf-8"
         return Answer(text.encode(), kind, UNCACHEABLE, "detail=page", Result.HIT)
