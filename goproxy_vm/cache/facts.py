@@ -58,12 +58,13 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A VM, or several behind one ``address``: what it told last, and when (``seen``). ``number`` grows with
-    each report of any of them: clocks jump."""
+    """A VM, or several behind one ``address``: what it told last, when (``seen``), and the ``release`` of Go
+    in that. ``number`` grows with each report of any of them: clocks jump."""
 
     address: str
     seen: float
     report: VmReport
+    release: str
     number: int
 
 

@@ -99,7 +99,7 @@ class KnownVms:
 
     def _keep(self, address: str, seen: float, report: VmReport) -> None:
         self._numbers += 1
-        self._known.keep(address, Vm(address, seen, report, self._numbers))
+        self._known.keep(address, Vm(address, seen, report, report.release, self._numbers))
 
     def page(self, limit: int, cursor: str | None) -> Page[Vm]:
         """So many of them at most, those that reported last first. ValueError: a cursor that is none.
@@ -114,17 +114,17 @@ class KnownVms:
         return Page(left[:limit], more, len(self._known))
 
     def releases(self) -> dict[str, int]:
-        """How many VMs have reported within ``RECENT``, by their release of Go: ``NAMED`` of these, those that
-        most have, the others together."""
+        """How many VMs have reported within ``RECENT``, by their release of Go: the ``NAMED`` that most have,
+        and the others together."""
         since = time.time() - RECENT
-        counted = Counter(vm.report.release for vm in self._known.oldest_first() if vm.seen >= since)
+        counted = Counter(vm.release for vm in self._known.oldest_first() if vm.seen >= since)
         others = counted.pop("", 0)  # a VM may say anything: only what looks like a release is named
         order = sorted(counted, key=lambda release: (-counted[release], release))
         others += sum(counted[release] for release in order[NAMED:])
         return {**{release: counted[release] for release in order[:NAMED]}, OTHER: others}
 
     async def run(self) -> None:
-        """Write down what has changed, until cancelled: a first report at once, others with the next write."""
+        """Write down what has changed, until cancelled: the first report at once, others together."""
         while True:
             await self._changed.wait()
             with contextlib.suppress(OSError):  # it is in the log, and tried again
@@ -159,7 +159,7 @@ class KnownVms:
         self._health.succeeded(PLACE)
 
     def _publish(self, vms: Sequence[Vm]) -> None:
-        rows = [f"{vm.address} {vm.seen:.3f} {vm.report.query}" for vm in paused(vms)]
+        rows = [f"{vm.address} {vm.seen!r} {vm.report.query}" for vm in paused(vms)]
         data = "\n".join([HEAD, *rows, ""]).encode()
         tree.write(data, self._layout.seen, self._layout.vms, self._layout.tmp)
 

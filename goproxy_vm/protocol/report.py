@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from goproxy_vm.errors import MalformedReport
 
@@ -39,8 +39,10 @@ class VmReport:
     @property
     def query(self) -> str:
         """It as it was sent."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return "&".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        text = f"script={self.script}&go={self.go}&bootstrap={self.bootstrap}&os={self.os}&arch={self.arch}"
+        if self.modcache_mib is not None:
+            text += f"&modcache_mib={self.modcache_mib}"
+        return text if self.gocache_mib is None else f"{text}&gocache_mib={self.gocache_mib}"
 
 
 def parse_report(query: str) -> VmReport:
@@ -67,4 +69,5 @@ def parse_report(query: str) -> VmReport:
     for name in WORDS:
         if name not in words:
             raise MalformedReport(f"{name} is missing")
-    return VmReport(**words, **sizes)
+    script, go, bootstrap, os, arch = (words[name] for name in WORDS)
+    return VmReport(script, go, bootstrap, os, arch, *(sizes.get(name) for name in SIZES))
