@@ -6,6 +6,7 @@
     ├── RequestError              the client asked for something it cannot have
     │   ├── MalformedPath  404    no valid module path, version or route (PROTOCOL §1)
     │   ├── MalformedSumdb 400    a malformed checksum-database lookup or tile (cases 86, 91)
+    │   ├── MalformedReport 400   a VM's report has what no report has
     │   ├── Absent         404    definite absence, and nothing else (case 3)
     │   ├── Refused        403    an upstream's refusal (case 5a)
     │   └── Denied         403    this server's own policy (case 79)
@@ -69,6 +70,12 @@ class MalformedPath(RequestError):
 
 class MalformedSumdb(RequestError):
     """A malformed lookup or tile under a known database name: 400 (PROTOCOL cases 86, 91)."""
+
+    status = 400
+
+
+class MalformedReport(RequestError):
+    """A VM's report that has what no report has, or lacks what each has: 400."""
 
     status = 400
 

@@ -43,6 +43,10 @@ class Lru(Mapping[K, V]):
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._kept))  # what is looked up on the way moves
 
+    def oldest_first(self) -> list[V]:
+        """The values, those used least recently first; none is used by that."""
+        return list(self._kept.values())
+
     def __len__(self) -> int:
         return len(self._kept)
 

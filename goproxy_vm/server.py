@@ -292,6 +292,7 @@ class Server:
             activity,
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
             direct.forget if direct else lambda _: None,
+            settings.vm_go,
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from goproxy_vm.admin.details import HEADERS, Problem, malformed
 from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from goproxy_vm.cache.facts import Pass, Pin, Selection
 from goproxy_vm.admin.operations import Operations
 
@@ -73,6 +76,7 @@ class Actions:
             ),
             Route(f"{BASE}/snapshots/{{name}}", {"DELETE": ("forget", self._delete_snapshot)}),
             Route(f"{BASE}/snapshots/{{a}}/diff/{{b}}", {"GET": ("diff", self._difference)}),
+            Route(f"{BASE}/vms", {"GET": ("vms", self._vms)}),
             Route(f"{BASE}/{DOCUMENT}", {"GET": ("document", self._openapi)}),
         )
 
@@ -88,12 +92,8 @@ class Actions:
 
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)
-        try:
+        with _cursor_of_ours(asked.cursor):
             page = await self._operations.versions(asked)
-        except (ValueError, OverflowError, RecursionError):
-            if asked.cursor is None:
-                raise
-            raise malformed("cursor", "it is none of this server's for this list") from None
         return answer(rendering.versions(page))
 
     async def _version(self, call: Call) -> web.Response:
@@ -125,6 +125,12 @@ class Actions:
         bodies.nothing(call.query)
         found = await self._operations.snapshots()
         return answer({"items": [rendering.snapshot(each) for each in found]})
+
+    async def _vms(self, call: Call) -> web.Response:
+        limit, cursor = bodies.page(call.query)
+        with _cursor_of_ours(cursor):
+            page = await self._operations.vms(limit, cursor)
+        return answer(rendering.vms(page))
 
     async def _difference(self, call: Call) -> web.Response:
         bodies.nothing(call.query)
@@ -241,6 +247,17 @@ class Actions:
             if pin.pattern == pattern:
                 return pin
         raise Problem(404, f"{pattern} is not pinned")
+
+
+@contextlib.contextmanager
+def _cursor_of_ours(cursor: str | None) -> Iterator[None]:
+    """A cursor that the list does not take is at fault, and nobody else."""
+    try:
+        yield
+    except (ValueError, OverflowError, RecursionError):
+        if cursor is None:
+            raise
+        raise malformed("cursor", "it is none of this server's for this list") from None
 
 
 def _described(selection: Selection) -> str:

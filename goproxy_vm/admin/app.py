@@ -78,6 +78,7 @@ def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api:
             gauges(
                 await store.figures.status(),
                 in_flight(),
+                store.vms.releases(),
                 reached=store.target_reached,
                 writable=store.writable,
             )

@@ -215,6 +215,14 @@ def listing(members: Members) -> Listing:
     return Listing(match, prefix, sort, limit, cursor)
 
 
+def page(members: Members) -> tuple[int, str | None]:
+    """The query of a list that has nothing but pages."""
+    limit = members.take("limit", _limit, 100)
+    cursor = members.take("cursor", _text(LONGEST_CURSOR), None)
+    members.finish()
+    return limit, cursor
+
+
 def limit_alone(members: Members) -> int:
     """The query of a list that has no pages."""
     limit = members.take("limit", _limit, 100)

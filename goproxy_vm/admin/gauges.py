@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.observe.metrics import gauge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from goproxy_vm.observe.metrics import Labels
 
 
-def gauges(cache: CacheStatus, fetches_in_flight: int, *, reached: bool, writable: bool) -> Iterator[Metric]:
-    """``reached``: the janitor's last pass for room got there; ``writable``: so was the last write."""
+def gauges(
+    cache: CacheStatus, fetches_in_flight: int, vms: Mapping[str, int], *, reached: bool, writable: bool
+) -> Iterator[Metric]:
+    """``vms`` counts them by release of Go. ``reached``: the janitor's last pass for room got there;
+    ``writable``: so was the last write."""
     by = ("kind",)
     sizes: dict[Labels, float] = {(kind,): float(size) for kind, size in cache.sizes.items()}
     sizes |= {("answers",): cache.answers_bytes, ("sumdb",): cache.sumdb_bytes}
@@ -26,6 +29,8 @@ def gauges(cache: CacheStatus, fetches_in_flight: int, *, reached: bool, writabl
     entries |= {("quarantine",): cache.quarantine_entries}
     yield gauge("cache_size_bytes", "Bytes allocated for what is stored.", by, sizes)
     yield gauge("cache_entries", "What is stored, in number.", by, entries)
+    running: dict[Labels, float] = {(release,): float(count) for release, count in vms.items()}
+    yield gauge("vms", "VMs that have reported within seven days, by their release of Go.", ("go",), running)
     for name, help_, value in (
         ("fetches_in_flight", "Fetches from upstreams under way or not on disk yet.", fetches_in_flight),
         ("cache_limit_bytes", "Bytes that stored files and downloads may use.", cache.limit_bytes),

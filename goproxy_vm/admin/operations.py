@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.admin.status import Activity, InForce, Status
+from goproxy_vm.cache.facts import VmPage
 from goproxy_vm.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class Operations:
         activity: Callable[[], Activity] = Activity,
         in_force: Callable[[], InForce] = InForce,
         doubt: Callable[[str], None] = lambda _module: None,
+        vm_go: str = "",
     ) -> None:
-        """``doubt`` is told of each module of a purge: what is known of it elsewhere is to go, too."""
+        """``doubt`` is told of each module of a purge: what is known of it elsewhere is to go, too. ``vm_go``
+        is the setting."""
         self._store = store
         self._proxy = proxy
         self._version = version
@@ -65,6 +68,7 @@ class Operations:
         self._activity = activity
         self._in_force = in_force
         self._doubt = doubt
+        self._vm_go = vm_go
         self._started = time.time()
         self._monotonic = time.monotonic()
 
@@ -210,6 +214,11 @@ class Operations:
     async def delete_snapshot(self, name: str) -> Snapshot | None:
         """Forget a snapshot, as it was; None: there is none of that name."""
         return await self._store.control.delete_snapshot(name)
+
+    async def vms(self, limit: int, cursor: str | None) -> VmPage:
+        """A page of the VMs that have reported. ValueError: a cursor that is none."""
+        page = self._store.vms.page(limit, cursor)
+        return VmPage(page.items, page.next_cursor, page.total, self._vm_go)
 
     @_index
     async def difference(self, a: str, b: str) -> Difference | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         Snapshot,
         Totals,
         VersionFacts,
+        Vm,
+        VmPage,
     )
     from goproxy_vm.observe.traffic import Served
     from goproxy_vm.upstream.backoff import Condition
@@ -138,6 +140,38 @@ def versions(page: Page[VersionFacts]) -> Json:
         "next_cursor": page.next_cursor,
         "total": page.total,
     }
+
+
+def vms(page: VmPage) -> Json:
+    """A page of VMs."""
+    wanted, now = page.vm_go.partition("+")[0], time.time()
+    return {
+        "vm_go": page.vm_go or None,
+        "items": [_vm(each, wanted, now) for each in page.items],
+        "next_cursor": page.next_cursor,
+        "total": page.total,
+    }
+
+
+def _vm(facts: Vm, wanted: str, now: float) -> Json:
+    report = facts.report
+    return {
+        "address": facts.address,
+        "go": report.go,
+        "differs": report.go != f"go{wanted}" if wanted else None,
+        "bootstrap": report.bootstrap,
+        "os": report.os,
+        "arch": report.arch,
+        "script": report.script,
+        "seen": timestamp(facts.seen),
+        "idle_seconds": max(0.0, now - facts.seen),
+        "modcache_bytes": _bytes_or_none(report.modcache_mib),
+        "gocache_bytes": _bytes_or_none(report.gocache_mib),
+    }
+
+
+def _bytes_or_none(mib: int | None) -> int | None:
+    return None if mib is None else mib << 20
 
 
 def removal(facts: Removal) -> Json:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from goproxy_vm.protocol.artifact import KINDS
+from goproxy_vm.protocol.report import VmReport
 
 T = TypeVar("T")
 
@@ -53,6 +54,25 @@ class Page(Generic[T]):
     items: list[T]
     next_cursor: str | None
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM, or several behind one ``address``: what it told last, when (``seen``), and the ``release`` of Go
+    in that. ``number`` grows with each report of any of them: clocks jump."""
+
+    address: str
+    seen: float
+    report: VmReport
+    release: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmPage(Page[Vm]):
+    """VMs, those that reported last first; ``vm_go`` is the Go version they are to have, empty for any."""
+
+    vm_go: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,16 @@ class Layout:
         return self.sumdb / "_records"
 
     @property
+    def vms(self) -> Path:
+        """What is known of the VMs; may be deleted whole while no server runs."""
+        return self.root / "vms"
+
+    @property
+    def seen(self) -> Path:
+        """The list of what each of them has told last."""
+        return self.vms / "seen"
+
+    @property
     def lock(self) -> Path:
         """Held by the one server that owns the directory."""
         return self.root / "lock"

@@ -43,6 +43,7 @@ from goproxy_vm.cache.upkeep.scrub import Scrubber
 from goproxy_vm.cache.upkeep.trial import Trial
 from goproxy_vm.cache.upkeep.warming import warm
 from goproxy_vm.cache.usage import Usage
+from goproxy_vm.cache.vms import PLACE, KnownVms
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import file_system
 from goproxy_vm.observe.logs import get_logger
@@ -102,6 +103,7 @@ class Parts:
     recoverer: Recoverer
     trial: Trial
     recency: Recency
+    vms: KnownVms
     hits: Threads
     downloads: Threads
     published: Published
@@ -269,6 +271,9 @@ async def open_parts(
     )
     stack.push_async_callback(control.close)
     heads = Heads(layout, threads["downloads"], health)
+    vms = KnownVms(layout, threads["downloads"], health)
+    await vms.open()
+    stack.push_async_callback(vms.close)
     settled = begun.unsettled is None
 
     async def settle() -> None:
@@ -290,6 +295,7 @@ async def open_parts(
         layout.answers.name: answers.retry,
         layout.records.name: records.retry,
         "heads": heads.retry,
+        PLACE: vms.retry,
     }
     trial = Trial(core, min_free, settings.janitor_interval, attempts)
     await trial.once()
@@ -306,6 +312,7 @@ async def open_parts(
         recoverer=recoverer,
         trial=trial,
         recency=recency,
+        vms=vms,
         hits=threads["hits"],
         downloads=threads["downloads"],
         published=published,
@@ -318,7 +325,7 @@ def begin_work(stack: AsyncExitStack, parts: Parts, settings: Settings) -> None:
     warming = asyncio.create_task(warm(parts.core), name="warm")
     stack.push_async_callback(cancel, warming)
     writing_hits = partial(parts.recency.run, settings.recency_flush)
-    for work in (parts.janitor.run, parts.scrub.run, writing_hits, parts.trial.run):
+    for work in (parts.janitor.run, parts.scrub.run, writing_hits, parts.trial.run, parts.vms.run):
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
 
 

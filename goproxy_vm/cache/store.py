@@ -78,6 +78,8 @@ class Store:
         """How much is stored."""
         self.control = parts.control
         """What an operator may ask."""
+        self.vms = parts.vms
+        """What VMs have told of themselves."""
         self.purges = parts.purges
         """What an operator may have removed."""
         self.fences = parts.core.fences

@@ -87,11 +87,18 @@ def write(data: bytes, target: Path, top: Path, tmp: Path) -> None:
     """Put a small file in place of what ``target`` was, in or below ``top``: on disk before it has the name,
     which never stands for half of it. ``tmp`` is on the same disk, and emptied by every start."""
     temporary = tmp / secrets.token_hex(12)
-    with open(temporary, "xb", opener=private_opener) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    for changed in move(temporary, tmp, target, top):
+    try:
+        with open(temporary, "xb", opener=private_opener) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        moved = move(temporary, tmp, target, top)
+    except OSError:
+        # It is tried again and again, and a full disk must not fill up with what was tried.
+        with contextlib.suppress(OSError):
+            remove(temporary, tmp)
+        raise
+    for changed in moved:
         sync(changed, top)
 
 

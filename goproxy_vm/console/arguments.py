@@ -176,6 +176,7 @@ class Commands:
         show = self._command("show", "one stored version and its files")
         show.add_argument("version", metavar="MODULE@VERSION", type=_version)
         self._add_removing()
+        _limit(self._command("vms", "VMs that have told of themselves, those seen last first"), 1_000_000)
         refresh = self._command("refresh", "forget a module's cached list, @latest, queries and absences")
         refresh.add_argument("module", metavar="MODULE", type=_module)
         self._add_pins()

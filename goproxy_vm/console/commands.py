@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from goproxy_vm.console.client import Client
 
 PAGE = 1000
-"""Versions that the server lists at a time."""
+"""Items that the server lists at a time."""
 POLL_SECONDS = 0.5
 
 Json = dict[str, Any]
@@ -69,15 +69,22 @@ class Console:
 
     def _listed(self, most: int, prefix: str | None, **query: str | None) -> Json:
         """So many stored versions, asked for by pages, in one list."""
+        return self._paged("modules", most, prefix=prefix, **query)
+
+    def _paged(self, path: str, most: int, **query: str | None) -> Json:
         answer: Json | None = None
         cursor: str | None = None
         while answer is None or (cursor is not None and most > 0):
-            page = self._client.get("modules", prefix=prefix, limit=min(most, PAGE), cursor=cursor, **query)
+            page = self._client.get(path, limit=min(most, PAGE), cursor=cursor, **query)
             cursor, most = page["next_cursor"], most - len(page["items"])
             if answer is not None:
                 page["items"] = answer["items"] + page["items"]
             answer = page
         return answer
+
+    def vms(self, given: argparse.Namespace) -> None:
+        """What VMs have told of themselves."""
+        self._show(self._paged("vms", given.limit), tables.vms)
 
     def show(self, given: argparse.Namespace) -> None:
         """One version."""

@@ -210,6 +210,28 @@ def versions(answer: Json) -> list[str]:
     return [*lines, f"{len(rows):,} of {plural(answer['total'], 'version')}"]
 
 
+def vms(answer: Json) -> list[str]:
+    """VMs, and which of them have another Go than they are to have."""
+    rows = [
+        (
+            each["address"],
+            each["go"],
+            {None: "", True: "differs", False: "no"}[each["differs"]],
+            each["script"],
+            f"{age(each['idle_seconds'])} ago",
+            *("" if each[name] is None else size(each[name]) for name in ("modcache_bytes", "gocache_bytes")),
+        )
+        for each in answer["items"]
+    ]
+    header = ("ADDRESS", "GO", "DIFFERS", "SCRIPT", "SEEN", "MODULES", "BUILDS")
+    lines = table(header, rows, "SEEN MODULES BUILDS") if rows else []
+    told = f"{len(rows):,} of {plural(answer['total'], 'VM')}"
+    if answer["vm_go"] is not None:
+        others = sum(bool(each["differs"]) for each in answer["items"])
+        told += f"; {others:,} without the Go version of the setting vm_go, {answer['vm_go']}"
+    return [*lines, told]
+
+
 def version(answer: Json) -> list[str]:
     """One version and its files."""
     head = facts(

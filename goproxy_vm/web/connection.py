@@ -227,6 +227,12 @@ class Connection(asyncio.Protocol):
         if not self.answering:
             asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn
 
+    def _soon(self) -> None:
+        """Go on when others have had their turn. What was held may all have been taken: whoever waits to be
+        read again waits for this."""
+        if self._held or self._ended or not self.transport.is_reading():
+            asyncio.get_running_loop().call_soon(self._go_on)
+
     def _next_head(self) -> bytes | None:
         """The next whole head; None if it has not come, or never will."""
         held = self._held
@@ -283,8 +289,7 @@ class Connection(asyncio.Protocol):
         """The answer to a request has been written: go on with what came meanwhile."""
         self.answering -= 1
         self.last = self.last or last
-        if self._held or self._ended:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        self._soon()
 
     # What goes
 
@@ -300,8 +305,7 @@ class Connection(asyncio.Protocol):
         if self._inner is not None:
             self._inner.resume_writing()
         self._relieve()
-        if self._held or self._ended:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        self._soon()
 
     async def taken(self) -> None:
         """Wait until the client has taken what was written, but for a little. ConnectionError: it left."""

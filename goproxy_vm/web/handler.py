@@ -34,6 +34,8 @@ from goproxy_vm.web import pages
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.problem import error_response
 from goproxy_vm.web.scripts import Scripts
+from goproxy_vm.web.seen import PATH as SEEN
+from goproxy_vm.web.seen import seen
 from goproxy_vm.web.send import finish, send
 
 if TYPE_CHECKING:
@@ -186,6 +188,9 @@ class Handler:
         self._check_method(request)
         if path in self._scripts:
             return self._scripts.answer(path, requester.url, requester.stranger)
+        if path == SEEN:
+            keep = request.method == hdrs.METH_GET
+            return seen(self._store.vms, requester.client, _raw_query(request), keep=keep)
         wanted = parse(path, self._sumdb_name)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
@@ -282,6 +287,11 @@ class _Asked:
         self.module, self.version = resource.module, resource.version
         version = f"@{resource.version}" if resource.version else ""
         self.about = f"{resource.module}{version} {resource.endpoint}"
+
+
+def _raw_query(request: web.BaseRequest) -> str:
+    """The query as it came on the wire."""
+    return request.raw_path.partition("?")[2]
 
 
 def _raw_path(request: web.BaseRequest) -> str:

@@ -23,10 +23,13 @@ from goproxy_vm.cache.facts import (
     Snapshot,
     Totals,
     VersionFacts,
+    Vm,
+    VmPage,
     Went,
 )
 from goproxy_vm.config import Shown
 from goproxy_vm.observe.traffic import Served
+from goproxy_vm.protocol.report import VmReport
 from goproxy_vm.protocol.selector import Selector, normalize
 from goproxy_vm.upstream.backoff import Condition
 
@@ -73,6 +76,13 @@ class FakeOperations:
         self.run: list[Pass] = []
         self.asked: list[tuple[object, ...]] = []
         self.forgotten = 3
+        self.vm_go = "1.26.8"
+        right = VmReport("clean", "go1.26.8", "go1.24.11", "linux", "amd64", 409, 920)
+        wrong = VmReport("setup", "go1.24.11", "go1.24.11", "linux", "arm64")
+        self.known = [
+            Vm("10.0.0.2", STARTED, right, right.release, 7),
+            Vm("fd00::1", STARTED - DAY, wrong, wrong.release, 3),
+        ]
         self.failure: Exception | None = None
         self.hold: asyncio.Event | None = None
         """While it is not set, changes wait."""
@@ -306,6 +316,12 @@ class FakeOperations:
         found = next((each for each in self.made if each.name == name), None)
         self.made = [each for each in self.made if each is not found]
         return found
+
+    async def vms(self, limit: int, cursor: str | None) -> VmPage:
+        await self._ask("vms", limit, cursor)
+        left = [vm for vm in self.known if cursor is None or vm.number < int(cursor)]
+        more = str(left[limit - 1].number) if len(left) > limit else None
+        return VmPage(left[:limit], more, len(self.known), self.vm_go)
 
     async def difference(self, a: str, b: str) -> Difference | None:
         await self._ask("difference", a, b)

@@ -321,3 +321,28 @@ def test_failing_upstream(attack: Attack, scale: Scale[int], stack: ExitStack) -
             sock.sendall(request(f"/example.com/m{number}/@v/list"))
             answer(sock)
     assert victim.log_bytes() - before < 3_000_000
+
+
+def test_reports_of_very_many_vms(attack: Attack, scale: Scale[int], stack: ExitStack) -> None:
+    """Each from another address, as a proxy that is trusted can have them."""
+    reports = scale(1_000, 50_000)
+    victim = attack.start({"trusted-proxies": GREEDY})
+    path = (
+        "/vm/seen?script=clean&go=go1.{}&bootstrap=go1.24.11&os=linux&arch=amd64&modcache_mib=1&gocache_mib=2"
+    )
+    with attack.measured(
+        victim, "reports of very many VMs", f"{reports:,} addresses, each another Go version"
+    ):
+        sock = stack.enter_context(connect(victim.url))
+        for start in range(0, reports, 20):
+            some = range(start, start + 20)
+            sock.sendall(
+                b"".join(
+                    request(path.format(n), f"X-Forwarded-For: 10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
+                    for n in some
+                )
+            )
+            came = b""
+            while came.count(b"\r\n\r\n") < len(some):
+                came += sock.recv(65536)
+            assert came.count(b"HTTP/1.1 200 ") == len(some)

@@ -338,6 +338,9 @@ async def test_malformed_path(client: Client, path: str, field: str | None) -> N
         ("modules?prefix=%ff", None),
         ("modules?" + "&".join(f"a{n}=1" for n in range(30)), None),
         ("passes?limit=x", "limit"),
+        ("vms?limit=0", "limit"),
+        ("vms?cursor=x", "cursor"),
+        ("vms?prefix=x", "prefix"),
         ("passes?prefix=x", "prefix"),
         ("status?verbose=1", "verbose"),
     ],
@@ -406,6 +409,44 @@ async def test_list_of_what_matches(client: Client) -> None:
         (f"match={many}", "1 to 1000 globs are needed"),
     ):
         assert reason in problem(client, await client.ask("GET", f"{BASE}/modules?{query}"), 400, "match")
+
+
+async def test_vms(client: Client) -> None:
+    got = await client.ask("GET", f"{BASE}/vms")
+    client.valid("VmPage", got.json)
+    assert client.operations.asked[-1] == ("vms", 100, None)
+    assert (got.json["vm_go"], got.json["total"], got.json["next_cursor"]) == ("1.26.8", 2, None)
+    first, second = got.json["items"]
+    idle = first.pop("idle_seconds")
+    assert second["idle_seconds"] - idle == pytest.approx(86400)
+    assert first == {
+        "address": "10.0.0.2",
+        "go": "go1.26.8",
+        "differs": False,
+        "bootstrap": "go1.24.11",
+        "os": "linux",
+        "arch": "amd64",
+        "script": "clean",
+        "seen": "2025-06-15T15:06:40.000Z",
+        "modcache_bytes": 409 << 20,
+        "gocache_bytes": 920 << 20,
+    }
+    assert (second["differs"], second["modcache_bytes"], second["gocache_bytes"]) == (True, None, None)
+    page = (await client.ask("GET", f"{BASE}/vms?limit=1")).json
+    assert [each["address"] for each in page["items"]] == ["10.0.0.2"]
+    page = (await client.ask("GET", f"{BASE}/vms?limit=1&cursor={page['next_cursor']}")).json
+    assert ([each["address"] for each in page["items"]], page["next_cursor"]) == (["fd00::1"], None)
+
+
+@pytest.mark.parametrize(
+    ("vm_go", "differ"), [("", [None, None]), ("1.26.8+auto", [False, True]), ("1.24.11", [True, False])]
+)
+async def test_vms_that_differ(client: Client, vm_go: str, differ: list[bool | None]) -> None:
+    client.operations.vm_go = vm_go
+    got = await client.ask("GET", f"{BASE}/vms")
+    client.valid("VmPage", got.json)
+    assert got.json["vm_go"] == (vm_go or None)
+    assert [each["differs"] for each in got.json["items"]] == differ
 
 
 async def test_show(client: Client) -> None:

@@ -167,6 +167,29 @@ def test_ls_of_more_than_a_page(api: ApiThread, command: Command, monkeypatch: p
     assert (len(answer["items"]), answer["next_cursor"], answer["total"]) == (5, "5", 8)
 
 
+def test_vms(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = command("vms")
+    age = lines[1].split("clean")[1].partition("ago")[0].strip()
+    assert age.endswith(("d", "h"))
+    assert [" ".join(line.split()) for line in [*lines[:1], *lines[2:]]] == [
+        "ADDRESS GO DIFFERS SCRIPT SEEN MODULES BUILDS",
+        f"fd00::1 go1.24.11 differs setup {lines[2].split('setup')[1].strip()}",
+        "2 of 2 VMs; 1 without the Go version of the setting vm_go, 1.26.8",
+    ]
+    assert re.fullmatch(r"10\.0\.0\.2 +go1\.26\.8 +no +clean +\d.* ago +409 MiB +920 MiB", lines[1])
+    assert asked(api) == [("vms", 100, None)]
+    api.operations.vm_go = ""
+    lines = command("vms", "--limit", "1")
+    assert lines[1].split()[:3] == ["10.0.0.2", "go1.26.8", "clean"]
+    assert lines[2:] == ["1 of 2 VMs"]
+    asked(api)
+    monkeypatch.setattr(commands, "PAGE", 1)
+    assert [each["address"] for each in command.json("vms")["items"]] == ["10.0.0.2", "fd00::1"]
+    assert asked(api) == [("vms", 1, None), ("vms", 1, "7")]
+    api.operations.known = []
+    assert command("vms") == ["0 of 0 VMs"]
+
+
 def test_show(api: ApiThread, command: Command) -> None:
     lines = command("show", "github.com/Azure/sdk/v2@v2.0.0+incompatible")
     assert lines[:3] == [

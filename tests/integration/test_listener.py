@@ -571,3 +571,23 @@ async def test_a_bug_does_not_end_the_readings_of_the_traffic(
     async with asyncio.timeout(5.0):
         await again.wait()
     assert "background task failed" in logged(caplog)
+
+
+@pytest.mark.parametrize("second", ["/healthz", f"{M}/@v/list"])
+async def test_who_asks_while_an_answer_is_made_is_heard_afterwards_too(
+    serve: Serve, upstream: FakeUpstream, connections: list[Connections], second: str
+) -> None:
+    host = await serve(upstream)
+    await host.get(f"{M}/@v/list")
+    gate = upstream.hold("*.zip")
+    async with Wire(host.server.url) as wire:
+        wire.ask(f"{M}/@v/v1.0.0.zip")
+        await gate.arrived.wait()
+        (one,) = (each for each in connections[0]._all if each.answering)
+        wire.ask(second)
+        await until(lambda: not one.transport.is_reading())
+        gate.open()
+        for _ in range(2):
+            assert (await wire.answer()).status == 200
+        wire.ask("/readyz")  # its segment comes when nothing is held any more
+        assert (await wire.answer()).body == b"ready\n"

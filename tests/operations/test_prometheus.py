@@ -61,7 +61,7 @@ def series() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics("1")
     metrics.add_upstream("goproxy.cn:443", lambda: (0, True))
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, KINDS, KINDS, *[0] * 8)
-    page = metrics.render(gauges(cache, 0, reached=True, writable=True)).decode()
+    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True)).decode()
     found: dict[str, dict[str, set[str]]] = {"up": {}}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

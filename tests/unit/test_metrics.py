@@ -81,7 +81,7 @@ def test_counts() -> None:
 
 
 def test_names_and_help_follow_the_rules() -> None:
-    page = Metrics("1").render(gauges(CACHE, 0, reached=True, writable=True)).decode()
+    page = Metrics("1").render(gauges(CACHE, 0, {"other": 0}, reached=True, writable=True)).decode()
     types = re.findall(r"^# HELP (goproxy_vm_\w+) (.*)\n# TYPE (\S+) (\w+)$", page, re.MULTILINE)
     assert len(types) == page.count("# TYPE goproxy_vm") > 20
     for name, help_, again, kind in types:
