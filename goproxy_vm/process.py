@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm import __version__
 from goproxy_vm.admin.status import InForce
-from goproxy_vm.cache.opening import supervised
+from goproxy_vm.cache.background import supervised
 from goproxy_vm.console.greeting import status_command
 from goproxy_vm.errors import OperatorError
 from goproxy_vm.hostos import notify, raise_open_files_limit, watchdog_seconds

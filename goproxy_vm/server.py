@@ -20,7 +20,7 @@ from goproxy_vm.admin.auth import Guard, admin_token
 from goproxy_vm.admin.details import not_http, refusal
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.admin.status import Activity, InForce
-from goproxy_vm.cache.opening import cancel, supervised
+from goproxy_vm.cache.background import cancel, supervised
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
 from goproxy_vm.config.token import SOCKET_NAME, private_tokens

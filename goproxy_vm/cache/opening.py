@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from goproxy_vm.cache.admission import Admission, Limits
 from goproxy_vm.cache.answers import Answers, Desks
+from goproxy_vm.cache.background import cancel, supervised
 from goproxy_vm.cache.commit import CommitQueue
 from goproxy_vm.cache.core import Core
 from goproxy_vm.cache.database import Database, Watched
@@ -49,7 +50,7 @@ from goproxy_vm.hostos import file_system
 from goproxy_vm.observe.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
     from pathlib import Path
 
@@ -62,8 +63,6 @@ log = get_logger("cache")
 
 PROTECTED = 80
 """Percent of the budget that zips asked for again may fill before they compete with the others (slru)."""
-AGAIN = 5.0
-"""Seconds until a task of the background that a bug has ended begins anew."""
 LOOKUPS = 2
 """Threads, each with a connection, that read the index for those who wait for an answer."""
 PATIENCE = 300.0
@@ -327,22 +326,6 @@ def begin_work(stack: AsyncExitStack, parts: Parts, settings: Settings) -> None:
     writing_hits = partial(parts.recency.run, settings.recency_flush)
     for work in (parts.janitor.run, parts.scrub.run, writing_hits, parts.trial.run, parts.vms.run):
         stack.push_async_callback(cancel, asyncio.create_task(supervised(work), name="cache"))
-
-
-async def supervised(work: Callable[[], Awaitable[None]]) -> None:
-    """Do what runs until it is cancelled, again after a bug: without it the store would go on half alive."""
-    while True:
-        try:
-            return await work()
-        except Exception:
-            log.exception("background task failed")
-        await asyncio.sleep(AGAIN)
-
-
-async def cancel(task: asyncio.Task[None]) -> None:
-    """End a task and wait for its end."""
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _noticed(database: Database, writer: Threads, error: Exception) -> None:

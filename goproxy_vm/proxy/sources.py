@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
-from goproxy_vm.cache.opening import cancel, supervised
+from goproxy_vm.cache.background import cancel, supervised
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import match_prefix_patterns
 from goproxy_vm.sumdb.carriers import Carriers

@@ -19,7 +19,7 @@ import pytest
 
 from goproxy_vm import server as server_module
 from goproxy_vm.admin.status import InForce
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import background
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings, Shown
 from goproxy_vm.config.address import Address, parse_address
@@ -565,7 +565,7 @@ async def test_a_bug_does_not_end_the_readings_of_the_traffic(
         again.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(opening, "AGAIN", 0.0)
+    monkeypatch.setattr(background, "AGAIN", 0.0)
     monkeypatch.setattr(Traffic, "run", run)
     await serve(upstream)
     async with asyncio.timeout(5.0):

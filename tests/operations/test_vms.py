@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from goproxy_vm.web.setup import PATH
 
 from goproxy_vm import cli
 
+PATH = "/vm/setup.sh"
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
 SCRIPT = (ROOT / "goproxy_vm" / "web" / "setup.sh").read_text()

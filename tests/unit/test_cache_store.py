@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import background
 from goproxy_vm.cache.recency import Recency
 from goproxy_vm.cache.store import AT_ONCE, Store
 from goproxy_vm.cache.upkeep.janitor import Janitor
@@ -154,7 +154,7 @@ async def test_a_bug_does_not_end_what_runs_in_the_background(
         again.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(opening, "AGAIN", 0.0, raising=False)
+    monkeypatch.setattr(background, "AGAIN", 0.0)
     monkeypatch.setattr(work, "run", run)
     async with open_shop(tmp_path, still=False):
         async with asyncio.timeout(5.0):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm import process
-from goproxy_vm.cache import opening
+from goproxy_vm.cache import background
 from goproxy_vm.config import Loaded, Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.process import awake, notice
@@ -99,7 +99,7 @@ async def test_a_signal_that_another_thread_gets_wakes_the_loop() -> None:
 async def test_a_bug_in_reading_settings_again_does_not_end_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(opening, "AGAIN", 0.0)
+    monkeypatch.setattr(background, "AGAIN", 0.0)
     listen = Address("127.0.0.1", 0)
     settings = Settings(cache_dir=tmp_path, listen=(listen,), admin_listen=listen, offline=True, sumdb=None)
     loaded = Loaded(settings, {}, (), None)
