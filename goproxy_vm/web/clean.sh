@@ -278,9 +278,9 @@ plan_modules() {
             all[n] = kib[$4] + zip[n]
             total += all[n]
             # The kernel notes a reading again after a day: what is younger may be read right now.
-            spared[n] = kept($5) || (unused[n] <= 86400 && !force)
+            spared[n] = kept($5) || (unused[n] < 86400 && !force)
             if (($5 in matched) && !kept($5)) why[n] = "module"
-            else if (!spared[n] && age != "" && unused[n] > age * 86400) why[n] = "age"
+            else if (!spared[n] && age != "" && unused[n] >= age * 86400) why[n] = "age"
             else if (!spared[n] && others) why[n] = "unneeded"
             else if (zips && zip[n] && extracted) why[n] = "zip"
             if (why[n] != "") gone += why[n] == "zip" ? zip[n] : all[n]
