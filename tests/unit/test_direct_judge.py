@@ -152,9 +152,7 @@ def test_outcomes(family: type[GoproxyError], outcome: str) -> None:
         "error: object file /c/vcs/ab/objects/12/34 is corrupt",
         "git fetch …: exit status 128:\n\tfatal: 'origin' does not appear to be a git repository",
         "fatal: bad config line 1 in file config",
-        "git -c core.eol=lf archive --format=zip 1234 in /run/cache/vcs/"
-        + "ab" * 32
-        + ": exit status 255:\n\terror",
+        "git -c core.eol=lf archive --format=zip 1234 in /run/cache/vcs/" + "ab" * 32 + ": exit status 255:\n\terror",
         "error: file /c/vcs/ab/objects/pack/p.pack is too short to be a packfile",
     ],
 )
