@@ -335,7 +335,7 @@ remove_version() {
     rm -f "$stem.ziphash" || return 1 # last: by it the next run finds what this one has not finished
 }
 
-# Delete the trees that were renamed, now or by a run that was killed, and the directories that leaves empty.
+# Delete the trees that were renamed, now or by a run that was killed.
 sweep() {
     find . -path ./cache -prune -o -type d -name '*@*' -prune -name '*.tmp-clean' -print >"$work/sweep" || :
     if [ ! -s "$work/sweep" ]; then
@@ -343,7 +343,9 @@ sweep() {
     fi
     tr '\n' '\0' <"$work/sweep" | xargs -0 chmod -R u+w || :
     tr '\n' '\0' <"$work/sweep" | xargs -0 rm -rf || failed "something that $1 was renamed to .tmp-clean for that"
-    sed 's|/[^/]*$||' "$work/sweep" | sort -u | tr '\n' '\0' | xargs -0 rmdir -p 2>/dev/null || : # most are not empty
+    if [ -n "$force" ]; then # otherwise a go may have seen that they are there, and be about to extract into them
+        sed 's|/[^/]*$||' "$work/sweep" | sort -u | tr '\n' '\0' | xargs -0 rmdir -p 2>/dev/null || : # if empty
+    fi
 }
 
 clean_modules() {
