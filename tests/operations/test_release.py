@@ -69,6 +69,7 @@ def test_the_wheel_serves_outside_the_checkout(built: Path, installed: Path, tmp
     assert run(command, "version", cwd=tmp_path) == f"goproxy-vm {__version__} (commit {commit})\n"
     share = installed / "share"
     for name in ("config/goproxy-vm.toml", "config/systemd/goproxy-vm.service", "docker/compose.yaml",
+                 "config/vm/goproxy-vm-clean@.timer",
                  "config/grafana/dashboards/goproxy-vm.json", "config/prometheus/rules.yml"):  # fmt: skip
         assert (share / "goproxy-vm" / name).read_bytes() == (ROOT / name).read_bytes()
     assert (share / "doc" / "goproxy-vm" / "docs" / "operating.md").exists()

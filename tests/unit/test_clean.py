@@ -1,0 +1,617 @@
+"""``/vm/clean.sh`` on a made-up cache: what each option selects, that nothing else goes, and sound shell."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.modcache import DAY, FakeModcache, below, fake_gocache
+
+FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "clean.sh"
+SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "mksh", "yash") if shutil.which(shell)]
+if "dash" in SHELLS and shutil.which("sh") and Path(shutil.which("sh") or "").resolve().name == "dash":
+    SHELLS.remove("dash")  # tested as sh
+ARGUMENTS = {"bash": ["--posix"], "busybox": ["sh"]}
+PATH = ":".join(each for each in ("/usr/bin", "/bin") if not Path(each, "go").exists())
+
+M, UPPER, V2, OLD = "example.com/m", "github.com/Azure/SDK", "example.com/big/v2", "example.com/old"
+NESTED = "example.com/m/nested"
+TOOLCHAIN = "golang.org/toolchain@v0.0.1-go1.{}.linux-amd64"
+VERSIONS: dict[str, float] = {
+    **{f"{M}@v1.{minor}.0": 60 - 4 * minor for minor in range(15)},  # 60, 56, … 4 days
+    **{f"{UPPER}@v0.0.{patch}-RC1": 5 + 10 * patch for patch in range(10)},  # 5, 15, … 95
+    **{f"{V2}@v2.{minor}.0": 0 for minor in range(9)},
+    **{f"{OLD}@v{major}.0.0+incompatible": 100 * major for major in range(2, 8)},
+    **{f"{NESTED}@v0.{minor}.0": 25.5 + minor for minor in range(7)},
+    TOOLCHAIN.format("25.3"): 45,
+    TOOLCHAIN.format("26.8"): 45,
+    TOOLCHAIN.format("26.80"): 45,
+}
+assert len(VERSIONS) == 50
+UNZIPPED, UNEXTRACTED = f"{M}@v1.3.0", f"{M}@v1.4.0"
+GO_SUM = f"""\
+{M} v1.0.0 h1:=
+{M} v1.0.0/go.mod h1:=
+{M} v1.1.0/go.mod h1:=
+{UPPER} v0.0.9-RC1 h1:=
+{OLD} v7.0.0+incompatible h1:=
+"""
+KEPT = {f"{M}@v1.0.0", f"{UPPER}@v0.0.9-RC1", f"{OLD}@v7.0.0+incompatible", TOOLCHAIN.format("26.8")}
+
+
+@dataclass
+class Cleaner:
+    """A VM's caches in directories with blanks and umlauts, and the script; there is no go.
+
+    The locale knows umlauts: without, yash takes no such argument.
+    """
+
+    home: Path
+    env: dict[str, str] = field(default_factory=dict)
+    shell: str = "sh"
+    text: str = FILE.read_text()
+
+    def __post_init__(self) -> None:
+        self.cache = FakeModcache(self.home / "a blank, ä" / "mod")
+        self.gocache = self.home / "a blank, ä" / "build"
+        self.environ = {"PATH": PATH, "HOME": str(self.home), "LC_ALL": "C.UTF-8", **self.env}
+
+    @property
+    def mark(self) -> Path:
+        return self.cache.top / "cache" / "goproxy-vm.cleaned"
+
+    def fill(self) -> None:
+        for name, days in VERSIONS.items():
+            self.cache.add(name, days, zipped=3000 * (name != UNZIPPED), tree=name != UNEXTRACTED)
+
+    def project(self) -> Path:
+        """A directory that needs a part of it."""
+        top = self.home / "src" / "a project"
+        (top / "sub").mkdir(parents=True)
+        (top / "go.mod").write_text("module example.com/p\n\ngo 1.21\n\ntoolchain go1.26.8\n")
+        (top / "sub" / "go.sum").write_bytes(GO_SUM.replace("\n", "\r\n").encode())
+        inside = top / "cache" / f"{M}@v1.2.0"  # of a module, not of the project
+        inside.mkdir(parents=True)
+        (inside / "go.sum").write_text(f"{M} v1.2.0 h1:=\n")
+        return top
+
+    def bare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = shutil.which(self.shell)
+        assert program is not None
+        return subprocess.run(
+            [program, *ARGUMENTS.get(self.shell, []), "-s", "--", *arguments],
+            input=self.text,
+            cwd=self.home,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = self.bare("--modcache", str(self.cache.top), *arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def list(self, *arguments: str) -> list[tuple[str, str]]:
+        """Reason and name of what goes, in this order."""
+        lines = [line.split("\t") for line in self.run("--list", *arguments).stdout.splitlines()]
+        assert all(len(line) == 4 and line[2].isdecimal() and line[3].isdecimal() for line in lines)
+        return [(line[0], line[1]) for line in lines]
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> Cleaner:
+    return Cleaner(tmp_path)
+
+
+def over(days: float) -> set[str]:
+    return {name for name, unused in VERSIONS.items() if unused > days}
+
+
+def like(pattern: str) -> set[str]:
+    return {name for name in VERSIONS if re.fullmatch(pattern, name)}
+
+
+WHOLE = set(VERSIONS) - {UNZIPPED, UNEXTRACTED}
+"""Versions that are extracted, and have their zips."""
+SELECTIONS = {
+    "default": ([], {"age": over(30)}),
+    "age": (["--age", "50"], {"age": over(50)}),
+    "a day": (["--age", "1"], {"age": over(1)}),
+    "today": (["--age", "0", "--force"], {"age": set(VERSIONS)}),
+    "keep": (["--keep", "src"], {"unneeded": over(1) - KEPT}),
+    "keep, all else": (["--keep", "src", "--force"], {"unneeded": set(VERSIONS) - KEPT}),
+    "keep and age": (["--keep", "src/a project", "--age", "30"], {"age": over(30) - KEPT}),
+    "keep and keep": (
+        ["--keep", "src", "--keep", "more"],
+        {"unneeded": over(1) - KEPT - like(f"{NESTED}@.*")},
+    ),
+    "module": (["--module", "example.com/*/v2"], {"module": like(f"{V2}@.*")}),
+    "upper case": (
+        ["--module", "github.com/Azure/*@v0.0.[12]-RC1"],
+        {"module": like(f"{UPPER}@v0.0.[12]-.*")},
+    ),
+    "not escaped": (["--module", "github.com/!azure/*"], {}),
+    "one": (["--module", "example.com/m@v1.?.0"], {"module": like(rf"{M}@v1\.\d\.0")}),
+    "none": (["--module", "example.com/*[!a-z0-9]*@v9*"], {}),
+    "two": (["--module", M, "--module", "*@*+incompatible"], {"module": like(f"{M}@.*|{OLD}@.*")}),
+    "module and age": (["--module", V2, "--age", "90"], {"module": like(f"{V2}@.*"), "age": over(90)}),
+    "module but kept": (["--module", M, "--keep", "src"], {"module": like(f"{M}@.*") - KEPT}),
+    "zips": (["--zips"], {"zip": WHOLE}),
+    "zips and age": (["--zips", "--age", "30"], {"zip": WHOLE - over(30), "age": over(30)}),
+    "builds": (["--build-age", "3", "--gocache", "a blank, ä/build"], {}),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_selection(vm: Cleaner, selection: str) -> None:
+    arguments, expected = SELECTIONS[selection]
+    vm.fill()
+    vm.project()
+    fake_gocache(vm.gocache, {})
+    (vm.home / "more").mkdir()
+    (vm.home / "more" / "go.work.sum").write_text("".join(f"{NESTED} v0.{n}.0 h1:=\n" for n in range(7)))
+    before = below(vm.home)
+    planned = vm.list("--dry-run", *arguments)
+    assert below(vm.home) == before, "a dry run changes nothing"
+    assert len(planned) == len(set(planned))
+    assert {r: {n for reason, n in planned if reason == r} for r, _ in planned} == expected
+    days = [VERSIONS[name] for _, name in planned]
+    assert days == sorted(days, reverse=True), "what was used longest ago goes first"
+
+    gone: set[str] = set()
+    for reason, name in planned:
+        gone |= {str(vm.cache.file(name, "zip"))} if reason == "zip" else vm.cache.of(name)
+    assert vm.list(*arguments) == planned
+    after = below(vm.home)
+    ours = {str(vm.mark), str(vm.mark.with_name("goproxy-vm.lock"))}
+    assert set(after) - set(before) == ours
+    assert set(before) - set(after) - empty_parents(after, vm, arguments) == gone
+    assert all(after[path] == before[path] for path in set(after) - ours)
+    assert vm.list(*arguments) == [], "a second run finds nothing"
+
+
+def empty_parents(after: Iterable[str], vm: Cleaner, arguments: list[str]) -> set[str]:
+    """Directories that may go with what was in them: without --force go may be about to use them."""
+    trees = [vm.cache.tree(name) for name in VERSIONS]
+    parents = {str(parent) for tree in trees for parent in tree.parents if vm.cache.top in parent.parents}
+    return parents - set(after) if "--force" in arguments else set()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shells(vm: Cleaner, shell: str) -> None:
+    """All kinds of selection at once, under each shell."""
+    vm.shell = shell
+    vm.fill()
+    vm.project()
+    fake_gocache(vm.gocache, {"0a/0a1-d": 9, "0a/0a2-a": 1})
+    arguments = [
+        "--zips",
+        "--age",
+        "30",
+        "--keep",
+        "src",
+        "--module",
+        UPPER,
+        "--build-age",
+        "3",
+        "--size",
+        "1T",
+    ]
+    arguments += ["--gocache", str(vm.gocache), "--every", "0"]
+    dry = vm.list("--dry-run", *arguments)
+    module = like(f"{UPPER}@.*") - KEPT
+    age = over(30) - KEPT - module
+    zips = WHOLE - age - module
+    assert sorted(dry) == sorted(
+        [("module", n) for n in module] + [("age", n) for n in age] + [("zip", n) for n in zips]
+    )
+    assert vm.list(*arguments) == dry
+    assert {name for name in VERSIONS if vm.cache.file(name, "ziphash").exists()} == set(
+        VERSIONS
+    ) - age - module
+    assert not any(vm.cache.tree(name).exists() for name in age | module)
+    assert not any(vm.cache.file(name, "zip").exists() for name in zips)
+    assert [path.name for path in sorted(vm.gocache.glob("0a/*"))] == ["0a2-a"]
+    assert "in use" not in vm.run(*arguments).stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_version_that_go_extracts_is_left(vm: Cleaner, shell: str) -> None:
+    vm.shell = shell
+    for name in (f"{M}@v1.0.0", f"{M}@v1.1.0"):
+        vm.cache.add(name, 60)
+    with vm.cache.file(f"{M}@v1.0.0", "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = vm.run("--module", M)
+        assert f"goproxy-vm: {M}@v1.0.0 is in use, and stays" in done.stderr.splitlines()
+    assert vm.cache.state(f"{M}@v1.0.0") == "zip ziphash tree"
+    assert vm.cache.state(f"{M}@v1.1.0") == ""
+    assert re.search(r"^  - module +1 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^after +1 ", done.stdout, re.MULTILINE)
+    vm.run("--module", M)
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+
+
+@pytest.mark.parametrize("used", ["before the rename", "after the rename"])
+def test_a_version_that_is_used_meanwhile_is_put_back(vm: Cleaner, tmp_path: Path, used: str) -> None:
+    """The use comes as the n-th stat looks: no earlier and no later."""
+    name = f"{M}@v1.0.0"
+    vm.cache.add(name, 60)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    stat = shutil.which("stat")
+    # The plan's, ours before the rename, ours after it: those of one file have two times and no name.
+    (tools / "stat").write_text(
+        f'#!/bin/sh\ncase $2 in "%X %Y")\n  echo >>{tmp_path}/calls\n'
+        f'  [ "$(wc -l <{tmp_path}/calls)" = {1 if used.startswith("before") else 2} ] && touch -a "$3" ;;\n'
+        f'esac\nexec {stat} "$@"\n'
+    )
+    (tools / "stat").chmod(0o755)
+    vm.environ["PATH"] = f"{tools}:{PATH}"
+    done = vm.run()
+    assert f"{name} is in use, and stays" in done.stderr
+    assert vm.cache.state(name) == ("zip ziphash tree" if used.startswith("before") else "ziphash tree")
+    assert not list(vm.cache.top.rglob("*.tmp-clean"))
+    assert sum(1 for path in below(vm.cache.tree(name))) == 4, "the tree is whole"
+
+
+def test_size(vm: Cleaner) -> None:
+    for number in range(10):
+        vm.cache.add(f"{M}@v1.{number}.0", 40 - number, zipped=1 << 19)
+    vm.cache.add(f"{V2}@v2.0.0", 0, zipped=1 << 20)  # of today
+    (vm.home / "p").mkdir()
+    (vm.home / "p" / "go.sum").write_text(f"{M} v1.1.0 h1:=\n")
+    done = vm.run("--size", "4M", "--list", "--dry-run")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    sizes = {line[1]: int(line[2]) for line in rows}
+    assert [line[0] for line in rows] == ["size"] * len(rows)
+    assert list(sizes) == [f"{M}@v1.{number}.0" for number in range(len(rows))]
+    total = float(re.findall(r"^before +\d+ +([\d.]+)$", done.stderr, re.MULTILINE)[0]) * 1024
+    assert total - sum(sizes.values()) <= 4096 < total - sum(list(sizes.values())[:-1]), (
+        "and no more than that"
+    )
+
+    kept = [name for _, name in vm.list("--dry-run", "--size", "4M", "--keep", "p")]
+    assert f"{M}@v1.1.0" not in kept
+    assert len(kept) == len(rows)
+    assert vm.list("--dry-run", "--size", "5M", "--zips")[0][0] == "zip", (
+        "zips first: then nothing else need go"
+    )
+    assert len(vm.list("--dry-run", "--size", "1GiB")) == 0
+    done = vm.run("--size", "1K", "--keep", "p")
+    assert "MiB are left: what is kept, or was used within a day, stays" in done.stderr
+    assert [vm.cache.state(f"{M}@v1.{n}.0") != "" for n in range(10)] == [n == 1 for n in range(10)]
+    assert vm.cache.state(f"{V2}@v2.0.0") == "zip ziphash tree"
+
+
+def test_build_cache(vm: Cleaner) -> None:
+    old = {"0a/0a1-a": 9.0, "0a/0a1-d": 9.0, "ff/ff2-d/x": 4.0}
+    stays = {"0b/0b1-d": 2.9, "0b/0b1-a": 0.0, "fe/fe1-d/x": 0.1, "fuzz/0a/0a1-d": 99.0, "0b/other": 99.0}
+    fake_gocache(vm.gocache, {**old, **stays})
+    vm.cache.add(f"{M}@v1.0.0", 90)
+    arguments = ["--build-age", "3", "--gocache", str(vm.gocache)]
+    before = below(vm.home)
+    dry = vm.run("--dry-run", *arguments)
+    assert below(vm.home) == before
+    assert re.search(
+        r"^build cache +entries +MiB\nbefore +6 .*\n  - unused +3 .*\nafter +3 ", dry.stdout, re.MULTILINE
+    )
+    vm.run(*arguments)
+    gone = {str(vm.gocache / name) for name in old} | {str(vm.gocache / "ff/ff2-d")}
+    assert {path for path in before if path not in below(vm.home)} == gone
+
+
+def test_all_versions(vm: Cleaner) -> None:
+    """The caches of the go that is current, of one that is used, and of one that is not."""
+    caches = vm.home / "caches"
+    made = {}
+    for version, days in (("go1.24.1", 40), ("go1.25.3", 2), ("go1.26.8", 40)):
+        made[version] = FakeModcache(caches / version / "mod")
+        made[version].add(f"{M}@v1.0.0", days)
+        made[version].add(f"{M}@v1.1.0", 60)
+        fake_gocache(caches / version / "build", {"0a/0a1-d": days})
+        for path in (caches / version / "build" / "README", caches / version / "build" / "trim.txt"):
+            os.utime(path, (time.time() - 40 * DAY,) * 2)
+    foreign = caches / "notes" / "go"
+    foreign.mkdir(parents=True)
+    (caches / "go1.23.0.tmp-clean" / "mod").mkdir(parents=True)  # of a run that was killed
+    vm.cache = made["go1.26.8"]
+    dry = vm.list("--all-versions", "--dry-run")
+    assert dry == [
+        ("age", f"{M}@v1.1.0"),
+        ("age", f"{M}@v1.0.0"),
+        ("version", "go1.24.1"),
+        ("age", f"{M}@v1.1.0"),
+    ]
+    assert vm.list("--all-versions") == dry
+    assert sorted(path.name for path in caches.iterdir()) == ["go1.25.3", "go1.26.8", "notes"]
+    assert made["go1.25.3"].state(f"{M}@v1.0.0") == "zip ziphash tree"
+    assert foreign.exists()
+    assert vm.list("--all-versions", "--age", "1") == [("version", "go1.25.3")]
+
+
+def test_what_a_killed_run_has_left_goes(vm: Cleaner) -> None:
+    """Even where go has extracted the version again, and it is to go once more."""
+    name = f"{M}@v1.0.0"
+    vm.cache.add(name, 60)
+    vm.cache.tree(name).rename(f"{vm.cache.tree(name)}.tmp-clean")
+    vm.cache.add(name, 60)
+    vm.run("--dry-run")
+    assert list(vm.cache.top.rglob("*.tmp-clean"))
+    vm.run()
+    assert vm.cache.state(name) == ""
+    assert not list(vm.cache.top.rglob("*.tmp-clean"))
+
+
+def test_empty_directories(vm: Cleaner) -> None:
+    """They stay while a go may be about to extract into them, which it does without the lock of this version."""
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    vm.cache.add(f"{NESTED}@v1.0.0", 60)
+    vm.run()
+    assert list(vm.cache.tree(f"{NESTED}@v1.0.0").parent.iterdir()) == []
+    vm.cache.add(f"{NESTED}@v1.0.0", 60)
+    vm.run("--force")
+    assert [path.name for path in vm.cache.top.iterdir()] == ["cache"]
+
+
+def test_watermark(vm: Cleaner) -> None:
+    name = f"{M}@v1.0.0"
+    vm.cache.add(name, 60)
+    vm.run("--every", "20", "--dry-run")
+    assert not vm.mark.exists(), "a dry run is none"
+    before = time.time()
+    vm.run("--every", "20", "--module", "none")
+    assert before - 1 <= vm.mark.stat().st_mtime <= time.time()
+    assert "cleaned less than 20 h ago" in vm.run("--every", "20").stderr
+    assert vm.cache.state(name) == "zip ziphash tree"
+    os.utime(vm.mark, (time.time() + DAY,) * 2)  # the clock was set back since
+    vm.run("--every", "20")
+    assert vm.cache.state(name) == ""
+    assert vm.mark.stat().st_mtime <= time.time()
+    os.utime(vm.mark, (time.time() - 19 * 3600,) * 2)
+    assert "nothing to do" in vm.run("--every", "20").stderr
+    assert "nothing to do" not in vm.run("--every", "18").stderr
+
+
+def test_a_run_that_is_killed_sets_no_mark(vm: Cleaner, tmp_path: Path) -> None:
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "chmod").write_text("#!/bin/sh\nkill -TERM 0\n")
+    (tmp_path / "bin" / "chmod").chmod(0o755)
+    vm.environ["PATH"] = f"{tmp_path}/bin:{PATH}"
+    done = subprocess.run(
+        ["sh", str(FILE), "--modcache", str(vm.cache.top)], env=vm.environ, capture_output=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert not vm.mark.exists()
+    assert not list(Path(vm.environ.get("TMPDIR", "/tmp")).glob("tmp.*/plan"))
+    vm.environ["PATH"] = PATH
+    vm.run("--every", "20")
+    assert vm.mark.exists()
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+
+
+def test_what_cannot_be_deleted_is_named(vm: Cleaner, tmp_path: Path) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.2.0"):
+        vm.cache.add(f"{M}@{version}", 60)
+    (tmp_path / "bin").mkdir()
+    mv = shutil.which("mv")
+    refused = f"{vm.cache.tree(f'{M}@v1.1.0').relative_to(vm.cache.top)}"
+    (tmp_path / "bin" / "mv").write_text(f'#!/bin/sh\n[ "$2" != {refused} ] && exec {mv} "$@"\nexit 1\n')
+    (tmp_path / "bin" / "mv").chmod(0o755)
+    vm.environ["PATH"] = f"{tmp_path}/bin:{PATH}"
+    done = vm.run("--age", "30", code=1)
+    assert f"goproxy-vm: {M}@v1.1.0 could not be deleted" in done.stderr.splitlines()
+    assert vm.cache.state(f"{M}@v1.1.0") == "ziphash tree"
+    assert [vm.cache.state(f"{M}@{version}") for version in ("v1.0.0", "v1.2.0")] == ["", ""]
+    assert re.search(r"^after +1 ", done.stdout, re.MULTILINE)
+    assert not vm.mark.exists(), "it says so again the next time"
+
+
+def test_one_at_a_time(vm: Cleaner) -> None:
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    with (vm.cache.top / "cache" / "goproxy-vm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another clean.sh is at work" in vm.run().stderr
+        assert vm.list("--dry-run") == [("age", f"{M}@v1.0.0")]
+    vm.run()
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+
+
+def tools_but(directory: Path, *left_out: str) -> str:
+    """A PATH that has what the script needs, but for some."""
+    directory.mkdir()
+    needed = (
+        "awk cat chmod date df du find flock head mktemp mv rm rmdir sed sh sort stat tail touch tr wc xargs"
+    )
+    for name in set(needed.split()) - set(left_out):
+        found = shutil.which(name)
+        assert found is not None, name
+        (directory / name).symlink_to(found)
+    return str(directory)
+
+
+def test_without_flock(vm: Cleaner, tmp_path: Path) -> None:
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    vm.environ["PATH"] = tools_but(tmp_path / "bin", "flock")
+    assert vm.run().stderr == ""
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+
+
+def test_an_empty_cache(vm: Cleaner) -> None:
+    done = vm.run("--zips", "--age", "1")
+    assert re.search(r"^before +0 +0\.0\nafter +0 +0\.0$", done.stdout, re.MULTILINE)
+    assert done.stderr == ""
+
+
+# What it refuses
+
+
+def test_refusals(vm: Cleaner, tmp_path: Path) -> None:
+    name = f"{M}@v1.0.0"
+    vm.cache.add(name, 60)
+    (tmp_path / "src").mkdir()
+    fake_home = Cleaner(tmp_path / "user")
+    for arguments, home, said in (
+        (["--modcache", "/"], tmp_path, "/ is no module cache"),
+        (["--modcache", str(vm.cache.top)], vm.cache.top, "is no module cache"),
+        (["--modcache", str(tmp_path)], vm.cache.top, "it has no cache/download"),
+        (["--modcache", str(vm.cache.top), "--gocache", "src"], tmp_path, "src is no build cache"),
+        (
+            ["--modcache", str(vm.cache.top), "--keep", "src"],
+            tmp_path,
+            "there is no go.mod and no go.sum below",
+        ),
+    ):
+        vm.environ["HOME"] = str(home)
+        done = vm.bare(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert vm.cache.state(name) == "zip ziphash tree"
+    assert fake_home.run().stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "virtiofs", "fuse.sshfs"])
+def test_shared_file_systems(vm: Cleaner, tmp_path: Path, kind: str) -> None:
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "df").write_text(f"#!/bin/sh\necho Filesystem\necho host:/x {kind} 9 5 4 56% /mnt\n")
+    (tmp_path / "bin" / "df").chmod(0o755)
+    vm.environ["PATH"] = f"{tmp_path}/bin:{PATH}"
+    assert f"is on a shared file system ({kind})" in vm.run(code=2).stderr
+    assert vm.cache.state(f"{M}@v1.0.0") == "zip ziphash tree"
+    vm.run("--force")
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+
+
+MISUSES = [
+    (["--ag"], "unknown option --ag"),
+    (["clean"], "unknown option clean"),
+    (["--age"], "--age: a whole number"),
+    (["--age", "-1"], "--age: a whole number"),
+    (["--age", "010"], "--age: a whole number"),
+    (["--age", "0"], "--age: at least 1"),
+    (["--every", "1h"], "--every: a whole number"),
+    (["--build-age", "0", "--force"], "--build-age: at least 1"),
+    (["--size", "300"], "--size: a size like 500M or 2G"),
+    (["--size", "G"], "--size: a size like 500M or 2G"),
+    (["--size", "1.5G"], "--size: a size like 500M or 2G"),
+    (["--size", "2GB"], "--size: a size like 500M or 2G"),
+    (["--module"], "--module: a pattern"),
+    (["--module", "a b"], "--module: a pattern"),
+    (["--module", "$(reboot)"], "--module: a pattern"),
+    (["--keep"], "--keep: a directory"),
+    (["--keep", "/nowhere"], "--keep: there is no directory /nowhere"),
+    (["--modcache", "/nowhere"], "--modcache: there is no directory /nowhere"),
+    (["--gocache", ""], "--gocache: a directory"),
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_misuse_and_help(vm: Cleaner, shell: str) -> None:
+    vm.shell = shell
+    for arguments, said in MISUSES:
+        done = vm.bare(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert done.stderr.startswith(f"goproxy-vm: {said}"), done.stderr
+        assert "\nusage: clean.sh" in done.stderr
+    done = vm.bare("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: clean.sh")
+    done = vm.bare()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("goproxy-vm: there is no go command on PATH")
+    assert done.stderr.count("\n") == 1
+
+
+# The shell
+
+
+def test_shellcheck() -> None:
+    program = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([program, "--norc", "--shell=sh", FILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_cut_download_runs_nothing(vm: Cleaner, shell: str) -> None:
+    vm.shell = shell
+    vm.environ["PATH"] = "/nowhere"
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    before = below(vm.home)
+    whole = vm.text
+    last = whole.rindex("{ main")
+    lines = [i for i, c in enumerate(whole[:last]) if c == "\n"]
+    for cut in [*lines[::120], *range(last - 5, len(whole) - 1)]:
+        vm.text = whole[:cut]
+        done = vm.bare("--modcache", str(vm.cache.top))
+        assert not done.stdout, whole[cut - 20 : cut]
+    assert below(vm.home) == before
+
+
+# The report
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[str, list[str]]]:
+    """A host that knows nothing, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_report(vm: Cleaner, tmp_path: Path, host: tuple[str, list[str]]) -> None:
+    url, asked = host
+    vm.text = vm.text.replace("proxy=''", f"proxy={url}", 1)
+    vm.cache.add(f"{M}@v1.0.0", 60, zipped=3 << 20)
+    vm.cache.add(f"{M}@v1.1.0", 0, zipped=5 << 20)
+    (tmp_path / "bin").mkdir()
+    go = tmp_path / "bin" / "go"
+    go.write_text(
+        "#!/bin/sh\ncase $* in\n"
+        f"'env GOTOOLCHAIN') echo go1.26.8+auto ;;\nenv*) printf '%s\\n' x x {url} linux amd64 ;;\n"
+        "version) echo go version go1.24.11 linux/amd64 ;;\nesac\n"
+    )
+    go.chmod(0o755)
+    vm.environ["PATH"] = f"{tmp_path}/bin:{PATH}"
+    vm.run("--dry-run")
+    vm.run("--no-report", "--module", "none")
+    assert asked == [], "not of these"
+    done = vm.run()
+    assert f"the next go build fetches what it lacks from {url}" in done.stdout
+    assert asked == [
+        "/vm/seen?script=clean&go=go1.26.8&bootstrap=go1.24.11&os=linux&arch=amd64&modcache_mib=5&gocache_mib=0"
+    ]
+    vm.text = vm.text.replace(url, "http://127.0.0.1:1", 1)
+    assert vm.run().stderr == "", "nobody there is no error"
