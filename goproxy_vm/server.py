@@ -36,11 +36,12 @@ from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import Metrics
 from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
-from goproxy_vm.prover import ZipProver
+from goproxy_vm.prover import Repacker, ZipProver
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proxy import Proxy
 from goproxy_vm.proxy.sources import Sources
+from goproxy_vm.proxy.toolchains import Toolchains
 from goproxy_vm.sumdb.proof import Proofs
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.direct.dial import Roads
@@ -219,6 +220,8 @@ class Server:
         if database is not None:
             self.mirror = mirror = SumdbMirror(settings, gate, database, proofs, slots)
             stack.push_async_callback(mirror.close)
+        toolchains = Toolchains(proxy, store, Repacker())
+        stack.push_async_callback(toolchains.close)
         access = AccessLog(settings.access_log)
         access.start()
         stack.callback(access.stop)
@@ -253,6 +256,7 @@ class Server:
             reader,
             access,
             forwarded,
+            toolchains,
             front,
         )
         server = web.Server(handler, handler_cancellation=True)

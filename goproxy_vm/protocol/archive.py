@@ -25,7 +25,7 @@ _LOCATOR64 = struct.Struct("<4sLqL")  # disk, offset of the 64-bit end, disks
 _END64 = struct.Struct("<4s28xQqq")  # records, size and offset of the directory
 _END_TAILS = (1024, 65 * 1024)  # how far from the file's end Go looks for the directory's end
 _DESCRIPTOR_FLAG = 0x8
-_STORED, _DEFLATED = 0, 8
+STORED, _DEFLATED = 0, 8
 _WIDE = 0xFFFF_FFFF  # the value stands in the 64-bit extra field
 
 
@@ -235,6 +235,26 @@ def digest_of(archive: Archive, entry: Member, start: int) -> bytes:
     return digest.digest()
 
 
+def stream_of(archive: Archive, entry: Member, start: int) -> tuple[int, int]:
+    """How many bytes of the archive an entry's content really takes, and its CRC. Fault.
+
+    Bytes may follow a deflate stream that belong to it by the directory alone. Go skips them, so no hash
+    knows of them: whoever takes the stream elsewhere must leave them behind.
+    """
+    length = crc = 0
+    inflated = _Inflated(archive.chunks(start, _stored_length(archive, entry)))
+    content = archive.chunks(start, entry.size) if entry.method == STORED else inflated
+    try:
+        for chunk in content:
+            length += len(chunk)
+            crc = zlib.crc32(chunk, crc)
+        if length != entry.size:
+            raise Fault(f"{length} bytes instead of the declared {entry.size}")
+    except (Fault, zlib.error) as error:
+        raise Fault(f"{shown(entry.name)}: {error}") from None
+    return length if entry.method == STORED else inflated.taken, crc
+
+
 def _body_offset(archive: Archive, entry: Member) -> int:
     header = archive.read_at(entry.offset, _LOCAL.size)
     if len(header) != _LOCAL.size:
@@ -248,24 +268,38 @@ def _body_offset(archive: Archive, entry: Member) -> int:
 def _content(archive: Archive, entry: Member, start: int) -> Iterator[bytes]:
     """The content in chunks of bounded size. Nothing is known yet about its length."""
     body = archive.chunks(start, _stored_length(archive, entry))
-    if entry.method == _STORED:
+    if entry.method == STORED:
         yield from body
         return
     if entry.method != _DEFLATED:
         raise Fault(f"unsupported compression method {entry.method}")
-    inflate = zlib.decompressobj(-15)
-    for chunk in body:
-        data = chunk
-        while data and not inflate.eof:
-            yield inflate.decompress(data, _CHUNK)
-            data = inflate.unconsumed_tail
-        if inflate.eof:
-            return
-    # What the last input still holds back: the output bound may have stopped it.
-    while rest := inflate.decompress(b"", _CHUNK):
-        yield rest
-    if not inflate.eof:
-        raise Fault("its compressed content ends too early")
+    yield from _Inflated(body)
+
+
+class _Inflated:
+    """What a deflate stream holds, in chunks of bounded size."""
+
+    def __init__(self, body: Iterator[bytes]) -> None:
+        self._body = body
+        self.taken = 0
+        """Bytes of ``body`` that belong to the stream, once it was read to its end."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        inflate = zlib.decompressobj(-15)
+        for chunk in self._body:
+            self.taken += len(chunk)
+            data = chunk
+            while data and not inflate.eof:
+                yield inflate.decompress(data, _CHUNK)
+                data = inflate.unconsumed_tail
+            if inflate.eof:
+                self.taken -= len(inflate.unused_data)
+                return
+        # What the last input still holds back: the output bound may have stopped it.
+        while rest := inflate.decompress(b"", _CHUNK):
+            yield rest
+        if not inflate.eof:
+            raise Fault("its compressed content ends too early")
 
 
 def _descriptor_crc(archive: Archive, offset: int) -> int:

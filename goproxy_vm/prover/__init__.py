@@ -1,6 +1,7 @@
-"""Checks zips off the event loop: cheap ones in a thread, others in a niced worker process."""
+"""Reads zips off the event loop: cheap ones in a thread, others in niced processes."""
 
 from goproxy_vm.prover.pool import ZipProver
+from goproxy_vm.prover.repacker import Repacker
 from goproxy_vm.prover.turns import Turns
 
-__all__ = ["Turns", "ZipProver"]
+__all__ = ["Repacker", "Turns", "ZipProver"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.protocol.artifact import Kind
 from goproxy_vm.protocol.request import Endpoint
+from goproxy_vm.protocol.tarball import Tarball
 
 CONTENT_TYPES = {
     Endpoint.LIST: "text/plain; charset=utf-8",
@@ -59,10 +60,14 @@ class Answer:
     etag: str | None = None
     until: float | None = None
     """Until when it is fresh, by the monotonic clock; None for what never changes or is stale already."""
+    tarball: Tarball | None = None
+    """What is sent is this, made of ``body``, which is a zip."""
 
     @property
     def length(self) -> int:
-        """The body's length in bytes."""
+        """The length in bytes of what is sent."""
+        if self.tarball is not None:
+            return self.tarball.length
         return len(self.body) if isinstance(self.body, bytes) else self.body.length
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.files import StoredFile
     from goproxy_vm.web.connection import Connection
+    from goproxy_vm.web.repacked import Repacked
 
 AT_ONCE = 1 << 20
 """Bytes sent at most before other connections have their turn."""
@@ -109,6 +110,28 @@ async def pieces(connection: Connection, body: bytes, at: int, end: int) -> int:
             await asyncio.sleep(0)  # a client that is quick takes 16 MiB in 0.3 s: others have their turns
     finally:
         unread.remove(connection)
+    return at
+
+
+async def copy(connection: Connection, body: Repacked, at: int, end: int, reader: Executor, path: str) -> int:
+    """Send what no file has as it is, as :func:`go_on` sends a file: a piece is read when the client has
+    taken the one before, and so much of it is in memory."""
+    loop = asyncio.get_running_loop()
+    while at < end:
+        try:
+            await connection.taken()
+            data = await loop.run_in_executor(reader, body.pread, at, min(PIECE, end - at))
+        except ConnectionError as error:
+            log.debug("client left", client=connection.client, left=end - at, reason=repr(error))
+            break
+        except OSError as error:
+            log.error("answer cut off", path=path, left=end - at, reason=error.strerror)
+            break
+        if not data:
+            log.error("answer cut off", path=path, left=end - at, reason="the file is shorter than on record")
+            break
+        connection.transport.write(data)
+        at += len(data)
     return at
 
 

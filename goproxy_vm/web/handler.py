@@ -26,9 +26,10 @@ from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
-from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.protocol.request import ModuleResource, Request, parse
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.asker import Asker
+from goproxy_vm.proxy.toolchains import zip_of
 from goproxy_vm.upstream import trail
 from goproxy_vm.web import pages
 from goproxy_vm.web.connection import Connection
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
+    from goproxy_vm.proxy.toolchains import Toolchains
     from goproxy_vm.web.forwarded import Forwarded, Requester
     from goproxy_vm.web.front import Front
 
@@ -81,6 +83,7 @@ class Handler:
         reader: Executor,
         access: AccessLog,
         forwarded: Forwarded,
+        toolchains: Toolchains,
         front: Front | None = None,
     ) -> None:
         """``name`` is this server's in CDN-Loop."""
@@ -91,6 +94,7 @@ class Handler:
         self._store = store
         self._proxy = proxy
         self._sumdb = sumdb
+        self._toolchains = toolchains
         self._metrics = metrics
         self._upstreams = upstreams
         self._reader = reader
@@ -191,7 +195,8 @@ class Handler:
         if path == SEEN:
             keep = request.method == hdrs.METH_GET
             return seen(self._store.vms, requester.client, _raw_query(request), keep=keep)
-        wanted = parse(path, self._sumdb_name)
+        toolchain = zip_of(path)
+        wanted = parse(path, self._sumdb_name) if toolchain is None else Request(toolchain)
         forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
         asker = Asker(
             requester.client,
@@ -207,6 +212,8 @@ class Handler:
         trail.begin(through, requester.client)
         front = self._front
         since = 0 if front is None else front.generation
+        if toolchain is not None:
+            return await self._toolchains.get(path, toolchain, asker)
         if isinstance(resource, ModuleResource):
             answer = await self._proxy.get(resource, asker)
         elif self._sumdb is None:

@@ -15,6 +15,7 @@ from goproxy_vm.proxy.answer import UNCACHEABLE
 from goproxy_vm.web import fileio
 from goproxy_vm.web.connection import Connection
 from goproxy_vm.web.identity import CACHE_NAME, SERVER
+from goproxy_vm.web.repacked import Repacked
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -134,8 +135,10 @@ async def _send(
                 offset, count = part
                 status = 206
                 headers["Content-Range"] = f"bytes {offset}-{offset + count - 1}/{answer.length}"
-    body = answer.body
-    if isinstance(body, StoredFile) and body.data is not None:
+    body: bytes | StoredFile | Repacked = answer.body
+    if isinstance(body, StoredFile) and answer.tarball is not None:
+        body = Repacked(body, answer.tarball)
+    elif isinstance(body, StoredFile) and body.data is not None:
         body = body.data
     if request.method == "HEAD":
         response = web.StreamResponse(status=status, headers=headers)
@@ -143,7 +146,7 @@ async def _send(
         return response
     if count > SMALL:
         return await _stream(request, body, offset, count, status, headers, reader)
-    if isinstance(body, StoredFile):
+    if not isinstance(body, bytes):
         body = await _read(body, offset, count, reader)
         offset = 0
     return web.Response(status=status, headers=headers, body=body[offset : offset + count])
@@ -151,7 +154,7 @@ async def _send(
 
 async def _stream(
     request: web.BaseRequest,
-    body: bytes | StoredFile,
+    body: bytes | StoredFile | Repacked,
     offset: int,
     count: int,
     status: int,
@@ -159,7 +162,7 @@ async def _stream(
     reader: Executor,
 ) -> tuple[web.StreamResponse, int]:
     at, end = offset, offset + count
-    if isinstance(body, StoredFile):
+    if not isinstance(body, bytes):
         await _read(body, at, 1, reader)  # while the failure can still be told
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = count
@@ -167,6 +170,8 @@ async def _stream(
         connection = await _prepare(request, response)
         if isinstance(body, bytes):
             at = await fileio.pieces(connection, body, at, end)
+        elif isinstance(body, Repacked):
+            at = await fileio.copy(connection, body, at, end, reader, request.raw_path)
         else:
             at = await fileio.go_on(connection, body, at, end, reader, request.raw_path)
         if at == end:
@@ -179,7 +184,7 @@ async def _stream(
     return response, at - offset
 
 
-async def _read(file: StoredFile, offset: int, n: int, reader: Executor) -> bytes:
+async def _read(file: StoredFile | Repacked, offset: int, n: int, reader: Executor) -> bytes:
     """Exactly ``n`` bytes of a stored file; Unavailable where it has no such bytes, or the disk fails."""
     try:
         data = await asyncio.get_running_loop().run_in_executor(reader, file.pread, offset, n)

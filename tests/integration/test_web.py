@@ -188,6 +188,7 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
         reader=None,  # type: ignore[arg-type]  # none is used
         access=None,  # type: ignore[arg-type]
         forwarded=None,  # type: ignore[arg-type]
+        toolchains=None,  # type: ignore[arg-type]
     )
     answer = await handler(Left())  # type: ignore[arg-type]  # stands for a request whose client is gone
     assert answer.status == 503
