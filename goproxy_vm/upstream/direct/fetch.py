@@ -273,8 +273,8 @@ class Fetcher:
 
 
 def _configure(directory: Path, home: Path) -> None:
-    """What stands in for ``~/.config`` (blocking): it has the same content, for credential helpers keep theirs
-    there, but go's telemetry is off, which no variable says."""
+    """What stands in for ``~/.config`` (blocking): it has the same content, for credential helpers keep
+    theirs there, but go's telemetry is off, which no variable says."""
     telemetry = directory / "go" / "telemetry"
     telemetry.mkdir(parents=True)
     (telemetry / "mode").write_text("off\n")
