@@ -12,8 +12,8 @@ import pytest
 
 from goproxy_vm.errors import StartError
 from goproxy_vm.upstream.direct.environ import Surroundings
-from goproxy_vm.upstream.direct.fetch import make_bundle
 from goproxy_vm.upstream.direct.find import find_git, find_go, find_goroot
+from goproxy_vm.upstream.direct.place import make_bundle
 from tests.fakes.gitrepos import git_command
 
 

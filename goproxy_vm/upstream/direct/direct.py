@@ -20,10 +20,11 @@ from goproxy_vm.upstream.direct import judge
 from goproxy_vm.upstream.direct.clones import Clones
 from goproxy_vm.upstream.direct.dial import Connect, Dial, LookUp
 from goproxy_vm.upstream.direct.egress import Egress
-from goproxy_vm.upstream.direct.fetch import Fetcher, Found, Stopped, make_bundle, remove_tree, vcs_directory
+from goproxy_vm.upstream.direct.fetch import Fetcher, Stopped
 from goproxy_vm.upstream.direct.find import find_git, find_goroot
 from goproxy_vm.upstream.direct.hosts import Hosts
 from goproxy_vm.upstream.direct.jail import landlock_abi
+from goproxy_vm.upstream.direct.place import make_bundle, remove_tree, vcs_directory
 from goproxy_vm.upstream.direct.policy import Rules
 from goproxy_vm.upstream.direct.run import adopt_orphans, uninterrupted
 from goproxy_vm.upstream.direct.source import DirectSource
@@ -33,7 +34,7 @@ from goproxy_vm.upstream.session import trusted
 
 if TYPE_CHECKING:
     from goproxy_vm.upstream.backoff import Condition
-    from goproxy_vm.upstream.direct.fetch import Kind
+    from goproxy_vm.upstream.direct.answer import Found, Kind
     from goproxy_vm.upstream.direct.options import Options
     from goproxy_vm.upstream.direct.policy import Target
     from goproxy_vm.upstream.source import Source

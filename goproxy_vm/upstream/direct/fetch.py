@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import math
-import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.upstream.direct import judge
+from goproxy_vm.upstream.direct.answer import Answer, Found, Kind, heard, read
 from goproxy_vm.upstream.direct.clones import Clone, Clones
 from goproxy_vm.upstream.direct.egress import GIT, GO, Egress
 from goproxy_vm.upstream.direct.environ import Surroundings
 from goproxy_vm.upstream.direct.options import Options
+from goproxy_vm.upstream.direct.place import vcs_directory
 from goproxy_vm.upstream.direct.policy import Target
-from goproxy_vm.upstream.direct.run import Job, Said, run, uninterrupted
+from goproxy_vm.upstream.direct.run import Job, run, uninterrupted
 from goproxy_vm.upstream.direct.ticket import Ticket
 
-Kind = Literal["stat", "zip", "list"]
-"""``stat``: info and mod of a version or a query; ``zip``: these and the zip of a version; ``list``: all
-versions, and info and mod of the latest."""
 _ARGUMENTS = {
     "stat": ("list", "-e", "-m", "-json"),
     "zip": ("mod", "download", "-json"),
@@ -44,30 +37,7 @@ _READABLE = (
     *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"),
 )
 """What any command may have to read. What is not there is passed over."""
-_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/ssl/cert.pem",
-)
-"""Where systems keep the certificates that they trust, as Go looks for them."""
-
 log = get_logger("upstream")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a run brought. ``version``: what the query stands for, or "" where a list has no latest version;
-    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known."""
-
-    version: str
-    info: bytes = b""
-    mod: bytes = b""
-    zip: Path | None = None
-    versions: tuple[str, ...] = ()
-    commit: str = ""
-    trouble: judge.Ruling | None = None
 
 
 class Stopped(Exception):
@@ -77,20 +47,6 @@ class Stopped(Exception):
         super().__init__(ruling.phrase)
         self.ruling = ruling
         self.answered = answered
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What go says, and what of it is a failure, or ""."""
-
-    fields: Mapping[str, Any]
-    text: str
-
-    @property
-    def origin(self) -> Mapping[str, Any]:
-        """Where it came from."""
-        found = self.fields.get("Origin")
-        return found if isinstance(found, dict) else {}
 
 
 class Fetcher:
@@ -155,14 +111,14 @@ class Fetcher:
                 self._log(target, query, ruling, answer.text)
                 raise Stopped(ruling, answered=bool(ticket.connected))
         try:
-            return await asyncio.to_thread(_read, place, target.module, kind, answer, ruling)
+            return await asyncio.to_thread(read, place, target.module, kind, answer, ruling)
         except (OSError, LookupError, TypeError, ValueError, MalformedPath) as error:
             self._log(target, query, judge.UNKNOWN, f"{type(error).__name__}: {error}")
             raise Stopped(judge.UNKNOWN) from error
 
     async def _once(
         self, target: Target, query: str, kind: Kind, place: Path, until: float, *, fresh: bool
-    ) -> tuple[_Answer, Ticket, bool]:
+    ) -> tuple[Answer, Ticket, bool]:
         ticket = Ticket(target, self._now, self._options.max_size)
         self._tickets[target.private].add(ticket)
         self._egress.admit(ticket)
@@ -181,7 +137,7 @@ class Fetcher:
             ended = self._ended[target.private]
             ended[0] += ticket.received
             ended[1] += len(ticket.connected)
-        return await asyncio.to_thread(_heard, said), ticket, said.killed
+        return await asyncio.to_thread(heard, said), ticket, said.killed
 
     def _watch(self, ticket: Ticket, until: float) -> None:
         if self._now() >= until:
@@ -243,7 +199,7 @@ class Fetcher:
         return Job(jail, surroundings.variables())
 
     async def _tidy(
-        self, target: Target, answer: _Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
+        self, target: Target, answer: Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
     ) -> None:
         """See to the clone that was used."""
         if killed:
@@ -283,71 +239,6 @@ def _configure(directory: Path, home: Path) -> None:
             (directory / entry.name).symlink_to(entry)
 
 
-def vcs_directory(root: Path, *, private: bool) -> Path:
-    """Where clones are kept. Those made with credentials are apart: from a clone that is there go takes a
-    commit without asking whether the server would give it."""
-    return root / ("vcs" if private else "vcs-public")
-
-
-def make_bundle(ca_file: Path | None, environ: Mapping[str, str], into: Path) -> Path | None:
-    """A file with all certificates that are trusted (blocking), as go and git take one only; None where the
-    system's own are all. OSError."""
-    named = environ.get("SSL_CERT_FILE", "")
-    if ca_file is None and not named:
-        return None
-    system = next((Path(each) for each in (named, *_BUNDLES) if each and Path(each).is_file()), None)
-    into.write_bytes(b"\n".join(file.read_bytes() for file in (system, ca_file) if file is not None))
-    return into
-
-
-def _heard(said: Said) -> _Answer:
-    """What go says; of a failure that it says nothing of in JSON, what it and git print."""
-    fields: Mapping[str, Any] = {}
-    with contextlib.suppress(ValueError, RecursionError):
-        parsed = json.loads(said.out)
-        fields = parsed if isinstance(parsed, dict) else {}
-    error = fields.get("Error")
-    if isinstance(error, dict):
-        error = error.get("Err")
-    if error:
-        return _Answer(fields, str(error))
-    if fields.get("Version") or fields.get("Versions"):
-        return _Answer(fields, "")
-    return _Answer({}, said.err.decode("utf-8", "replace") or f"exit status {said.status}")
-
-
-def _read(place: Path, module: str, kind: Kind, answer: _Answer, trouble: judge.Ruling | None) -> Found:
-    """The files of a run (blocking)."""
-    versions = tuple(each for each in answer.fields.get("Versions") or () if isinstance(each, str))
-    version = answer.fields.get("Version")
-    if trouble is not None or not isinstance(version, str):
-        return Found("", versions=versions, trouble=trouble or judge.UNKNOWN)
-    stem = place / "cache" / "download" / escape_path(module) / "@v" / escape_version(version)
-    archive = Path(f"{stem}.zip")
-    if kind == "zip" and not archive.is_file():
-        raise FileNotFoundError(str(archive))
-    return Found(
-        version,
-        info=_without_userinfo(Path(f"{stem}.info").read_bytes()),
-        mod=Path(f"{stem}.mod").read_bytes(),
-        zip=archive if kind == "zip" else None,
-        versions=versions,
-        commit=str(answer.origin.get("Hash", "")),
-    )
-
-
-def _without_userinfo(info: bytes) -> bytes:
-    """An ``.info`` whose origin tells no user: as it is, where it has none."""
-    parsed = json.loads(info)
-    origin = parsed.get("Origin")
-    url = origin.get("URL") if isinstance(origin, dict) else None
-    if not isinstance(url, str) or "@" not in url:
-        return info
-    parts = urlsplit(url)
-    origin["URL"] = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return json.dumps(parsed, separators=(",", ":")).encode()
-
-
 def _named(text: str, url: str) -> Callable[[Clone], bool]:
     """Whether a text is about a clone: it names its directory or its repository, if that is not ``url``."""
 
@@ -355,16 +246,3 @@ def _named(text: str, url: str) -> Callable[[Clone], bool]:
         return clone.path.name in text or (bool(clone.url) and (clone.url == url or clone.url in text))
 
     return concerns
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove the directory of a run (blocking), whatever rights its files have."""
-    shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        for path in directory.rglob("*"):
-            if path.is_dir() and not path.is_symlink():
-                with contextlib.suppress(OSError):
-                    path.chmod(0o700)
-        shutil.rmtree(directory, ignore_errors=True)
-    if directory.exists():
-        log.warning("directory of a run not removed", directory=str(directory))

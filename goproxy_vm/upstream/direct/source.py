@@ -18,7 +18,7 @@ from goproxy_vm.upstream.failure import Failure
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from goproxy_vm.upstream.direct.fetch import Found, Kind
+    from goproxy_vm.upstream.direct.answer import Found, Kind
     from goproxy_vm.upstream.sink import Sink
 
 CHUNK = 1 << 20
