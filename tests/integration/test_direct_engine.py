@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.errors import ChecksumMismatch, StartError, UpstreamError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.direct.direct import Direct
-from goproxy_vm.upstream.direct.options import Mapped, Options
+from goproxy_vm.upstream.direct.options import Options
 from tests.fakes.gitplain import go_command
 from tests.integration.direct import (
     HOST,
