@@ -13,7 +13,7 @@ PORTS = {"https": 443, "ssh": 22}
 """How a repository may be reached, and the port where a URL names none."""
 _PREFIX = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+(?:/(?:\*|[A-Za-z0-9._~-]+))*")
 _URL = re.compile(
-    r"(?:https://|ssh://(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?)[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::([0-9]{1,5}))?"
+    r"(?:https|ssh)://(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::([0-9]{1,5}))?"
     r"(?:/(?:[A-Za-z0-9._~-]|\{[1-9]\})+)+"
 )
 _REFERENCE = re.compile(r"\{(\d)\}")

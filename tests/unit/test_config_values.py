@@ -217,7 +217,7 @@ def test_repositories(text: str, value: tuple[Mapped, ...]) -> None:
         ("git.corp/x=ext::sh", "is no URL like"),
         ("git.corp/x=ssh://-oProxyCommand=x/y", "is no URL like"),
         ("git.corp/x=ssh://git:secret@h/x", "is no URL like"),
-        ("git.corp/x=https://user@h/x", "is no URL like"),
+        ("git.corp/x=https://user:secret@h/x", "is no URL like"),
         ("git.corp/x=https://h:70000/x", "is no URL like"),
         ("git.corp/x=https://h/x?y", "is no URL like"),
         ("git.corp/*=https://h/{1}/{2}", "{2} stands for a *"),
