@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.errors import Absent, Denied
 from goproxy_vm.upstream.direct.addresses import is_public
-from goproxy_vm.upstream.direct.options import Mapped, Options
+from goproxy_vm.upstream.direct.options import Options
 from goproxy_vm.upstream.direct.policy import Rules, Target
 
 

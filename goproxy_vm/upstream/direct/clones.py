@@ -98,10 +98,12 @@ class Clones:
                         dropped += 1
         return dropped
 
-    def adopt(self, made: Path, directory: Path) -> None:
+    def adopt(self, made: Path, directory: Path) -> bool:
         """Put the clones that are below ``made`` in the place of those of the same repositories, save such as
-        are in use."""
-        for fresh in _below(made):
+        are in use. Whether there are any, and all have their place now. OSError."""
+        every = _below(made)
+        adopted = 0
+        for fresh in every:
             clone = Clone(directory / fresh.path.name, fresh.url)
             with _held(clone) as held:
                 if held:
@@ -109,7 +111,9 @@ class Clones:
                     fresh.path.rename(clone.path)
                     fresh.info.rename(clone.info)
                     self._sizes[clone.path] = _size(clone.path)
+                    adopted += 1
         self._evict()
+        return 0 < adopted == len(every)
 
     def _evict(self) -> None:
         if self.size <= self._most:

@@ -6,9 +6,10 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +23,7 @@ from goproxy_vm.upstream.direct.dial import Connect, Dial, LookUp
 from goproxy_vm.upstream.direct.egress import Egress
 from goproxy_vm.upstream.direct.fetch import Fetcher, Stopped
 from goproxy_vm.upstream.direct.find import find_git, find_goroot
+from goproxy_vm.upstream.direct.forgotten import Forgotten
 from goproxy_vm.upstream.direct.hosts import Hosts
 from goproxy_vm.upstream.direct.jail import landlock_abi
 from goproxy_vm.upstream.direct.place import make_bundle, remove_tree, vcs_directory
@@ -45,8 +47,6 @@ KEPT_MOST = 256
 """Versions of which it is kept."""
 KEPT_BYTES = 64 << 10
 """Bytes of the info and mod of one version, up to which they are kept."""
-FORGOTTEN_MOST = 1_000
-"""Modules whose clones are not to be believed."""
 
 log = get_logger("upstream")
 
@@ -56,6 +56,10 @@ class Turn(Protocol):
 
     def hold(self, limit: float, /) -> AbstractAsyncContextManager[None]:
         """Have it, for ``limit`` seconds at most, those of waiting included. Overloaded."""
+        ...
+
+    def lend(self, client: str, /) -> None:
+        """Another client wants the same: its share counts, too."""
         ...
 
 
@@ -86,13 +90,17 @@ class _Wanted:
         return self.target.module if self.kind == "list" else f"{self.target.module}@{self.query}"
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Joint:
-    """A run that several may wait for, and its directory, which stays until the last has what it wants."""
+    """A run that several may wait for, and its directory, which stays until the last has what it wants.
+    ``outdated``: its module was purged since it began, so that it is for those alone who wait already."""
 
-    task: asyncio.Task[Found]
+    wanted: _Wanted
     directory: Path
+    claim: Turn
+    task: asyncio.Task[Found] = field(init=False)
     waiters: int = 0
+    outdated: bool = False
 
 
 class Direct:
@@ -129,9 +137,11 @@ class Direct:
         self._runs = options.root / "runs"
         self._hosts = {private: Hosts(now, options.stall) for private in (True, False)}
         self._joints: dict[tuple[bool, str, str, str], _Joint] = {}
+        """Those that others may join."""
+        self._running: set[_Joint] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._kept: Lru[tuple[bool, str, str], tuple[float, Found]] = Lru(KEPT_MOST)
-        self._forgotten: Lru[str, None] = Lru(FORGOTTEN_MOST)
+        self._forgotten = Forgotten(options.root / "forgotten")
         self._processes = asyncio.Semaphore(options.processes)
         """Whatever the slots allow."""
         self._egress: Egress | None = None
@@ -171,8 +181,9 @@ class Direct:
     async def close(self) -> None:
         """End every run with all that it started, and close the gate. What still waits for one fails."""
         self._fetcher = None
-        joints = list(self._joints.values())
+        joints = list(self._running)
         self._joints.clear()
+        self._running.clear()
         for joint in joints:
             joint.task.cancel()
         await asyncio.gather(*(joint.task for joint in joints), return_exceptions=True)
@@ -194,13 +205,18 @@ class Direct:
         """Bytes that came for private modules or for public ones, and connections that were made."""
         return (0, 0) if self._fetcher is None else self._fetcher.traffic(private=private)
 
-    def forget(self, module: str) -> None:
-        """Do not believe what is known of a module here: an operator has purged it. Its next fetch asks the
-        server for everything, for a clone that is there keeps tags as they were."""
+    async def forget(self, modules: Collection[str]) -> None:
+        """Do not believe what is known of modules here: an operator has purged them. Who asks from now on
+        joins no run that is under way, and the next one asks the server for everything, for a clone that is
+        there keeps tags as they were."""
         for key in self._kept:
-            if key[1] == module:
+            if key[1] in modules:
                 self._kept.forget(key)
-        self._forgotten.keep(module, None)
+        for wanted, joint in list(self._joints.items()):
+            if joint.wanted.target.module in modules:
+                joint.outdated = True
+                del self._joints[wanted]
+        await self._forgotten.add([module for module in modules if self._rules.fetches(module)])
 
     @asynccontextmanager
     async def found(
@@ -222,7 +238,11 @@ class Direct:
 
     @asynccontextmanager
     async def _joined(self, wanted: _Wanted, client: str) -> AsyncIterator[Found]:
-        joint = self._joints.get(wanted.key) or self._begin(wanted, client)
+        joint = self._joints.get(wanted.key)
+        if joint is None:
+            joint = self._begin(wanted, client)
+        else:
+            joint.claim.lend(client)
         joint.waiters += 1
         try:
             try:
@@ -239,6 +259,7 @@ class Direct:
             if not joint.waiters:
                 if self._joints.get(wanted.key) is joint:
                     del self._joints[wanted.key]
+                self._running.discard(joint)
                 leaving = asyncio.create_task(_left(joint))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
@@ -252,17 +273,25 @@ class Direct:
             raise trouble.failure(wanted.what)
         if not self._room():
             raise judge.FULL.failure(wanted.what)
-        directory = self._runs / secrets.token_hex(8)
-        task = asyncio.create_task(self._run(fetcher, wanted, client, directory), name="direct")
-        joint = self._joints[wanted.key] = _Joint(task, directory)
+        joint = _Joint(wanted, self._runs / secrets.token_hex(8), self._slots.claim(client))
+        joint.task = asyncio.create_task(self._run(fetcher, joint), name="direct")
+        self._joints[wanted.key] = joint
+        self._running.add(joint)
         return joint
 
-    async def _run(self, fetcher: Fetcher, wanted: _Wanted, client: str, directory: Path) -> Found:
-        target, hosts = wanted.target, self._hosts[wanted.target.private]
-        fresh = self._forgotten.has(target.module)
+    async def _run(self, fetcher: Fetcher, joint: _Joint) -> Found:
+        wanted, target = joint.wanted, joint.wanted.target
+        hosts = self._hosts[target.private]
         try:
-            async with self._slots.claim(client).hold(2 * self._options.timeout), self._processes:
-                found = await fetcher.fetch(target, wanted.query, wanted.kind, directory, fresh=fresh)
+            async with joint.claim.hold(2 * self._options.timeout), self._processes:
+                found = await fetcher.fetch(
+                    target,
+                    wanted.query,
+                    wanted.kind,
+                    joint.directory,
+                    fresh=target.module in self._forgotten,
+                    renewed=partial(self._renewed, joint),
+                )
         except Stopped as stopped:
             ruling = stopped.ruling
             if ruling.down == target.host:
@@ -273,12 +302,16 @@ class Direct:
         except GoproxyError as error:
             raise Failure(error, judge.outcome_of(type(error))) from None
         hosts.succeeded(target.host)
-        if fresh:
-            self._forgotten.forget(target.module)
-        if wanted.kind == "zip":
-            await self._compare(wanted, found)
-        self._keep(target, found)
+        if not joint.outdated:
+            if wanted.kind == "zip":
+                await self._compare(wanted, found)
+            self._keep(target, found)
         return found
+
+    async def _renewed(self, joint: _Joint) -> None:
+        """Its module's clone was made from nothing, by a run that began after any purge."""
+        if not joint.outdated:
+            await self._forgotten.remove(joint.wanted.target.module)
 
     async def _compare(self, wanted: _Wanted, found: Found) -> None:
         """A zip is of the commit that the version's mod was of, or it is not taken."""
@@ -309,6 +342,7 @@ class Direct:
             remove_tree(self._runs)
             for directory in (options.root, self._runs, *directories):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._forgotten.load()
             certificates = make_bundle(options.ca_file, self._environ, options.root / "certificates.pem")
         except OSError as error:
             raise StartError(f"{error.filename or options.root}: {error.strerror}") from error

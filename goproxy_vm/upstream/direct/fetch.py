@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from goproxy_vm.errors import MalformedPath
@@ -85,15 +85,25 @@ class Fetcher:
             answered + sum(len(ticket.connected) for ticket in tickets),
         )
 
-    async def fetch(self, target: Target, query: str, kind: Kind, directory: Path, *, fresh: bool) -> Found:
+    async def fetch(
+        self,
+        target: Target,
+        query: str,
+        kind: Kind,
+        directory: Path,
+        *,
+        fresh: bool,
+        renewed: Callable[[], Awaitable[None]],
+    ) -> Found:
         """Fetch into a new directory, which whoever calls removes. ``fresh``: without the clone that is
-        there, which is replaced. Raises Stopped."""
+        there, which is replaced, unless it is in use; ``renewed`` is told that it was. Raises Stopped."""
         until = self._now() + self._options.timeout
         for attempt in ("1", "2"):
             place = directory / attempt
             answer, ticket, killed = await self._once(target, query, kind, place, until, fresh=fresh)
             damaged = judge.is_ours(answer.text, target.module, query)
-            await self._tidy(target, answer, place, fresh=fresh, damaged=damaged, killed=killed)
+            if await self._tidy(target, answer, place, fresh=fresh, damaged=damaged, killed=killed):
+                await renewed()
             if ticket.over and answer.text:
                 raise Stopped(judge.TOO_MUCH)
             if fresh or not damaged:
@@ -200,19 +210,20 @@ class Fetcher:
 
     async def _tidy(
         self, target: Target, answer: Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
-    ) -> None:
-        """See to the clone that was used."""
+    ) -> bool:
+        """See to the clone that was used. Whether one that was made from nothing is there now."""
         if killed:
             await self._sweep()
         url = str(answer.origin.get("URL", ""))
         async with self._tidying:
             if fresh:
                 vcs = vcs_directory(self._options.root, private=target.private)
-                await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
-            elif damaged:
+                return await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
+            if damaged:
                 await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
             else:
                 await asyncio.to_thread(self._clones.used, _named(answer.text, url))
+        return False
 
     async def _sweep(self) -> None:
         async with self._tidying:

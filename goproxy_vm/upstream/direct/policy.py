@@ -68,6 +68,10 @@ class Rules:
         entries = [entry.partition("/")[0] for entry in self._private.split(",")]
         return list(dict.fromkeys(host for host in entries if host and not _GLOB.search(host)))
 
+    def fetches(self, module: str) -> bool:
+        """Whether a module may ever be fetched from version control."""
+        return any(match_prefix_patterns(patterns, module) for patterns in (self._private, self._modules))
+
     def target(self, module: str, *, private: bool) -> Target:
         """What a fetch of a module may reach.
 
