@@ -52,7 +52,7 @@ def test_only_what_a_pattern_names() -> None:
     for path in ("git.example.com/other", "corp.example.com/x", "github.com/x/y"):
         with pytest.raises(Denied, match=r"setting private\)"):
             private(path)
-    with pytest.raises(Denied, match="setting direct_modules"):
+    with pytest.raises(Absent, match="setting direct_modules"):
         rules(modules="github.com").target("gitlab.com/x/y", private=False)
 
 
