@@ -22,7 +22,8 @@ versions, and info and mod of the latest."""
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a run brought. ``version``: what the query stands for, or "" where a list has no latest version;
-    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known."""
+    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known;
+    ``retracted``: whether its author has taken that version back."""
 
     version: str
     info: bytes = b""
@@ -31,6 +32,7 @@ class Found:
     versions: tuple[str, ...] = ()
     commit: str = ""
     trouble: judge.Ruling | None = None
+    retracted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def read(place: Path, module: str, kind: Kind, answer: Answer, trouble: judge.Ru
         zip=archive if kind == "zip" else None,
         versions=versions,
         commit=str(answer.origin.get("Hash", "")),
+        retracted=bool(answer.fields.get("Retracted")),
     )
 
 
