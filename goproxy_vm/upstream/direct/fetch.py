@@ -15,7 +15,7 @@ from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.upstream.direct import judge
-from goproxy_vm.upstream.direct.answer import Answer, Found, Kind, heard, read
+from goproxy_vm.upstream.direct.answer import Heard, Found, Kind, heard, read
 from goproxy_vm.upstream.direct.clones import Clone, Clones
 from goproxy_vm.upstream.direct.egress import GIT, GO, Egress
 from goproxy_vm.upstream.direct.environ import Surroundings
@@ -169,7 +169,7 @@ class Fetcher:
 
     async def _once(
         self, target: Target, query: str, kind: Kind, place: Path, until: float, *, fresh: bool
-    ) -> tuple[Answer, Ticket, bool]:
+    ) -> tuple[Heard, Ticket, bool]:
         ticket = Ticket(target, self._now, self._options.max_size)
         self._tickets[target.private].add(ticket)
         self._egress.admit(ticket)
@@ -254,7 +254,7 @@ class Fetcher:
         return Job(jail, surroundings.variables())
 
     async def _tidy(
-        self, target: Target, answer: Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
+        self, target: Target, answer: Heard, place: Path, *, fresh: bool, damaged: bool, killed: bool
     ) -> bool:
         """See to the clone that was used. Whether one that was made from nothing is there now."""
         if killed:
