@@ -295,7 +295,7 @@ class Server:
             lambda: mirror.fetches_in_flight if mirror else 0,
             activity,
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
-            direct.forget if direct else lambda _: None,
+            direct.forget if direct else None,
             settings.vm_go,
         )
         self.operations = operations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from goproxy_vm.admin.status import Activity, InForce, Status
@@ -56,10 +56,10 @@ class Operations:
         others: Callable[[], int],
         activity: Callable[[], Activity] = Activity,
         in_force: Callable[[], InForce] = InForce,
-        doubt: Callable[[str], None] = lambda _module: None,
+        doubt: Callable[[Collection[str]], Awaitable[None]] | None = None,
         vm_go: str = "",
     ) -> None:
-        """``doubt`` is told of each module of a purge: what is known of it elsewhere is to go, too. ``vm_go``
+        """``doubt`` is told of the modules of a purge: what is known of them elsewhere is to go, too. ``vm_go``
         is the setting."""
         self._store = store
         self._proxy = proxy
@@ -142,8 +142,8 @@ class Operations:
         def concerned(module: str, version: str) -> bool:
             return self._store.fences.bars(purge.since, module, version)
 
-        for module in purge.modules:
-            self._doubt(module)
+        if self._doubt is not None:
+            await self._doubt(purge.modules)
         # Only now, when no older fetch can be stored any more; and once more, for a fetch begun meanwhile may
         # have found what was on its way out, or an answer have been prepared.
         self._proxy.forget(concerned)

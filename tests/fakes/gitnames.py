@@ -45,6 +45,10 @@ class Names:
         """``port`` of ``host`` is the loopback's port ``there``."""
         self._ports[self.name(host, public=public), port] = there
 
+    def lead_address(self, address: str, port: int, there: int) -> None:
+        """``port`` of an address that no name has is the loopback's port ``there``."""
+        self._ports[address, port] = there
+
     def answers(self, host: str, *answers: Sequence[str]) -> None:
         """What the look-ups of a name say, one after the other; the last for good."""
         self._addresses[host] = deque(answers)

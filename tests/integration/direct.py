@@ -67,7 +67,8 @@ class Bed:
             "timeout": 60.0,
             **options,
         }
-        slots = FairSlots(4 * given.get("processes", 4))  # a client may have a quarter; here all are one
+        # A client may have a quarter; here all are one.
+        slots = given.pop("slots", None) or FairSlots(4 * given.get("processes", 4))
         ways = {"look_up": self.names.look_up, "connect": self.names.connect}
         direct = Direct(Options(**given), slots, room=room, **ways, **own)
         await direct.start()

@@ -44,11 +44,11 @@ class Gate:
         self.names = names
         self.clock = Clock()
         dial = Dial(Environment(environ), ssl.create_default_context(), seconds, names.look_up, names.connect)
-        self.egress = Egress(dial)
+        self.egress = Egress(dial, 8)
         self.writers: list[asyncio.StreamWriter] = []
 
     def ticket(self, *reachable: str, most: int = 1 << 20, **target: Any) -> Ticket:
-        fields = {"module": "git.corp/x", "private": True, "host": "git.corp", **target}
+        fields = {"module": "git.corp/x", "private": True, "first": "git.corp:443", **target}
         ticket = Ticket(Target(reachable=frozenset(reachable), **fields), self.clock, most)
         self.egress.admit(ticket)
         return ticket
@@ -211,7 +211,7 @@ async def test_what_takes_too_long(silent: str) -> None:
     names.lead("git.corp", 443, 1)
     ways: dict[str, Any] = {"look_up": names.look_up, "connect": names.connect, silent: never}
     made = Gate(names, {})
-    made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 0.05, **ways))
+    made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 0.05, **ways), 8)
     await made.egress.start()
     ticket = made.ticket("git.corp:443")
     assert await made.connect(ticket, "git.corp:443") == "504"
@@ -338,6 +338,48 @@ async def test_a_silent_server() -> None:
         while ticket.tunnels:
             await asyncio.sleep(0)
         assert not ticket.silent(5)
+
+
+async def test_an_address_of_a_setting_that_is_one_of_ipv6() -> None:
+    """Authorities have brackets, and addresses none: neither for the socket, nor for ssh."""
+    async with gate() as made, server(echo) as port:
+        for there in (443, 22):
+            made.names.lead_address("2001:db8::1", there, port)
+        ticket = made.ticket("[2001:db8::1]:443", "[2001:db8::1]:22")
+        assert await made.connect(ticket, "[2001:DB8::1]:443") == "200"
+        environ = {"EGRESS": f"{made.egress.port} {ticket.token}", "PATH": os.environ["PATH"]}
+        command = [sys.executable, "-I", "-S", str(Path(connect_module.__file__)), "2001:db8::1", "22"]
+        pipe = asyncio.subprocess.PIPE
+        ssh = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ)
+        assert ssh.stdin is not None
+        assert ssh.stdout is not None
+        ssh.stdin.write(b"SSH-2.0-x\r\n")
+        assert await ssh.stdout.readline() == b"SSH-2.0-x\r\n"
+        ssh.stdin.close()
+        await ssh.wait()
+        assert made.names.looked == []
+        assert ticket.events == []
+
+
+async def test_an_address_of_ipv6_behind_a_proxy() -> None:
+    names = Names()
+    async with server(echo) as port, ConnectProxy(names) as proxy, gate(HTTPS_PROXY=proxy.url) as made:
+        names.lead("[2001:db8::1]", 443, port)
+        way = int(proxy.url.rpartition(":")[2])
+        made.names.lead_address("127.0.0.1", way, way)
+        assert await made.connect(made.ticket("[2001:db8::1]:443"), "[2001:db8::1]:443") == "200"
+
+
+async def test_as_many_connections_as_runs_may_have() -> None:
+    """Those of each run, and as many of whoever has not said who it is."""
+    async with gate() as made, server(echo) as port:
+        await made.egress.close()
+        made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 5.0), 12)
+        await made.egress.start()
+        streams = [await made.open() for _ in range(12 * MOST_TUNNELS)]
+        made.egress.admit(ticket := made.ticket(f"127.0.0.1:{port}"))
+        assert await made.connect(ticket, f"127.0.0.1:{port}") == "200"
+        assert len(streams) == 384
 
 
 async def test_a_proxy_on_the_way_out() -> None:

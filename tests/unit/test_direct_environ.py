@@ -135,7 +135,7 @@ def test_certificates(tmp_path: Path) -> None:
     found = surroundings(tmp_path, certificates=made).variables()
     assert found["SSL_CERT_FILE"] == found["GIT_SSL_CAINFO"] == str(made)
     with pytest.raises(OSError, match="none"):
-        make_bundle(tmp_path / "none", {}, tmp_path / "made")
+        make_bundle(tmp_path / "none", {}, tmp_path / "other")
 
 
 def test_where_the_commands_are(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from goproxy_vm.errors import UpstreamError
 from goproxy_vm.upstream.direct.hosts import Hosts
 from goproxy_vm.upstream.direct.judge import Ruling
 
-DOWN = Ruling(UpstreamError, "its host takes no connection", "git.corp")
+DOWN = Ruling(UpstreamError, "its host takes no connection")
 
 
 def test_a_host_that_fails_is_left_alone_for_a_while() -> None:
@@ -25,9 +25,9 @@ def test_a_host_that_fails_is_left_alone_for_a_while() -> None:
 
 def test_what_operators_are_told() -> None:
     hosts = Hosts(lambda: 100.0, 30.0)
-    hosts.failed("git.corp", DOWN)
-    hosts.succeeded("code.corp")
-    told = dict(hosts.conditions(["untried.corp", "git.corp"]))
-    assert list(told) == ["untried.corp", "git.corp", "code.corp"]
+    hosts.failed("git.corp:443", DOWN)
+    hosts.succeeded("git.corp:2222")
+    told = dict(hosts.conditions(["untried.corp:443", "git.corp:443"]))
+    assert list(told) == ["untried.corp", "git.corp", "git.corp:2222"]
     assert [each.state for each in told.values()] == ["untried", "backed_off", "ok"]
     assert told["git.corp"].reason == "git.corp: its host takes no connection"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from goproxy_vm.errors import (
     GoproxyError,
     NoRoom,
     Refused,
+    Unavailable,
     UpstreamError,
     UpstreamTimeout,
 )
-from goproxy_vm.upstream.direct.judge import SAID_MOST, UNKNOWN, is_ours, judge, loggable
+from goproxy_vm.upstream.direct.judge import SAID_MOST, UNKNOWN, is_ours, judge, loggable, of_disk
 
 RECORDED = json.loads((Path(__file__).parents[1] / "direct_texts.json").read_text())["texts"]
 LS_REMOTE = "git ls-remote -q --end-of-options https://git.corp.test/x.git in $VCS: exit status 128:\n\t"
@@ -108,24 +110,18 @@ def test_other_texts(text: str, family: type[GoproxyError], words: str) -> None:
 
 def test_what_our_sockets_saw_counts_first() -> None:
     absent = "fatal: repository 'https://git.corp.test/x.git/' not found"
-    seen: list[tuple[Any, type[GoproxyError], str, str]] = [
-        (
-            ("refused", "git.corp.test:443"),
-            UpstreamError,
-            "its host takes no connection",
-            "git.corp.test",
-        ),
-        (("dns", "git.corp.test:443"), UpstreamError, "name of its host cannot", "git.corp.test"),
-        (("timeout", "git.corp.test:22"), UpstreamTimeout, "in time", "git.corp.test"),
-        (("denied", "10.0.0.1:443"), Denied, "private_hosts", ""),
+    seen: list[tuple[Any, type[GoproxyError], str]] = [
+        (("refused", "git.corp.test:443"), UpstreamError, "its host takes no connection"),
+        (("dns", "git.corp.test:443"), UpstreamError, "name of its host cannot"),
+        (("timeout", "git.corp.test:22"), UpstreamTimeout, "in time"),
+        (("denied", "10.0.0.1:443"), Denied, "private_hosts"),
     ]
     events = []
-    for event, family, words, down in seen:
+    for event, family, words in seen:
         assert words in judge(absent, [event], connected=False, private=True).phrase
         events.append(event)
-        ruling = judge(absent, events, connected=False, private=True)
         if event[0] != "timeout":
-            assert (ruling.family, ruling.down) == (family, down)
+            assert judge(absent, events, connected=False, private=True).family is family
     assert "10.0.0.1" not in judge(absent, events, connected=False, private=True).phrase
     assert judge(absent, [], connected=False, private=True).family is Absent
 
@@ -220,3 +216,9 @@ def test_the_log_has_no_secret_and_no_length() -> None:
     assert len(long) <= SAID_MOST
     assert long.startswith("begin")
     assert long.endswith("end")
+
+
+def test_what_fails_of_the_disk() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert of_disk(OSError(number, "full")).family is NoRoom
+    assert of_disk(PermissionError(errno.EACCES, "no")).family is Unavailable

@@ -25,6 +25,7 @@ class Kept:
         (path / "objects" / "pack").mkdir(parents=True)
         (path / "objects" / "pack" / "p.pack").write_bytes(os.urandom(size))
         (path / "refs" / "heads").mkdir(parents=True)
+        (path / "refs" / "heads" / "main").write_text("0" * 40)
         info = path.with_suffix(".info")
         info.write_text(f"git3:{url}")
         path.with_suffix(".lock").touch()
@@ -113,7 +114,7 @@ def test_adopts_what_was_made_anew(tmp_path: Path) -> None:
     fresh = made.clone("https://g/1", 10)
     new = made.clone("https://g/2", 10)
     clones = Clones((kept.root,), 1 << 30)
-    clones.adopt(made.root, kept.root)
+    assert clones.adopt(made.root, kept.root)
     assert (old / "objects/pack/p.pack").stat().st_size == 10
     assert old.with_suffix(".info").read_text() == "git3:https://g/1"
     assert (kept.root / new.name).exists()
@@ -121,9 +122,44 @@ def test_adopts_what_was_made_anew(tmp_path: Path) -> None:
     assert clones.size > 0
     again = made.clone("https://g/1", 1000)
     with in_use(old):
-        clones.adopt(made.root, kept.root)
+        assert not clones.adopt(made.root, kept.root)
     assert again.exists()
     assert (old / "objects/pack/p.pack").stat().st_size == 10
+
+
+def test_what_fails_counts_as_well(tmp_path: Path) -> None:
+    """A run that brought nothing says nothing of the clone that it made, or made larger."""
+    kept = Kept(tmp_path / "vcs")
+    clones = Clones((kept.root,), 5 << 19)
+    known = kept.clone("https://g/1", 1 << 20, used=1)
+    clones.measure()
+    kept.clone("https://g/2", 1 << 20, used=2)
+    clones.used(lambda _: False)
+    assert clones.size >= 2 << 20
+    (known / "objects" / "pack" / "q.pack").write_bytes(os.urandom(1 << 20))
+    (known / "FETCH_HEAD").write_text("")
+    clones.sweep()
+    assert not known.exists()
+    assert 1 << 20 <= clones.size < 2 << 20
+
+
+def test_clones_without_anything_go(tmp_path: Path) -> None:
+    kept, made = Kept(tmp_path / "vcs"), Kept(tmp_path / "run")
+    whole, packed, empty, busy = (kept.clone(f"https://g/{number}") for number in range(4))
+    for clone in (packed, empty, busy):
+        (clone / "refs" / "heads" / "main").unlink()
+    (packed / "packed-refs").write_text("0" * 40 + " refs/heads/main\n")
+    (kept.root / f"{'0' * 64}.lock").touch()
+    clones = Clones((kept.root,), 1 << 30)
+    with in_use(busy):
+        clones.clear_out()
+    there = sorted(path.name for path in kept.root.iterdir())
+    expected = [f"{c.name}{end}" for c in (whole, packed, busy) for end in ("", ".info", ".lock")]
+    assert there == sorted(expected)
+    fresh = made.clone("https://g/0")
+    (fresh / "refs" / "heads" / "main").unlink()
+    assert not clones.adopt(made.root, kept.root)
+    assert (whole / "refs" / "heads" / "main").exists()
 
 
 def test_whatever_else_lies_there(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_repositories_that_a_setting_names() -> None:
     )
     target = private("git.corp/group/a/b/v2", repos=repos)
     assert target.page == ("git.corp/group/a/b", "ssh://git@ssh.corp:2222/a/b.git")
-    assert target.host == "ssh.corp"
+    assert target.first == "ssh.corp:2222"
     assert target.allows("ssh.corp:2222")
     assert target.allows("code.corp:443")
     assert not target.allows("git.corp:443")

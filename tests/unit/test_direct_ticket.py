@@ -20,7 +20,7 @@ class Clock:
 
 
 def ticket(clock: Clock) -> Ticket:
-    target = Target("git.corp.test/m", True, "git.corp.test", frozenset({HOST}))
+    target = Target("git.corp.test/m", True, HOST, frozenset({HOST}))
     return Ticket(target, clock, 1 << 30)
 
 
@@ -60,3 +60,14 @@ def test_the_connection_of_the_page_is_idle_once_git_asks() -> None:
     asking.opened(HOST, git=True)
     clock.seconds += STALL
     assert asking.silent(STALL)
+
+
+def test_a_host_is_down_whose_first_port_takes_no_connection() -> None:
+    asking = ticket(Clock())
+    asking.note("denied", HOST)
+    asking.note("refused", "git.corp.test:22")
+    assert not asking.down
+    asking.note("timeout", HOST)
+    assert asking.down
+    asking.opened(HOST, git=True)  # at another try
+    assert not asking.down

@@ -22,7 +22,8 @@ versions, and info and mod of the latest."""
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a run brought. ``version``: what the query stands for, or "" where a list has no latest version;
-    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known."""
+    ``zip``: in the run's directory; ``trouble``: why a list has none; ``commit``: where it is known;
+    ``retracted``: whether its author has taken that version back."""
 
     version: str
     info: bytes = b""
@@ -31,10 +32,11 @@ class Found:
     versions: tuple[str, ...] = ()
     commit: str = ""
     trouble: judge.Ruling | None = None
+    retracted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Heard:
     """What go says, and what of it is a failure, or ""."""
 
     fields: Mapping[str, Any]
@@ -47,7 +49,7 @@ class Answer:
         return found if isinstance(found, dict) else {}
 
 
-def heard(said: Said) -> Answer:
+def heard(said: Said) -> Heard:
     """What go says; of a failure that it says nothing of in JSON, what it and git print."""
     fields: Mapping[str, Any] = {}
     with contextlib.suppress(ValueError, RecursionError):
@@ -57,13 +59,13 @@ def heard(said: Said) -> Answer:
     if isinstance(error, dict):
         error = error.get("Err")
     if error:
-        return Answer(fields, str(error))
+        return Heard(fields, str(error))
     if fields.get("Version") or fields.get("Versions"):
-        return Answer(fields, "")
-    return Answer({}, said.err.decode("utf-8", "replace") or f"exit status {said.status}")
+        return Heard(fields, "")
+    return Heard({}, said.err.decode("utf-8", "replace") or f"exit status {said.status}")
 
 
-def read(place: Path, module: str, kind: Kind, answer: Answer, trouble: judge.Ruling | None) -> Found:
+def read(place: Path, module: str, kind: Kind, answer: Heard, trouble: judge.Ruling | None) -> Found:
     """The files of a run (blocking)."""
     versions = tuple(each for each in answer.fields.get("Versions") or () if isinstance(each, str))
     version = answer.fields.get("Version")
@@ -80,6 +82,7 @@ def read(place: Path, module: str, kind: Kind, answer: Answer, trouble: judge.Ru
         zip=archive if kind == "zip" else None,
         versions=versions,
         commit=str(answer.origin.get("Hash", "")),
+        retracted=bool(answer.fields.get("Retracted")),
     )
 
 

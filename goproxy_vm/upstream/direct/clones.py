@@ -1,8 +1,8 @@
 """The clones that the go command keeps, so that the next version costs little: healed, measured, bounded.
 
 go keeps each below ``<directory>/<hash>``, with its URL in ``<hash>.info``, and works on it under an flock
-on ``<hash>.lock``. Whatever is done to one here is done under that lock, and the lock's file stays: whoever
-waits for it has it open. All of this blocks; one thread at a time.
+on ``<hash>.lock``. Whatever is done to one here is done under that lock, and while go may run the lock's file
+stays: whoever waits for it has it open. All of this blocks; one thread at a time.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class Clones:
     def __init__(self, directories: tuple[Path, ...], most: int) -> None:
         self._directories = directories
         self._most = most
-        self._sizes: dict[Path, int] = {}
+        self._measured: dict[Path, tuple[int, int]] = {}
+        """Bytes, and when that was the last change."""
 
     @property
     def size(self) -> int:
         """Bytes on the disk, as far as measured."""
-        return sum(self._sizes.values())
+        return sum(size for size, _ in self._measured.values())
 
     def sweep(self) -> None:
         """Mend what killed processes left: half packs go, and clones that are locked by nobody. What is in
@@ -68,15 +69,37 @@ class Clones:
                     _clear(clone, _HALF)
                     if _clear(clone, *_LOCKS):
                         self._remove(clone, "it was left locked")
+        self.measure()
 
     def measure(self) -> None:
-        """Measure all, and keep to the bound."""
-        self._sizes = {clone.path: _size(clone.path) for clone in self._all()}
+        """Measure those that changed, whoever used them, and keep to the bound."""
+        measured = {}
+        for clone in self._all():
+            known, changed = self._measured.get(clone.path), _changed(clone.path)
+            if known is None or known[1] != changed:
+                known = _size(clone.path), changed
+            measured[clone.path] = known
+        self._measured = measured
         self._evict()
 
+    def clear_out(self) -> None:
+        """Remove those into which nothing was ever fetched, as of what does not exist, and locks of clones
+        that are gone. For when no go runs."""
+        for clone in self._all():
+            if not _has_refs(clone):
+                with _held(clone) as held:
+                    if held:
+                        self._remove(clone, "nothing was fetched into it")
+        for directory in self._directories:
+            for lock in directory.glob("*.lock"):
+                clone = Clone(lock.with_suffix(""), "")
+                with _held(clone) as held:
+                    if held and not clone.path.exists():
+                        lock.unlink()
+
     def used(self, concerns: Callable[[Clone], bool]) -> None:
-        """A run has used the clones that ``concerns`` says, well or not: measure them, and keep to the bound.
-        What it left there goes: git leaves half packs whenever it fails."""
+        """A run has used the clones that ``concerns`` says, well or not: measure what changed, and keep to
+        the bound. What it left there goes: git leaves half packs whenever it fails."""
         for clone in self._all():
             if concerns(clone):
                 with _held(clone) as held:
@@ -84,8 +107,7 @@ class Clones:
                         _clear(clone, _HALF, *_LOCKS)
                 with contextlib.suppress(OSError):
                     os.utime(clone.info)
-                self._sizes[clone.path] = _size(clone.path)
-        self._evict()
+        self.measure()
 
     def drop(self, concerns: Callable[[Clone], bool], reason: str) -> int:
         """Remove those that ``concerns`` says, unless they are in use; how many."""
@@ -98,18 +120,22 @@ class Clones:
                         dropped += 1
         return dropped
 
-    def adopt(self, made: Path, directory: Path) -> None:
+    def adopt(self, made: Path, directory: Path) -> bool:
         """Put the clones that are below ``made`` in the place of those of the same repositories, save such as
-        are in use."""
-        for fresh in _below(made):
+        are in use. Whether there are any, and all have their place now; one into which nothing was fetched is
+        none. OSError."""
+        every = [clone for clone in _below(made) if _has_refs(clone)]
+        adopted = 0
+        for fresh in every:
             clone = Clone(directory / fresh.path.name, fresh.url)
             with _held(clone) as held:
                 if held:
                     self._remove(clone, "it is made anew")
                     fresh.path.rename(clone.path)
                     fresh.info.rename(clone.info)
-                    self._sizes[clone.path] = _size(clone.path)
-        self._evict()
+                    adopted += 1
+        self.measure()
+        return 0 < adopted == len(every)
 
     def _evict(self) -> None:
         if self.size <= self._most:
@@ -125,7 +151,7 @@ class Clones:
         with contextlib.suppress(OSError):
             clone.info.unlink()
         shutil.rmtree(clone.path, ignore_errors=True)
-        self._sizes.pop(clone.path, None)
+        self._measured.pop(clone.path, None)
         log.info("clone dropped", url=redacted(clone.url), reason=reason)
 
     def _all(self) -> list[Clone]:
@@ -175,6 +201,26 @@ def _url(path: Path) -> str:
         return path.with_name(f"{path.name}.info").read_text("utf-8", "replace").strip().removeprefix(_KIND)
     except OSError:
         return ""
+
+
+def _has_refs(clone: Clone) -> bool:
+    """Whether anything was ever fetched: what is fetched has a name."""
+    with contextlib.suppress(OSError):
+        if (clone.path / "packed-refs").stat().st_size:
+            return True
+    return any(path.is_file() for path in (clone.path / "refs").rglob("*"))
+
+
+def _changed(path: Path) -> int:
+    """When a clone was fetched into last, in nanoseconds: each fetch writes FETCH_HEAD and adds packs."""
+    newest = 0
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime_ns)
+    with contextlib.suppress(OSError):
+        newest = max(newest, (path / "objects" / "pack").stat().st_mtime_ns)
+    return newest
 
 
 def _last_used(clone: Clone) -> float:

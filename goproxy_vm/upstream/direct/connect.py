@@ -17,7 +17,8 @@ def connect(host: str, port: str) -> socket.socket:
     gate, token = os.environ["EGRESS"].split()
     tunnel = socket.create_connection(("127.0.0.1", int(gate)))
     secret = base64.b64encode(f"git:{token}".encode()).decode()
-    head = f"CONNECT {host}:{port} HTTP/1.1\r\nProxy-Authorization: Basic {secret}\r\n\r\n"
+    name = f"[{host}]" if ":" in host else host  # ssh has taken the brackets off
+    head = f"CONNECT {name}:{port} HTTP/1.1\r\nProxy-Authorization: Basic {secret}\r\n\r\n"
     tunnel.sendall(head.encode())
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):

@@ -117,7 +117,7 @@ class Dial:
         try:
             if proxy.scheme == "https":
                 await writer.start_tls(self._trust, server_hostname=proxy_host)
-            name = f"{host}:{port}"
+            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             head = f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n"
             if proxy.user is not None:
                 secret = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()

@@ -6,13 +6,14 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from goproxy_vm.errors import ChecksumMismatch, GoproxyError, StartError
+from goproxy_vm.errors import ChecksumMismatch, GoproxyError, StartError, UpstreamTimeout
 from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.dirhash import h1_mod
@@ -22,9 +23,11 @@ from goproxy_vm.upstream.direct.dial import Connect, Dial, LookUp
 from goproxy_vm.upstream.direct.egress import Egress
 from goproxy_vm.upstream.direct.fetch import Fetcher, Stopped
 from goproxy_vm.upstream.direct.find import find_git, find_goroot
+from goproxy_vm.upstream.direct.forgotten import Forgotten
 from goproxy_vm.upstream.direct.hosts import Hosts
 from goproxy_vm.upstream.direct.jail import landlock_abi
-from goproxy_vm.upstream.direct.place import make_bundle, remove_tree, vcs_directory
+from goproxy_vm.upstream.direct.joint import Joint, Slots, Wanted
+from goproxy_vm.upstream.direct.place import make_bundle, make_directories, remove_tree, vcs_directory
 from goproxy_vm.upstream.direct.policy import Rules
 from goproxy_vm.upstream.direct.run import adopt_orphans, uninterrupted
 from goproxy_vm.upstream.direct.source import DirectSource
@@ -45,54 +48,8 @@ KEPT_MOST = 256
 """Versions of which it is kept."""
 KEPT_BYTES = 64 << 10
 """Bytes of the info and mod of one version, up to which they are kept."""
-FORGOTTEN_MOST = 1_000
-"""Modules whose clones are not to be believed."""
 
 log = get_logger("upstream")
-
-
-class Turn(Protocol):
-    """A claim to one of the processes."""
-
-    def hold(self, limit: float, /) -> AbstractAsyncContextManager[None]:
-        """Have it, for ``limit`` seconds at most, those of waiting included. Overloaded."""
-        ...
-
-
-class Slots(Protocol):
-    """Who may run a process when."""
-
-    def claim(self, client: str, /) -> Turn:
-        """A turn on behalf of a client."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What one run is for."""
-
-    target: Target
-    query: str
-    kind: Kind
-
-    @property
-    def key(self) -> tuple[bool, str, str, str]:
-        """The same for all that one run can be for."""
-        return self.target.private, self.target.module, self.query, self.kind
-
-    @property
-    def what(self) -> str:
-        """As it is told to people."""
-        return self.target.module if self.kind == "list" else f"{self.target.module}@{self.query}"
-
-
-@dataclass(slots=True)
-class _Joint:
-    """A run that several may wait for, and its directory, which stays until the last has what it wants."""
-
-    task: asyncio.Task[Found]
-    directory: Path
-    waiters: int = 0
 
 
 class Direct:
@@ -128,10 +85,12 @@ class Direct:
         self._rules = Rules(options)
         self._runs = options.root / "runs"
         self._hosts = {private: Hosts(now, options.stall) for private in (True, False)}
-        self._joints: dict[tuple[bool, str, str, str], _Joint] = {}
+        self._joints: dict[tuple[bool, str, str, str], Joint] = {}
+        """Those that others may join."""
+        self._running: set[Joint] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._kept: Lru[tuple[bool, str, str], tuple[float, Found]] = Lru(KEPT_MOST)
-        self._forgotten: Lru[str, None] = Lru(FORGOTTEN_MOST)
+        self._forgotten = Forgotten(options.root / "forgotten")
         self._processes = asyncio.Semaphore(options.processes)
         """Whatever the slots allow."""
         self._egress: Egress | None = None
@@ -147,8 +106,11 @@ class Direct:
         trust = await asyncio.to_thread(trusted, options.ca_file)
         directories = tuple(vcs_directory(options.root, private=private) for private in (True, False))
         clones = Clones(directories, options.max_size)
-        goroot, certificates = await asyncio.to_thread(self._prepare, clones, directories)
-        egress = Egress(Dial(environment, trust, options.connect, self._look_up, self._connect))
+        bundle = options.root / "certificates.pem"
+        certificates = partial(make_bundle, options.ca_file, self._environ, bundle)
+        goroot = await asyncio.to_thread(self._prepare, clones, bundle, certificates)
+        dial = Dial(environment, trust, options.connect, self._look_up, self._connect)
+        egress = Egress(dial, options.processes)
         try:
             await egress.start()
         except OSError as error:
@@ -171,8 +133,9 @@ class Direct:
     async def close(self) -> None:
         """End every run with all that it started, and close the gate. What still waits for one fails."""
         self._fetcher = None
-        joints = list(self._joints.values())
+        joints = list(self._running)
         self._joints.clear()
+        self._running.clear()
         for joint in joints:
             joint.task.cancel()
         await asyncio.gather(*(joint.task for joint in joints), return_exceptions=True)
@@ -188,19 +151,24 @@ class Direct:
 
     def condition(self) -> list[tuple[str, Condition]]:
         """How each host of private modules does."""
-        return self._hosts[True].conditions(self._rules.private_hosts)
+        return self._hosts[True].conditions([f"{host}:443" for host in self._rules.private_hosts])
 
     def traffic(self, *, private: bool) -> tuple[int, int]:
         """Bytes that came for private modules or for public ones, and connections that were made."""
         return (0, 0) if self._fetcher is None else self._fetcher.traffic(private=private)
 
-    def forget(self, module: str) -> None:
-        """Do not believe what is known of a module here: an operator has purged it. Its next fetch asks the
-        server for everything, for a clone that is there keeps tags as they were."""
+    async def forget(self, modules: Collection[str]) -> None:
+        """Do not believe what is known of modules here: an operator has purged them. Who asks from now on
+        joins no run that is under way, and the next one asks the server for everything, for a clone that is
+        there keeps tags as they were."""
         for key in self._kept:
-            if key[1] == module:
+            if key[1] in modules:
                 self._kept.forget(key)
-        self._forgotten.keep(module, None)
+        for wanted, joint in list(self._joints.items()):
+            if joint.wanted.target.module in modules:
+                joint.outdated = True
+                del self._joints[wanted]
+        await self._forgotten.add([module for module in modules if self._rules.fetches(module)])
 
     @asynccontextmanager
     async def found(
@@ -212,7 +180,7 @@ class Direct:
             target = self._rules.target(module, private=private)
         except GoproxyError as error:
             raise Failure(error, judge.outcome_of(type(error))) from None
-        wanted = _Wanted(target, query, kind)
+        wanted = Wanted(target, query, kind)
         kept = self._kept.get((private, module, query))
         if kind == "stat" and kept is not None and self._now() - kept[0] < KEPT_SECONDS:
             yield kept[1]
@@ -221,8 +189,12 @@ class Direct:
             yield found
 
     @asynccontextmanager
-    async def _joined(self, wanted: _Wanted, client: str) -> AsyncIterator[Found]:
-        joint = self._joints.get(wanted.key) or self._begin(wanted, client)
+    async def _joined(self, wanted: Wanted, client: str) -> AsyncIterator[Found]:
+        joint = self._joints.get(wanted.key)
+        if joint is None:
+            joint = self._begin(wanted, client)
+        else:
+            joint.claim.lend(client)
         joint.waiters += 1
         try:
             try:
@@ -239,48 +211,75 @@ class Direct:
             if not joint.waiters:
                 if self._joints.get(wanted.key) is joint:
                     del self._joints[wanted.key]
+                self._running.discard(joint)
                 leaving = asyncio.create_task(_left(joint))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
                 await uninterrupted(leaving)
 
-    def _begin(self, wanted: _Wanted, client: str) -> _Joint:
+    def _begin(self, wanted: Wanted, client: str) -> Joint:
         fetcher = self._fetcher
         if fetcher is None:
             raise judge.STOPPING.failure(wanted.what)
-        if trouble := self._hosts[wanted.target.private].trouble(wanted.target.host):
+        if trouble := self._hosts[wanted.target.private].trouble(wanted.target.first):
             raise trouble.failure(wanted.what)
-        if not self._room():
+        try:
+            full = not self._room()
+        except OSError as error:
+            raise judge.of_disk(error).failure(wanted.what) from error
+        if full:
             raise judge.FULL.failure(wanted.what)
-        directory = self._runs / secrets.token_hex(8)
-        task = asyncio.create_task(self._run(fetcher, wanted, client, directory), name="direct")
-        joint = self._joints[wanted.key] = _Joint(task, directory)
+        joint = Joint(wanted, self._runs / secrets.token_hex(8), self._slots.claim(client))
+        joint.task = asyncio.create_task(self._run(fetcher, joint), name="direct")
+        self._joints[wanted.key] = joint
+        self._running.add(joint)
         return joint
 
-    async def _run(self, fetcher: Fetcher, wanted: _Wanted, client: str, directory: Path) -> Found:
-        target, hosts = wanted.target, self._hosts[wanted.target.private]
-        fresh = self._forgotten.has(target.module)
+    async def _run(self, fetcher: Fetcher, joint: Joint) -> Found:
+        wanted, target = joint.wanted, joint.wanted.target
+        hosts = self._hosts[target.private]
         try:
-            async with self._slots.claim(client).hold(2 * self._options.timeout), self._processes:
-                found = await fetcher.fetch(target, wanted.query, wanted.kind, directory, fresh=fresh)
+            async with joint.claim.hold(2 * self._options.timeout), self._processes:
+                found = await self._fetch(fetcher, joint)
         except Stopped as stopped:
             ruling = stopped.ruling
-            if ruling.down == target.host:
-                hosts.failed(target.host, ruling)
+            if stopped.down:
+                hosts.failed(target.first, ruling)
             elif stopped.answered:
-                hosts.succeeded(target.host)
+                hosts.succeeded(target.first)
             raise ruling.failure(wanted.what) from stopped
+        except UpstreamTimeout:
+            raise judge.LATE.failure(wanted.what) from None
         except GoproxyError as error:
             raise Failure(error, judge.outcome_of(type(error))) from None
-        hosts.succeeded(target.host)
-        if fresh:
-            self._forgotten.forget(target.module)
-        if wanted.kind == "zip":
-            await self._compare(wanted, found)
-        self._keep(target, found)
+        except OSError as error:
+            log.warning("direct fetch broke off", module=target.module, reason=error.strerror)
+            raise judge.of_disk(error).failure(wanted.what) from error
+        hosts.succeeded(target.first)
         return found
 
-    async def _compare(self, wanted: _Wanted, found: Found) -> None:
+    async def _fetch(self, fetcher: Fetcher, joint: Joint) -> Found:
+        wanted, target = joint.wanted, joint.wanted.target
+        found = await fetcher.fetch(
+            target,
+            wanted.query,
+            wanted.kind,
+            joint.directory,
+            fresh=lambda: target.module in self._forgotten,
+            renewed=partial(self._renewed, joint),
+        )
+        if not joint.outdated:
+            if wanted.kind == "zip":
+                await self._compare(wanted, found)
+            self._keep(target, found)
+        return found
+
+    async def _renewed(self, joint: Joint) -> None:
+        """Its module's clone was made from nothing, by a run that began after any purge."""
+        if not joint.outdated:
+            await self._forgotten.remove(joint.wanted.target.module)
+
+    async def _compare(self, wanted: Wanted, found: Found) -> None:
         """A zip is of the commit that the version's mod was of, or it is not taken."""
         key = (wanted.target.private, wanted.target.module, wanted.query)
         kept = self._kept.get(key)
@@ -298,8 +297,8 @@ class Direct:
             besides = replace(found, zip=None, versions=())
             self._kept.keep((target.private, target.module, found.version), (self._now(), besides))
 
-    def _prepare(self, clones: Clones, directories: tuple[Path, ...]) -> tuple[Path, Path | None]:
-        """The directories, and what go and git have to be told (blocking). StartError."""
+    def _prepare(self, clones: Clones, bundle: Path, certificates: Callable[[], Path | None]) -> Path:
+        """The directories, and where go keeps its own files (blocking). StartError."""
         options = self._options
         find_git()
         goroot = find_goroot(options.go)
@@ -307,14 +306,15 @@ class Direct:
             check_home(options.git_home, os.geteuid())
         try:
             remove_tree(self._runs)
-            for directory in (options.root, self._runs, *directories):
-                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            certificates = make_bundle(options.ca_file, self._environ, options.root / "certificates.pem")
+            make_directories(options.root)
+            self._forgotten.load()
+            bundle.unlink(missing_ok=True)  # what is trusted may be another now
+            certificates()
+            clones.sweep()
+            clones.clear_out()
         except OSError as error:
             raise StartError(f"{error.filename or options.root}: {error.strerror}") from error
-        clones.sweep()
-        clones.measure()
-        return goroot, certificates
+        return goroot
 
 
 def _again(error: GoproxyError) -> GoproxyError:
@@ -324,7 +324,7 @@ def _again(error: GoproxyError) -> GoproxyError:
     return another
 
 
-async def _left(joint: _Joint) -> None:
+async def _left(joint: Joint) -> None:
     """Nobody waits for it any more."""
     joint.task.cancel()
     await asyncio.wait((joint.task,))

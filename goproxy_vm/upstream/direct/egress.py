@@ -25,10 +25,9 @@ HEAD_MOST = 16 << 10
 """Bytes of a request's head."""
 HEAD_SECONDS = 10.0
 """Seconds that it may take to come."""
-MOST_CONNECTIONS = 256
-"""Connections at a time; more are closed at once."""
 MOST_TUNNELS = 32
-"""Those of one run."""
+"""Connections of one run at a time. Twice as many as runs may have are taken in all, for who is no run is not
+known at once; more are closed."""
 CHUNK = 64 << 10
 """Bytes that are passed on at once; each direction of a tunnel holds a few of them at most."""
 CLOSING = 2.0
@@ -45,10 +44,12 @@ _ANSWERS = {
 
 
 class Egress:
-    """The gate. ``dial``: how a connection is made. :meth:`start` it; one event loop."""
+    """The gate. ``dial``: how a connection is made; ``runs``: how many there may be at a time. :meth:`start`
+    it; one event loop."""
 
-    def __init__(self, dial: Callable[[Ticket, str, int], Awaitable[Streams]]) -> None:
+    def __init__(self, dial: Callable[[Ticket, str, int], Awaitable[Streams]], runs: int) -> None:
         self._dial = dial
+        self._most = 2 * runs * MOST_TUNNELS
         self._tickets: dict[str, Ticket] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,7 +81,7 @@ class Egress:
         return f"http://{who}:{ticket.token}@127.0.0.1:{self.port}"
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= MOST_CONNECTIONS:
+        if len(self._tasks) >= self._most:
             writer.transport.abort()
             return
         task = asyncio.create_task(self._serve(reader, writer), name="egress")
@@ -146,7 +147,7 @@ class Egress:
         try:
             if method != "CONNECT" or not port.isdecimal() or not ticket.target.allows(f"{host}:{port}"):
                 raise Blocked("denied")
-            up, down = await self._dial(ticket, host, int(port))
+            up, down = await self._dial(ticket, host.strip("[]"), int(port))
         except Blocked as blocked:
             ticket.note(blocked.trouble, f"{host}:{port}")
             await _say(writer, _ANSWERS[blocked.trouble])

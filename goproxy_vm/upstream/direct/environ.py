@@ -105,6 +105,7 @@ class Surroundings:
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_TEMPLATE_DIR": f"{run}/template",  # it is empty: a clone has no hooks, and is small
             "GIT_ALLOW_PROTOCOL": "https:ssh" if self.private else "https",
             "GIT_HTTP_PROXY_AUTHMETHOD": "basic",  # else it asks without first
             "GIT_SSH_COMMAND": self._ssh() if self.private else "/bin/false",

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from goproxy_vm.errors import MalformedPath
+from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.upstream.direct import judge
-from goproxy_vm.upstream.direct.answer import Answer, Found, Kind, heard, read
+from goproxy_vm.upstream.direct.answer import Heard, Found, Kind, heard, read
 from goproxy_vm.upstream.direct.clones import Clone, Clones
 from goproxy_vm.upstream.direct.egress import GIT, GO, Egress
 from goproxy_vm.upstream.direct.environ import Surroundings
 from goproxy_vm.upstream.direct.options import Options
-from goproxy_vm.upstream.direct.place import vcs_directory
+from goproxy_vm.upstream.direct.place import make_directories, vcs_directory
 from goproxy_vm.upstream.direct.policy import Target
 from goproxy_vm.upstream.direct.run import Job, run, uninterrupted
 from goproxy_vm.upstream.direct.ticket import Ticket
@@ -37,20 +40,28 @@ _READABLE = (
     *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"),
 )
 """What any command may have to read. What is not there is passed over."""
+VAIN_SECONDS = 300.0
+"""How long no clone is made anew of a repository of which a new one was no better."""
+VAIN_MOST = 256
+"""Modules of which that is known."""
+
 log = get_logger("upstream")
 
 
 class Stopped(Exception):
-    """A run brought nothing. ``answered``: the host answered all the same."""
+    """A run brought nothing. ``answered``: the host answered all the same; ``down``: it takes no
+    connection."""
 
-    def __init__(self, ruling: judge.Ruling, *, answered: bool = False) -> None:
+    def __init__(self, ruling: judge.Ruling, *, answered: bool = False, down: bool = False) -> None:
         super().__init__(ruling.phrase)
         self.ruling = ruling
         self.answered = answered
+        self.down = down
 
 
 class Fetcher:
-    """Runs the go command. ``room``: whether the disk has any; ``confined``: by Landlock."""
+    """Runs the go command. ``certificates``: the file with those that are trusted, if the system's will not
+    do (blocking); ``room``: whether the disk has any; ``confined``: by Landlock."""
 
     def __init__(
         self,
@@ -58,7 +69,7 @@ class Fetcher:
         egress: Egress,
         clones: Clones,
         goroot: Path,
-        certificates: Path | None,
+        certificates: Callable[[], Path | None],
         *,
         room: Callable[[], bool],
         now: Callable[[], float],
@@ -73,6 +84,7 @@ class Fetcher:
         self._now = now
         self._confined = confined
         self._tidying = asyncio.Lock()
+        self._vain: Lru[tuple[bool, str], float] = Lru(VAIN_MOST)
         self._tickets: dict[bool, set[Ticket]] = {True: set(), False: set()}
         self._ended: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
 
@@ -85,40 +97,79 @@ class Fetcher:
             answered + sum(len(ticket.connected) for ticket in tickets),
         )
 
-    async def fetch(self, target: Target, query: str, kind: Kind, directory: Path, *, fresh: bool) -> Found:
-        """Fetch into a new directory, which whoever calls removes. ``fresh``: without the clone that is
-        there, which is replaced. Raises Stopped."""
+    async def fetch(
+        self,
+        target: Target,
+        query: str,
+        kind: Kind,
+        directory: Path,
+        *,
+        fresh: Callable[[], bool],
+        renewed: Callable[[], Awaitable[None]],
+    ) -> Found:
+        """Fetch into a new directory, which whoever calls removes. ``fresh``: whether to do without the clone
+        that is there, which is replaced, unless it is in use; ``renewed`` is told that it was. Raises
+        Stopped."""
         until = self._now() + self._options.timeout
+        found = await self._found(target, query, kind, directory, until, fresh, renewed)
+        if kind != "list" or not found.retracted:
+            return found
+        # With -retracted the list has all versions, but such a one is the latest, too.
+        try:
+            latest = await self._found(target, query, "stat", directory / "latest", until, fresh, renewed)
+        except Stopped as stopped:
+            return Found("", versions=found.versions, trouble=stopped.ruling)
+        return replace(latest, versions=found.versions)
+
+    async def _found(
+        self,
+        target: Target,
+        query: str,
+        kind: Kind,
+        directory: Path,
+        until: float,
+        fresh: Callable[[], bool],
+        renewed: Callable[[], Awaitable[None]],
+    ) -> Found:
+        anew = fresh()
         for attempt in ("1", "2"):
             place = directory / attempt
-            answer, ticket, killed = await self._once(target, query, kind, place, until, fresh=fresh)
+            answer, ticket, killed = await self._once(target, query, kind, place, until, fresh=anew)
             damaged = judge.is_ours(answer.text, target.module, query)
-            await self._tidy(target, answer, place, fresh=fresh, damaged=damaged, killed=killed)
+            again = damaged and not anew and not self._in_vain(target)
+            if await self._tidy(target, answer, place, fresh=anew, damaged=again, killed=killed):
+                await renewed()
             if ticket.over and answer.text:
                 raise Stopped(judge.TOO_MUCH)
-            if fresh or not damaged:
+            if not again:
                 break
             # Without the clone that is there: whichever it is, the answer is right.
             self._log(target, query, judge.DAMAGED, answer.text)
-            fresh = True
+            anew = True
+        if damaged and anew:
+            self._vain.keep((target.private, target.module), self._now())
         ruling = None
         if answer.text:
-            seen = judge.judge(
-                answer.text, ticket.events, connected=bool(ticket.connected), private=target.private
-            )
-            ruling = judge.DAMAGED if damaged and seen is judge.UNKNOWN else seen
+            connected = bool(ticket.connected)
+            seen = judge.judge(answer.text, ticket.events, connected=connected, private=target.private)
+            ruling = judge.DAMAGED if damaged and (seen is judge.UNKNOWN or not anew) else seen
             if not (kind == "list" and answer.fields.get("Versions")):
                 self._log(target, query, ruling, answer.text)
-                raise Stopped(ruling, answered=bool(ticket.connected))
+                raise Stopped(ruling, answered=connected, down=ticket.down)
         try:
             return await asyncio.to_thread(read, place, target.module, kind, answer, ruling)
         except (OSError, LookupError, TypeError, ValueError, MalformedPath) as error:
             self._log(target, query, judge.UNKNOWN, f"{type(error).__name__}: {error}")
             raise Stopped(judge.UNKNOWN) from error
 
+    def _in_vain(self, target: Target) -> bool:
+        """Whether a clone was made anew of late, and was no better."""
+        when = self._vain.get((target.private, target.module))
+        return when is not None and self._now() - when < VAIN_SECONDS
+
     async def _once(
         self, target: Target, query: str, kind: Kind, place: Path, until: float, *, fresh: bool
-    ) -> tuple[Answer, Ticket, bool]:
+    ) -> tuple[Heard, Ticket, bool]:
         ticket = Ticket(target, self._now, self._options.max_size)
         self._tickets[target.private].add(ticket)
         self._egress.admit(ticket)
@@ -126,8 +177,10 @@ class Fetcher:
             job = await asyncio.to_thread(self._prepare, ticket, query, kind, place, fresh)
             said = await run(job, lambda: self._watch(ticket, until))
         except OSError as error:
-            self._log(target, query, judge.NOT_STARTED, error.strerror or "")
-            raise Stopped(judge.NOT_STARTED) from error
+            ruling = judge.of_disk(error)
+            ruling = judge.NOT_STARTED if ruling is judge.OWN_FILES else ruling
+            self._log(target, query, ruling, error.strerror or "")
+            raise Stopped(ruling) from error
         except BaseException:
             await uninterrupted(asyncio.create_task(self._sweep()))
             raise
@@ -153,7 +206,9 @@ class Fetcher:
         """The run's directory, and what is run in it (blocking)."""
         target, options = ticket.target, self._options
         vcs = vcs_directory(options.root, private=target.private)
-        for name in ("cache", "tmp", "home"):
+        make_directories(options.root)
+        certificates = self._certificates()
+        for name in ("cache", "tmp", "home", "template"):
             (place / name).mkdir(parents=True, mode=0o700)
         if fresh:
             (place / "cache" / "vcs").mkdir()
@@ -171,7 +226,7 @@ class Fetcher:
             home=home,
             private=target.private,
             insecure=target.module if target.page is not None else "",
-            certificates=self._certificates,
+            certificates=certificates,
             stall=options.stall,
             port=self._egress.port,
             token=ticket.token,
@@ -180,8 +235,8 @@ class Fetcher:
         )
         read = [*_READABLE, sys.prefix, sys.base_prefix, str(Path(__file__).parent)]
         read += [str(self._goroot), str(options.go.resolve().parent), str(home)]
-        if self._certificates is not None:
-            read.append(str(self._certificates))
+        if certificates is not None:
+            read.append(str(certificates))
         jail = {
             "argv": [str(options.go), *_ARGUMENTS[kind], f"{target.module}@{query}"],
             "cwd": str(place / "tmp"),
@@ -199,24 +254,35 @@ class Fetcher:
         return Job(jail, surroundings.variables())
 
     async def _tidy(
-        self, target: Target, answer: Answer, place: Path, *, fresh: bool, damaged: bool, killed: bool
-    ) -> None:
-        """See to the clone that was used."""
+        self, target: Target, answer: Heard, place: Path, *, fresh: bool, damaged: bool, killed: bool
+    ) -> bool:
+        """See to the clone that was used. Whether one that was made from nothing is there now."""
         if killed:
             await self._sweep()
         url = str(answer.origin.get("URL", ""))
-        async with self._tidying:
-            if fresh:
-                vcs = vcs_directory(self._options.root, private=target.private)
-                await asyncio.to_thread(self._clones.adopt, place / "cache" / "vcs", vcs)
-            elif damaged:
-                await asyncio.to_thread(self._clones.drop, _named(answer.text, url), "it is damaged")
-            else:
-                await asyncio.to_thread(self._clones.used, _named(answer.text, url))
+        concerns = _named(answer.text, url)
+        if fresh:
+            vcs = vcs_directory(self._options.root, private=target.private)
+            return await self._see_to(partial(self._clones.adopt, place / "cache" / "vcs", vcs))
+        if damaged:
+            await self._see_to(partial(self._clones.drop, concerns, "it is damaged"))
+            return False
+        await self._see_to(partial(self._clones.used, concerns))
+        if answer.text and not any(self._tickets.values()):
+            await self._see_to(self._clones.clear_out)
+        return False
 
     async def _sweep(self) -> None:
+        await self._see_to(self._clones.sweep)
+
+    async def _see_to(self, step: Callable[[], object]) -> bool:
+        """Do something to clones; what it says. Nobody's answer depends on whether it can be done."""
         async with self._tidying:
-            await asyncio.to_thread(self._clones.sweep)
+            try:
+                return bool(await asyncio.to_thread(step))
+            except OSError as error:
+                log.warning("clones not tidied", reason=error.strerror)
+        return False
 
     def _log(self, target: Target, query: str, ruling: judge.Ruling, text: str) -> None:
         log.info(

@@ -1,4 +1,7 @@
-"""How the hosts of modules do: one that fails is left alone for a while, and others are not."""
+"""How the hosts of modules do: one that fails is left alone for a while, and others are not.
+
+What does not answer is a port: a host whose sshd is down may have pages and repositories all the same.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from goproxy_vm.upstream.backoff import Backoff, Condition
 from goproxy_vm.upstream.direct.judge import Ruling
 
 MOST = 256
-"""Hosts of public modules, and of private ones, that are known."""
+"""Hosts of public modules, and of private ones, that are known, each with a port."""
 
 
 class _Host:
@@ -38,19 +41,19 @@ class Hosts:
         """It is in trouble."""
         known = self._known(host)
         known.latest = ruling
-        known.backoff.failed(None, f"{host}: {ruling.phrase}")
+        known.backoff.failed(None, f"{_name(host)}: {ruling.phrase}")
 
     def succeeded(self, host: str) -> None:
         """It answers."""
         self._known(host).backoff.succeeded()
 
     def conditions(self, configured: list[str]) -> list[tuple[str, Condition]]:
-        """How each does: those that settings name, and those that were asked."""
+        """How each does: those that settings name, and those that were asked; that of https by its name."""
         names = dict.fromkeys([*configured, *sorted(self._hosts)])
         untried = Condition("untried")
         return [
-            (name, untried if (known := self._hosts.get(name)) is None else known.backoff.condition)
-            for name in names
+            (_name(each), untried if (known := self._hosts.get(each)) is None else known.backoff.condition)
+            for each in names
         ]
 
     def _known(self, host: str) -> _Host:
@@ -59,3 +62,7 @@ class Hosts:
             known = _Host(self._now, self._probe_time)
             self._hosts.keep(host, known)
         return known
+
+
+def _name(host: str) -> str:
+    return host.removesuffix(":443")

@@ -7,6 +7,7 @@ told a status or a version at most: it has URLs, paths and what servers say.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,12 +41,10 @@ UNSEEN = " (or the proxy's credentials may not see it)"
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a failure is, whatever module it is told of. ``down``: the host that cannot be connected to, or
-    "": all else may be one repository's trouble."""
+    """What a failure is, whatever module it is told of."""
 
     family: type[GoproxyError]
     phrase: str
-    down: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -182,6 +181,7 @@ TOO_MUCH = Ruling(NoRoom, "its repository is larger than one may be (setting dir
 FULL = Ruling(NoRoom, "there is no room for it on the proxy's disk (setting min_free)")
 DAMAGED = Ruling(UpstreamError, "its clone on the proxy's host is damaged; the log of the proxy says more")
 NOT_STARTED = Ruling(Unavailable, "this host cannot start the go command now")
+OWN_FILES = Ruling(Unavailable, "this host cannot use its own files now; the log of the proxy says why")
 STOPPING = Ruling(Unavailable, "the proxy is being stopped")
 
 
@@ -190,12 +190,10 @@ def judge(text: str, events: Iterable[tuple[Trouble, str]], *, connected: bool, 
     and whether there was one."""
     settings, unseen = (PRIVATE_HOSTS, UNSEEN) if private else ("", "")
     if not (connected and _HIDDEN in text):
-        seen = {trouble: target.rpartition(":")[0] for trouble, target in events}
+        seen = {trouble for trouble, _ in events}
         for trouble, (family, phrase) in _SEEN.items():
             if trouble in seen:
-                host = seen[trouble]
-                said = phrase.format(settings=settings)
-                return Ruling(family, said, "" if trouble == "denied" else host)
+                return Ruling(family, phrase.format(settings=settings))
     if _NO_SPACE.search(_REMOTE.sub("", text)):  # whatever else came of it
         return FULL
     for row in _TABLE:
@@ -203,6 +201,11 @@ def judge(text: str, events: Iterable[tuple[Trouble, str]], *, connected: bool, 
             word = match[1] if row.pattern.groups else ""
             return Ruling(row.family, row.phrase.format(word, settings=settings, unseen=unseen))
     return UNKNOWN
+
+
+def of_disk(error: OSError) -> Ruling:
+    """What it means that a file or directory of a run cannot be made or read."""
+    return FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else OWN_FILES
 
 
 def outcome_of(family: type[GoproxyError]) -> Outcome:

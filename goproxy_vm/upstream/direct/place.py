@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +28,24 @@ def vcs_directory(root: Path, *, private: bool) -> Path:
     return root / ("vcs" if private else "vcs-public")
 
 
+def make_directories(root: Path) -> None:
+    """The directories of clones and of runs, with what is above them (blocking): somebody may remove them
+    while the server goes on. OSError."""
+    for directory in (root, root / "runs", *(vcs_directory(root, private=each) for each in (True, False))):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 def make_bundle(ca_file: Path | None, environ: Mapping[str, str], into: Path) -> Path | None:
-    """A file with all certificates that are trusted (blocking), as go and git take one only; None where the
-    system's own are all. OSError."""
+    """A file with all certificates that are trusted (blocking), as go and git take one only, made unless
+    it is there; None where the system's own are all. OSError."""
     named = environ.get("SSL_CERT_FILE", "")
     if ca_file is None and not named:
         return None
-    system = next((Path(each) for each in (named, *_BUNDLES) if each and Path(each).is_file()), None)
-    into.write_bytes(b"\n".join(file.read_bytes() for file in (system, ca_file) if file is not None))
+    if not into.exists():
+        system = next((Path(each) for each in (named, *_BUNDLES) if each and Path(each).is_file()), None)
+        made = into.with_name(f"{into.name}.{secrets.token_hex(4)}")
+        made.write_bytes(b"\n".join(file.read_bytes() for file in (system, ca_file) if file is not None))
+        made.replace(into)
     return into
 
 

@@ -27,15 +27,15 @@ _GLOB = re.compile(r"[*?\[\\]")
 class Target:
     """What the fetch of one module may reach.
 
-    ``host``: the one whose health counts; ``reachable``: ``host:port`` that may be connected to;
-    ``anywhere``: so may any other at port 443; ``private``: with the credentials of this host, and by
-    addresses of any kind; ``page``: the root and the URL of the repository, where they are named by a setting
-    and not asked for.
+    ``first``: the ``host:port`` that is asked first, whose health counts; ``reachable``: those that may be
+    connected to; ``anywhere``: so may any other at port 443; ``private``: with the credentials of this
+    host, and by addresses of any kind; ``page``: the root and the URL of the repository, where they are
+    named by a setting and not asked for.
     """
 
     module: str
     private: bool
-    host: str
+    first: str
     reachable: frozenset[str]
     anywhere: bool = False
     page: tuple[str, str] | None = None
@@ -68,6 +68,10 @@ class Rules:
         entries = [entry.partition("/")[0] for entry in self._private.split(",")]
         return list(dict.fromkeys(host for host in entries if host and not _GLOB.search(host)))
 
+    def fetches(self, module: str) -> bool:
+        """Whether a module may ever be fetched from version control."""
+        return any(match_prefix_patterns(patterns, module) for patterns in (self._private, self._modules))
+
     def target(self, module: str, *, private: bool) -> Target:
         """What a fetch of a module may reach.
 
@@ -83,12 +87,12 @@ class Rules:
         if _NAMED.fullmatch(host) is None:
             raise Denied(f"{module}: {host} is no host that modules are fetched from")
         if not private:
-            return Target(module, False, host, self._public | {f"{host}:443"}, self._anywhere)
+            return Target(module, False, f"{host}:443", self._public | {f"{host}:443"}, self._anywhere)
         beginning = False
         for mapped in self._repos:
             if page := mapped.repository(elements):
-                return Target(module, True, mapped.target.partition(":")[0], self._hosts, page=page)
+                return Target(module, True, mapped.target, self._hosts, page=page)
             beginning = beginning or mapped.leads_on(elements)
         if beginning:
             raise Absent(f"{module}: only paths below it have a repository (setting private_repos)")
-        return Target(module, True, host, self._hosts | {f"{host}:443", f"{host}:22"})
+        return Target(module, True, f"{host}:443", self._hosts | {f"{host}:443", f"{host}:22"})

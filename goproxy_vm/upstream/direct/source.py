@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import aiofiles
 
 from goproxy_vm.errors import ContentError, GoproxyError
+from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.content import render_list
 from goproxy_vm.protocol.request import Endpoint, ModuleResource, parse
 from goproxy_vm.upstream import trail
-from goproxy_vm.upstream.direct.judge import outcome_of
+from goproxy_vm.upstream.direct.judge import of_disk, outcome_of
 from goproxy_vm.upstream.failure import Failure
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from goproxy_vm.upstream.sink import Sink
 
 CHUNK = 1 << 20
+
+log = get_logger("upstream")
+
+T = TypeVar("T")
 
 
 class Brings(Protocol):
@@ -102,15 +108,30 @@ def _document(resource: ModuleResource, found: Found) -> bytes:
 
 
 async def _copy(archive: Path, resource: ModuleResource, sink: Sink, limit: int) -> None:
-    size = (await asyncio.to_thread(archive.stat)).st_size
+    size = (await _own(resource, asyncio.to_thread(archive.stat))).st_size
     if size > limit:
         raise _too_large(resource, size, limit)
-    async with aiofiles.open(archive, "rb") as source:
+    source = await _own(resource, aiofiles.open(archive, "rb"))
+    try:
         await sink.begin(size)
-        while chunk := await source.read(CHUNK):
+        while chunk := await _own(resource, source.read(CHUNK)):
             await sink.write(chunk)
+    finally:
+        await source.close()
+
+
+async def _own(resource: ModuleResource, step: Awaitable[T]) -> T:
+    """A step with a file of the run's, and not with the sink's."""
+    try:
+        return await step
+    except OSError as error:
+        log.warning("direct fetch broke off", module=resource.module, reason=error.strerror)
+        raise of_disk(error).failure(_what(resource)) from error
+
+
+def _what(resource: ModuleResource) -> str:
+    return f"{resource.module}@{resource.version}" if resource.version else resource.module
 
 
 def _too_large(resource: ModuleResource, size: int, limit: int) -> Failure:
-    what = f"{resource.module}@{resource.version}" if resource.version else resource.module
-    return Failure(ContentError(f"{what}: {size} bytes are over the limit of {limit}"), "content")
+    return Failure(ContentError(f"{_what(resource)}: {size} bytes are over the limit of {limit}"), "content")

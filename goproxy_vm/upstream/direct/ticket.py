@@ -80,6 +80,13 @@ class Ticket:
         self._waiting, self._last = False, self.now()
 
     @property
+    def down(self) -> bool:
+        """Whether what is asked first took no connection. All else may be one repository's trouble."""
+        first = self.target.first
+        failed = any(target == first and trouble != "denied" for trouble, target in self.events)
+        return failed and first not in self.connected
+
+    @property
     def over(self) -> bool:
         """Whether it has received too much."""
         return self.received > self.most
