@@ -439,9 +439,8 @@ def test_one_at_a_time(vm: Cleaner) -> None:
 def tools_but(directory: Path, *left_out: str) -> str:
     """A PATH that has what the script needs, but for some."""
     directory.mkdir()
-    needed = (
-        "awk cat chmod date df du find flock head mktemp mv rm rmdir sed sh sort stat tail touch tr wc xargs"
-    )
+    needed = "awk cat chmod date df du find flock head mktemp mv rm rmdir sed sh sort stat touch tr wc xargs"
+    needed += " timeout"
     for name in set(needed.split()) - set(left_out):
         found = shutil.which(name)
         assert found is not None, name
@@ -594,8 +593,13 @@ def host() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-def test_report(vm: Cleaner, tmp_path: Path, host: tuple[str, list[str]]) -> None:
+@pytest.mark.parametrize("client", ["curl", "wget", "busybox"])
+def test_report(vm: Cleaner, tmp_path: Path, host: tuple[str, list[str]], client: str) -> None:
+    if shutil.which(client) is None:
+        pytest.skip(f"{client} is not installed")
     url, asked = host
+    tools = Path(tools_but(tmp_path / "tools"))
+    (tools / client.replace("busybox", "wget")).symlink_to(shutil.which(client) or "")
     vm.text = vm.text.replace("proxy=''", f"proxy={url}", 1)
     vm.cache.add(f"{M}@v1.0.0", 60, zipped=3 << 20)
     vm.cache.add(f"{M}@v1.1.0", 0, zipped=5 << 20)
@@ -607,7 +611,7 @@ def test_report(vm: Cleaner, tmp_path: Path, host: tuple[str, list[str]]) -> Non
         "version) echo go version go1.24.11 linux/amd64 ;;\nesac\n"
     )
     go.chmod(0o755)
-    vm.environ["PATH"] = f"{tmp_path}/bin:{PATH}"
+    vm.environ["PATH"] = f"{tmp_path}/bin:{tools}"
     vm.run("--dry-run")
     vm.run("--no-report", "--module", "none")
     assert asked == [], "not of these"
