@@ -249,9 +249,10 @@ def test_a_version_that_go_extracts_is_left(vm: Cleaner, shell: str) -> None:
 
 @pytest.mark.parametrize("used", ["before the rename", "after the rename"])
 def test_a_version_that_is_used_meanwhile_is_put_back(vm: Cleaner, tmp_path: Path, used: str) -> None:
-    """The use comes as the n-th stat looks: no earlier and no later."""
+    """The use comes as the n-th stat looks, no earlier and no later; with what a killed run has left."""
     name = f"{M}@v1.0.0"
     vm.cache.add(name, 60)
+    Path(f"{vm.cache.tree(name)}.tmp-clean").mkdir()
     tools = tmp_path / "bin"
     tools.mkdir()
     stat = shutil.which("stat")
