@@ -561,8 +561,8 @@ report() {
     url="$proxy/vm/seen?script=clean&go=$toolchain&bootstrap=$bootstrap&os=$os&arch=$arch&$sizes"
     if command -v curl >/dev/null; then
         curl -fsS -m 1 -o /dev/null "$url" 2>/dev/null || :
-    elif command -v wget >/dev/null; then
-        wget -q -T 1 -t 1 -O /dev/null "$url" 2>/dev/null || :
+    elif command -v wget >/dev/null && command -v timeout >/dev/null; then
+        timeout 1 wget -q -O /dev/null "$url" 2>/dev/null || : # not -T: some wgets of busybox crash on it
     fi
 }
 
