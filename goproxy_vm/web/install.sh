@@ -80,12 +80,13 @@ ask() {
         return
     fi
     answer=$(curl -sS -w '\n%{http_code}' "$1") || return 1
-    if [ "${answer##*"$newline"}" = 200 ]; then
-        printf '%s\n' "${answer%"$newline"*}"
-    else
-        printf '%s\n' "${answer%"$newline"*}" >&2
+    text=${answer%"$newline"*}
+    text=${text%"$newline"}
+    if [ "${answer##*"$newline"}" != 200 ]; then
+        printf '%s\n' "$text" >&2
         return 1
     fi
+    printf '%s\n' "$text"
 }
 
 # Where everything goes.
@@ -166,8 +167,9 @@ choose() {
         printf '%s\n' "$list" | sed -n "s/^v0\.0\.1-go\(1\.[0-9]*\.[0-9]*\)\.$os-$arch\$/\1/p" |
             sort -t . -k 2,2nr -k 3,3nr | head -n 3
     )
-    for version in $releases; do
-        if [ -n "$(installed "$version")" ] || ask "$proxy/vm/toolchain/go$version.$os-$arch.h1" >/dev/null; then
+    for release in $releases; do
+        if [ -n "$(installed "$release")" ] || ask "$proxy/vm/toolchain/go$release.$os-$arch.h1" >/dev/null; then
+            version=$release
             return
         fi
     done
@@ -175,22 +177,25 @@ choose() {
 }
 
 # The h1 of the tree DIR as that of a module VERSION (golang.org/x/mod/sumdb/dirhash): the sums of all files, and
-# the sum of these. For printf, which takes no \x everywhere, it is written in octal.
+# the sum of these; nothing where a file cannot be read. For printf, which takes no \x everywhere, it is written
+# in octal.
 h1() (
     cd "$1"
+    export LC_ALL=C
+    module=golang.org/toolchain@$2
     if command -v sha256sum >/dev/null; then
-        set -- "$2" sha256sum
+        set -- sha256sum
     else
-        set -- "$2" shasum -a 256
+        set -- shasum -a 256
     fi
-    module=golang.org/toolchain@$1
-    shift
-    find . -type f | LC_ALL=C sort | tr '\n' '\000' | xargs -0 "$@" |
-        sed "s,^\([0-9a-f]*\)  \./,\1  $module/," | "$@" |
+    find . -type f | sort | tr '\n' '\000' >"$work/names"
+    xargs -0 "$@" <"$work/names" >"$work/sums" || exit
+    sed "s,^\([0-9a-f]*\)  \./,\1  $module/," "$work/sums" | "$@" |
         awk '{
             digits = "0123456789abcdef"
             for (i = 1; i < 64; i += 2)
                 printf "\\%03o", 16 * index(digits, substr($1, i, 1)) + index(digits, substr($1, i + 1, 1)) - 17
+            print "" # read wants a whole line
         }' | {
         read -r octal
         # shellcheck disable=SC2059 # nothing else is in it
@@ -230,13 +235,15 @@ install() {
         fail "the download of go$version failed or was cut off; nothing was changed"
     fi
     unpacked=$work/new/go
-    if [ "$(ls -A "$work/new")" != go ] || [ -n "$(find "$unpacked" ! -type f ! -type d | head -n 1)" ]; then
+    # Names of two lines would be two names where they are hashed.
+    odd=$(find "$unpacked" \( ! -type f ! -type d \) -o -name "*$newline*" 2>&1 | head -n 1)
+    if [ "$(ls -A "$work/new")" != go ] || [ -n "$odd" ]; then
         fail "the archive of go$version has what does not belong there; nothing was changed"
     fi
     chmod -R a-s,u=rwX,go=rX "$unpacked" # of modes no hash knows
-    found=$(h1 "$unpacked" "v0.0.1-go$version.$os-$arch")
+    found=$(h1 "$unpacked" "v0.0.1-go$version.$os-$arch") || :
     if [ "$found" != "$known" ]; then
-        fail "what came of go$version has $found, and not $known; nothing was changed"
+        fail "what came of go$version has ${found:-no h1}, and not $known; nothing was changed"
     fi
     say "go$version for $os-$arch is what it should be${expected:+ by --h1}: $found"
     # A module may have no go.mod below its root: go renames these as well.
@@ -393,7 +400,7 @@ main() {
                 case $expected in
                     h1:*[!A-Za-z0-9+/=]* | h1:?*=?*) misused "--h1: $2 is no h1" ;;
                     h1:*=) ;;
-                    *) misused "--h1: a hash as h1:…= is needed" ;;
+                    *) misused "--h1: a hash as h1:...= is needed" ;;
                 esac
                 shift
                 ;;
