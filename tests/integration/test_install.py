@@ -19,6 +19,7 @@ import pytest
 
 from goproxy_vm.protocol.modzip import check_zip
 from goproxy_vm.protocol.tarball import Tarball
+from tests.fakes.bare import Bare
 from tests.fakes.modules import build_zip
 
 FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "install.sh"
@@ -508,3 +509,57 @@ def test_what_is_missing_is_said(home: Home) -> None:
     home.host.answers.pop("/vm/setup.sh")
     _, said = home.run("--version", "1.98.1", code=1)
     assert "go1.98.1 is installed, but setup.sh did not come from the host" in said
+
+
+# A whole machine
+
+ONE_LINE = "wget -qO- {}/vm/install.sh | sh"
+
+
+@pytest.fixture
+def bare(tmp_path: Path, host: FakeHost) -> Bare:
+    """A machine without anything, of a host that serves the script."""
+    host.answers["/vm/install.sh"] = Home(tmp_path, host).script().encode()
+    host.answers["/vm/setup.sh"] = b'[ "$1" ] || go version >"$HOME/setup"; [ -z "$1" ] || rm "$HOME/setup"\n'
+    return Bare(tmp_path / "root")
+
+
+def test_a_bare_machine(bare: Bare, host: FakeHost) -> None:
+    before = bare.files()
+    bare.run(ONE_LINE.format(host.url))
+    links = bare.root / "usr" / "local"
+    assert str((links / "go").readlink()) == "/usr/local/lib/goproxy-vm/go1.98.1"
+    assert bare.run(". /etc/profile.d/goproxy-vm.sh; go version").stdout.split()[2] == "go1.98.1"
+    assert (bare.root / "root" / "setup").read_text().split()[2] == "go1.98.1"
+    assert bare.run(". /etc/profile.d/goproxy-vm.sh; go version", user=65534).stdout.split()[2] == "go1.98.1"
+    owners = {path.lstat().st_uid for path in links.rglob("*")}
+    assert owners == {0}
+    bare.run(f"{ONE_LINE.format(host.url)} -s -- --uninstall")
+    assert bare.files() == before
+
+
+def test_a_bare_machine_as_another_user(bare: Bare, host: FakeHost) -> None:
+    before = bare.files()
+    bare.run(ONE_LINE.format(host.url), user=65534)
+    assert bare.run(". $HOME/.profile; go version", user=65534).stdout.split()[2] == "go1.98.1"
+    bare.run(f"{ONE_LINE.format(host.url)} -s -- --uninstall", user=65534)
+    assert bare.files() == before
+
+
+def test_a_bare_machine_with_somebody_elses_go(bare: Bare, host: FakeHost) -> None:
+    (bare.root / "usr" / "local" / "go").mkdir(parents=True)
+    before = bare.files()
+    said = bare.run(ONE_LINE.format(host.url), code=1).stderr
+    assert (
+        "/usr/local/go is another Go installation: remove it (rm -r /usr/local/go), or choose another" in said
+    )
+    assert bare.files() == before
+
+
+def test_without_home(bare: Bare, host: FakeHost) -> None:
+    """As cloud-init runs commands."""
+    said = bare.run(f"unset HOME; {ONE_LINE.format(host.url)}").stderr
+    assert "HOME is not set, so nobody's go is pointed at the host" in said
+    assert (bare.root / "usr/local/lib/goproxy-vm/go1.98.1/bin/go").exists()
+    said = bare.run(f"unset HOME; {ONE_LINE.format(host.url)}", user=65534, code=1).stderr
+    assert "HOME is not set: run this as the user who builds" in said
