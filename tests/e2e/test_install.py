@@ -31,17 +31,18 @@ package m
 import (
     "testing"
 
-    "rsc.io/quote"
+    "golang.org/x/mod/semver"
 )
 
-func TestHello(t *testing.T) {
-    if quote.Glass() == "" {
-        t.Fatal("it is empty")
+func TestOrder(t *testing.T) {
+    if semver.Compare("v1.10.0", "v1.9.0") != 1 {
+        t.Fatal("in the wrong order")
     }
 }
 END
 go mod init example.com/m
-go mod tidy
+go get golang.org/x/mod@v0.12.0
+go vet ./...
 go test -v ./...
 go env GOPROXY GOSUMDB GOTOOLCHAIN
 """
@@ -85,7 +86,7 @@ def test_from_busybox_to_go_test(url: str, tmp_path: Path) -> None:
     (bare.root / "tmp" / "install.sh").write_text(script(url))
     bare.run(f"sh /tmp/install.sh --version {VERSION} --h1 {H1}", timeout=300)
     done = bare.run(TEST, timeout=600)
-    assert "--- PASS: TestHello" in done.stdout
+    assert "--- PASS: TestOrder" in done.stdout
     assert done.stdout.splitlines()[-3:] == [url, "sum.golang.org", "auto"]
     bare.run("sh /tmp/install.sh --uninstall")
     assert not (bare.root / "usr/local/go").is_symlink()

@@ -14,7 +14,8 @@ from goproxy_vm.web.setup import PATH
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
-SCRIPT = (ROOT / "goproxy_vm" / "web" / "setup.sh").read_text()
+SCRIPTS = ROOT / "goproxy_vm" / "web"
+SCRIPT = (SCRIPTS / "setup.sh").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -33,10 +34,9 @@ def commands() -> list[str]:
 def test_shell(command: str) -> None:
     done = subprocess.run(["sh", "-n"], input=command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    if "curl" in command:
-        assert re.match(
-            rf"\s*curl -fsS http://[\w.]+:8080{re.escape(PATH)} \| sh( -s -- --[a-z]+)?\n?$", command
-        )
+    if "curl" in command and "sum.golang.org" not in command:
+        script = rf"\s*curl -fsS http://[\w.]+:8080({re.escape(PATH)}|/vm/install\.sh) \| sh"
+        assert re.match(rf"{script}( -s -- --[a-z]+[\w +/.:=-]*)?\n?$", command)
 
 
 def test_cloud_init() -> None:
@@ -49,14 +49,31 @@ def test_cloud_init() -> None:
     assert words == ["su", "-", "ubuntu", "-c"]
 
 
-def test_options_and_variables() -> None:
-    usage = SCRIPT.partition("usage() {")[2].partition("\n}\n")[0]
-    documented = set(re.findall(r"^\| `(--[a-z]+)", PAGE, re.MULTILINE))
-    assert documented == set(re.findall(r"^  (--[a-z]+)", usage, re.MULTILINE))
+@pytest.mark.parametrize(
+    ("script", "begins"),
+    [("setup.sh", "# Pointing VMs at the host\n"), ("install.sh", "\n## From nothing\n")],
+)
+def test_options(script: str, begins: str) -> None:
+    """Those of a script are in its own section, and no others."""
+    usage = (SCRIPTS / script).read_text().partition("usage() {")[2].partition("\n}\n")[0]
+    section = PAGE.partition(begins)[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(--[a-z0-9-]+)", section, re.MULTILINE))
+    assert documented == set(re.findall(r"^  (--[a-z0-9-]+)", usage, re.MULTILINE))
+
+
+def test_variables() -> None:
     planned = set(re.findall(r'^    plan ([A-Z]+) "', SCRIPT, re.MULTILINE))
     rows = re.findall(r"^\| (`GO.*?) \|", PAGE, re.MULTILINE)
     assert planned == set(re.findall(r"`([A-Z]+)`", " ".join(rows)))
     assert planned == set(re.findall(r"\bfor key in ([A-Z ]+); do", SCRIPT)[0].split())
+
+
+def test_what_install_leaves_where() -> None:
+    text = (SCRIPTS / "install.sh").read_text()
+    for place in ("/usr/local/lib/goproxy-vm", "/usr/local/go", "/etc/profile.d/goproxy-vm.sh"):
+        assert f"={place}\n" in text
+        assert f"`{place}" in PAGE
+    assert "=$HOME/.local/share/goproxy-vm ;;" in text
 
 
 def test_server_command() -> None:
