@@ -153,8 +153,13 @@ check_places() {
     elif [ -e "$link" ]; then
         fail "$link is another Go installation: remove it (rm -r $link), or choose another place with --dir DIR"
     fi
-    if [ -e "$base/go$version" ] && ! grep -q "^go$version " "$record" 2>/dev/null; then
-        fail "$base/go$version is not from here: remove it, or choose another place with --dir DIR"
+    broken=
+    if [ -e "$base/go$version" ]; then
+        if ! grep -q "^go$version " "$record" 2>/dev/null; then
+            fail "$base/go$version is not from here: remove it, or choose another place with --dir DIR"
+        elif [ -z "$(installed "$version")" ]; then
+            broken=yes # or another platform's, as in a home that several machines share
+        fi
     fi
 }
 
@@ -251,10 +256,13 @@ install() {
         cp "$file" "${file%_go.mod}go.mod"
     done
     mv "$unpacked" "$work/go$version"
-    if [ -z "$(installed "$version")" ]; then # else another run of this was quicker
-        rm -rf "$base/go$version" # cannot run, or is another platform's
-        printf 'go%s %s-%s %s\n' "$version" "$os" "$arch" "$found" >>"$record" # before there is what it names
-        step mv "$work/go$version" "$base/" # not mv to a name, which would go into a directory that is there
+    if [ -n "$broken" ]; then
+        rm -rf "$base/go$version"
+    fi
+    printf 'go%s %s-%s %s\n' "$version" "$os" "$arch" "$found" >>"$record" # before there is what it names
+    # It fails where another run of this was quicker; mv to a name would go into what is there.
+    if ! step mv "$work/go$version" "$base/" 2>"$work/why" && [ ! -x "$base/go$version/bin/go" ]; then
+        fail "go$version cannot be put into its place: $(cat "$work/why")"
     fi
     rm -rf "$work"
     work=
@@ -330,11 +338,11 @@ set_up() {
         printf '%s %s | sh\n' "$fetch" "$(quoted "$proxy/vm/setup.sh")"
         return
     fi
-    if ! ask "$proxy/vm/setup.sh" >"$base/setup.sh.new"; then
-        rm -f "$base/setup.sh.new"
+    if ! ask "$proxy/vm/setup.sh" >"$base/setup.sh.$$"; then
+        rm -f "$base/setup.sh.$$"
         fail "go$version is installed, but setup.sh did not come from the host: run $proxy/vm/setup.sh later"
     fi
-    mv "$base/setup.sh.new" "$base/setup.sh"
+    mv "$base/setup.sh.$$" "$base/setup.sh"
     PATH=$link/bin:$PATH sh "$base/setup.sh"
 }
 
@@ -359,7 +367,7 @@ uninstall() {
     done <"$record"
     step rm -f "$base/setup.sh" "$record"
     if [ -z "$print" ]; then
-        rm -rf "$base"/.new.*
+        rm -rf "$base"/.new.* "$base"/setup.sh.*
     fi
     take_path_back
     if [ -z "$print" ] && ! rmdir "$base" 2>/dev/null; then
@@ -461,7 +469,8 @@ main() {
         say "go$version is installed in $base"
     fi
     if [ "$before" != "go$version" ]; then
-        step ln -sfn "$base/go$version" "$link"
+        # Some remove the old one first, and then fail where another run of this has made the new one.
+        step ln -sfn "$base/go$version" "$link" || [ "$(readlink "$link")" = "$base/go$version" ]
     fi
     if [ -z "$print" ]; then
         prune

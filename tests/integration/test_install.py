@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -459,6 +460,60 @@ def test_left_overs_go(home: Home) -> None:
     assert (old.exists(), new.exists()) == (False, True)
     home.run("--uninstall")
     assert sorted(home.tree()) == [".local", ".local/share"]
+
+
+def test_several_at_once(home: Home) -> None:
+    """Each comes to its end, and nothing goes into what another has put there."""
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(home.run) for _ in range(4)]:
+            each.result()
+    assert home.version() == "go1.98.1"
+    found = {str(path.relative_to(home.base)) for path in home.base.glob("*/*")} - {"go/bin"}
+    roots = {name.partition("/")[0] for name in files("1.98.1")}
+    assert found == {f"{top}/{root}" for top in ("go", "go1.98.1") for root in roots} - {"go/bin"}
+    assert not list(home.base.glob(".new*"))
+    home.run("--uninstall")
+    assert sorted(home.tree()) == [".local", ".local/share", "setup.log"]
+
+
+def test_one_that_does_not_run_is_replaced(home: Home) -> None:
+    home.run("--no-setup")
+    (home.base / "go1.98.1" / "bin" / "go").unlink()
+    (home.base / "go1.98.1" / "more").touch()
+    home.run("--no-setup")
+    assert home.version() == "go1.98.1"
+    assert not (home.base / "go1.98.1" / "more").exists()
+
+
+def test_kills(home: Home, tmp_path: Path) -> None:
+    """Killed at any of the commands that it runs: the next run does what is left, and all can be removed."""
+    directory, count = tmp_path / "killing", tmp_path / "count"
+    directory.mkdir()
+    for name in ("mkdir", "mktemp", "tar", "chmod", "find", "sed", "cp", "mv", "rm", "ln", "readlink", "cat"):
+        program = directory / name
+        program.write_text(
+            f'#!/bin/sh\necho >>{count}\n[ "$(/usr/bin/wc -l <{count})" -ne "$KILL" ] || kill -9 $PPID\n'
+            f'exec {shutil.which(name)} "$@"\n'
+        )
+        program.chmod(0o755)
+    killed = 0
+    for n in range(1, 100, 3):
+        count.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["sh", "-s", "--", "--dir", str(home.path / "there"), "--no-setup"],
+            input=home.script(),
+            env={"PATH": f"{directory}:/usr/bin:/bin", "KILL": str(n)},
+            capture_output=True,
+            text=True,
+        )
+        if count.read_text().count("\n") < n:
+            break
+        killed += done.returncode != 0
+        home.run("--dir", str(home.path / "there"), "--no-setup")
+        assert (home.path / "there" / "go" / "bin" / "go").exists(), n
+        home.run("--dir", str(home.path / "there"), "--uninstall")
+        assert home.tree() == {}, n
+    assert killed > 3
 
 
 @pytest.mark.parametrize(
