@@ -15,10 +15,15 @@ from goproxy_vm import cli
 PATH = "/vm/setup.sh"
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
+<<<<<<< HEAD
 SCRIPT = (ROOT / "goproxy_vm" / "web" / "setup.sh").read_text()
 CLEAN = (ROOT / "goproxy_vm" / "web" / "clean.sh").read_text()
 SMALL = PAGE.partition("\n## Keeping a VM small\n")[2].partition("\n## ")[0]
 UNITS = ROOT / "config" / "vm"
+=======
+SCRIPTS = ROOT / "goproxy_vm" / "web"
+SCRIPT = (SCRIPTS / "setup.sh").read_text()
+>>>>>>> wt-u
 
 
 def blocks(language: str) -> list[str]:
@@ -37,6 +42,7 @@ def commands() -> list[str]:
 def test_shell(command: str) -> None:
     done = subprocess.run(["sh", "-n"], input=command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+<<<<<<< HEAD
     if "curl" in command and " -o " not in command:
         command = command.partition("\n")[0] if command.startswith("curl") else command  # and what it prints
         match = re.match(
@@ -46,6 +52,11 @@ def test_shell(command: str) -> None:
         assert set(re.findall(r"--[a-z-]+", match[3] or "")) <= options(
             {"setup": SCRIPT, "clean": CLEAN}[match[1]]
         )
+=======
+    if "curl" in command and "sum.golang.org" not in command:
+        script = rf"\s*curl -fsS http://[\w.]+:8080({re.escape(PATH)}|/vm/install\.sh) \| sh"
+        assert re.match(rf"{script}( -s -- --[a-z]+[\w +/.:=-]*)?\n?$", command)
+>>>>>>> wt-u
 
 
 def test_cloud_init() -> None:
@@ -58,6 +69,7 @@ def test_cloud_init() -> None:
     assert words == ["su", "-", "ubuntu", "-c"]
 
 
+<<<<<<< HEAD
 def options(script: str) -> set[str]:
     """Those that the script's usage explains."""
     usage = script.partition("usage() {")[2].partition("\n}\n")[0]
@@ -80,10 +92,33 @@ def test_options_of_clean() -> None:
 
 def test_options_and_variables() -> None:
     assert documented(PAGE.replace(SMALL, "")) == options(SCRIPT)
+=======
+@pytest.mark.parametrize(
+    ("script", "begins"),
+    [("setup.sh", "# Pointing VMs at the host\n"), ("install.sh", "\n## From nothing\n")],
+)
+def test_options(script: str, begins: str) -> None:
+    """Those of a script are in its own section, and no others."""
+    usage = (SCRIPTS / script).read_text().partition("usage() {")[2].partition("\n}\n")[0]
+    section = PAGE.partition(begins)[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(--[a-z0-9-]+)", section, re.MULTILINE))
+    assert documented == set(re.findall(r"^  (--[a-z0-9-]+)", usage, re.MULTILINE))
+
+
+def test_variables() -> None:
+>>>>>>> wt-u
     planned = set(re.findall(r'^    plan ([A-Z]+) "', SCRIPT, re.MULTILINE))
     rows = re.findall(r"^\| (`GO.*?) \|", PAGE, re.MULTILINE)
     assert planned == set(re.findall(r"`([A-Z]+)`", " ".join(rows)))
     assert planned == set(re.findall(r"\bfor key in ([A-Z ]+); do", SCRIPT)[0].split())
+
+
+def test_what_install_leaves_where() -> None:
+    text = (SCRIPTS / "install.sh").read_text()
+    for place in ("/usr/local/lib/goproxy-vm", "/usr/local/go", "/etc/profile.d/goproxy-vm.sh"):
+        assert f"={place}\n" in text
+        assert f"`{place}" in PAGE
+    assert "=$HOME/.local/share/goproxy-vm ;;" in text
 
 
 def test_server_command() -> None:

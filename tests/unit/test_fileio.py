@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,10 +17,13 @@ from goproxy_vm.cache.layout import DIRECTORY
 from goproxy_vm.cache.reading import Published, open_stored
 from goproxy_vm.web import fileio
 from goproxy_vm.web.connection import Connection
+from tests.fakes.lines import logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from goproxy_vm.web.repacked import Repacked
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 SHA = "ab" * 32
@@ -174,3 +178,54 @@ def test_a_connection_that_is_never_told_of_its_end_closes_nobodys_descriptor() 
         del connection, transport
         gc.collect()
         os.fstat(mine.fileno())
+
+
+class Source:
+    """What is sent of it ends somewhere, or fails there."""
+
+    def __init__(self, end: int, error: OSError | None = None) -> None:
+        self.asked: list[int] = []
+        self._end, self._error = end, error
+
+    def pread(self, offset: int, n: int) -> bytes:
+        self.asked.append(offset)
+        data = bytes(max(0, min(n, self._end - offset)))
+        if not data and self._error is not None:
+            raise self._error
+        return data
+
+
+@pytest.mark.parametrize(
+    ("source", "leaves", "came", "said"),
+    [
+        (Source(1 << 20), 99, 1 << 20, ""),
+        (Source(200_000), 99, 200_000, "the file is shorter than on record"),
+        (Source(200_000, OSError(errno.EIO, "I/O error")), 99, 200_000, "I/O error"),
+        (Source(1 << 20), 2, 2 * fileio.PIECE, "client left"),
+    ],
+)
+async def test_copy(
+    source: Source, leaves: int, came: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A piece is read when the one before was taken, and no more: so much is in memory of each client."""
+    caplog.set_level("DEBUG")
+    got = bytearray()
+
+    class Reading:
+        client = "192.0.2.1"
+        transport = SimpleNamespace(write=got.extend)
+
+        async def taken(self) -> None:
+            nonlocal leaves
+            assert len(source.asked) * fileio.PIECE - len(got) < fileio.PIECE
+            if not leaves:
+                raise ConnectionResetError
+            leaves -= 1
+
+    with ThreadPoolExecutor(1) as reader:
+        at = await fileio.copy(
+            cast("Connection", Reading()), cast("Repacked", source), 0, 1 << 20, reader, "/path"
+        )
+    assert at == len(got) == came
+    assert said in logged(caplog)
+    assert ("answer cut off" in logged(caplog)) == (said not in ("", "client left"))
