@@ -59,8 +59,8 @@ class Operations:
         doubt: Callable[[Collection[str]], Awaitable[None]] | None = None,
         vm_go: str = "",
     ) -> None:
-        """``doubt`` is told of the modules of a purge: what is known of them elsewhere is to go, too. ``vm_go``
-        is the setting."""
+        """``doubt`` is told of the modules of a purge: what is known of them elsewhere is to go, too;
+        ``vm_go`` is the setting."""
         self._store = store
         self._proxy = proxy
         self._version = version

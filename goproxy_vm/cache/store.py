@@ -9,13 +9,14 @@ import sqlite3
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from goproxy_vm.cache import tree
+from goproxy_vm.cache.background import cancel
 from goproxy_vm.cache.download import Download
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.cache.finder import Finder
 from goproxy_vm.cache.hashes import Hashes
 from goproxy_vm.cache.health import reason
 from goproxy_vm.cache.layout import free_bytes
-from goproxy_vm.cache.opening import Parts, begin_work, cancel, open_parts
+from goproxy_vm.cache.opening import Parts, begin_work, open_parts
 from goproxy_vm.cache.publish import Item
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored

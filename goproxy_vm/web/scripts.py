@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TOP = "/vm/"
 """What their paths begin with; no module file's path: it has no ``/@``."""
-NAMES = ("setup.sh", "clean.sh")
+NAMES = ("setup.sh", "clean.sh", "install.sh")
 """The scripts, which lie beside this module."""
 
 

@@ -1,4 +1,4 @@
-"""docs/vms.md: what is to be copied from it is sound, and what it says of the script is true."""
+"""docs/vms.md: what is to be copied from it is sound, and what it says of the scripts is true."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ from goproxy_vm import cli
 PATH = "/vm/setup.sh"
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "vms.md").read_text()
-<<<<<<< HEAD
-SCRIPT = (ROOT / "goproxy_vm" / "web" / "setup.sh").read_text()
-CLEAN = (ROOT / "goproxy_vm" / "web" / "clean.sh").read_text()
-SMALL = PAGE.partition("\n## Keeping a VM small\n")[2].partition("\n## ")[0]
-UNITS = ROOT / "config" / "vm"
-=======
 SCRIPTS = ROOT / "goproxy_vm" / "web"
 SCRIPT = (SCRIPTS / "setup.sh").read_text()
->>>>>>> wt-u
+CLEAN = (SCRIPTS / "clean.sh").read_text()
+SMALL = PAGE.partition("\n## Keeping a VM small\n")[2].partition("\n## ")[0]
+UNITS = ROOT / "config" / "vm"
 
 
 def blocks(language: str) -> list[str]:
@@ -42,21 +38,14 @@ def commands() -> list[str]:
 def test_shell(command: str) -> None:
     done = subprocess.run(["sh", "-n"], input=command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-<<<<<<< HEAD
-    if "curl" in command and " -o " not in command:
+    if "curl" in command and " -o " not in command and "sum.golang.org" not in command:
         command = command.partition("\n")[0] if command.startswith("curl") else command  # and what it prints
         match = re.match(
-            r"\s*curl -fsS http://[\w.]+:8080/vm/(setup|clean)\.sh \| sh( -s -- (--.*))?\n?$", command
+            r"\s*curl -fsS http://[\w.]+:8080/vm/(setup|clean|install)\.sh \| sh( -s -- (--.*))?\n?$", command
         )
         assert match
-        assert set(re.findall(r"--[a-z-]+", match[3] or "")) <= options(
-            {"setup": SCRIPT, "clean": CLEAN}[match[1]]
-        )
-=======
-    if "curl" in command and "sum.golang.org" not in command:
-        script = rf"\s*curl -fsS http://[\w.]+:8080({re.escape(PATH)}|/vm/install\.sh) \| sh"
-        assert re.match(rf"{script}( -s -- --[a-z]+[\w +/.:=-]*)?\n?$", command)
->>>>>>> wt-u
+        script = (SCRIPTS / f"{match[1]}.sh").read_text()
+        assert set(re.findall(r"--[a-z][a-z0-9-]*", match[3] or "")) <= options(script)
 
 
 def test_cloud_init() -> None:
@@ -69,11 +58,10 @@ def test_cloud_init() -> None:
     assert words == ["su", "-", "ubuntu", "-c"]
 
 
-<<<<<<< HEAD
 def options(script: str) -> set[str]:
     """Those that the script's usage explains."""
     usage = script.partition("usage() {")[2].partition("\n}\n")[0]
-    return set(re.findall(r"^  (--[a-z-]+)", usage, re.MULTILINE))
+    return set(re.findall(r"^  (--[a-z0-9-]+)", usage, re.MULTILINE))
 
 
 def documented(text: str) -> set[str]:
@@ -90,9 +78,6 @@ def test_options_of_clean() -> None:
     }
 
 
-def test_options_and_variables() -> None:
-    assert documented(PAGE.replace(SMALL, "")) == options(SCRIPT)
-=======
 @pytest.mark.parametrize(
     ("script", "begins"),
     [("setup.sh", "# Pointing VMs at the host\n"), ("install.sh", "\n## From nothing\n")],
@@ -106,7 +91,6 @@ def test_options(script: str, begins: str) -> None:
 
 
 def test_variables() -> None:
->>>>>>> wt-u
     planned = set(re.findall(r'^    plan ([A-Z]+) "', SCRIPT, re.MULTILINE))
     rows = re.findall(r"^\| (`GO.*?) \|", PAGE, re.MULTILINE)
     assert planned == set(re.findall(r"`([A-Z]+)`", " ".join(rows)))
