@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.errors import ChecksumMismatch, StartError, UpstreamError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.traffic.slots import FairSlots

@@ -15,7 +15,7 @@ from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.upstream.direct import judge
-from goproxy_vm.upstream.direct.answer import Heard, Found, Kind, heard, read
+from goproxy_vm.upstream.direct.answer import Found, Heard, Kind, heard, read
 from goproxy_vm.upstream.direct.clones import Clone, Clones
 from goproxy_vm.upstream.direct.egress import GIT, GO, Egress
 from goproxy_vm.upstream.direct.environ import Surroundings
