@@ -243,8 +243,8 @@ report() {
     query="script=setup&go=$version&bootstrap=$bootstrap&os=$(plain_go env GOOS)&arch=$(plain_go env GOARCH)"
     if command -v curl >/dev/null; then
         curl -fs -m 1 -o /dev/null "$proxy/vm/seen?$query" || :
-    elif command -v wget >/dev/null; then
-        wget -q -T 1 -O /dev/null "$proxy/vm/seen?$query" 2>/dev/null || :
+    elif command -v wget >/dev/null && command -v timeout >/dev/null; then # busybox's own -T may crash it
+        timeout 1 wget -q -O /dev/null "$proxy/vm/seen?$query" 2>/dev/null || :
     fi
 }
 
