@@ -50,7 +50,8 @@ async def test_who_joins_a_run_lends_it_a_share(bed: Bed) -> None:
 async def test_what_is_absent_leaves_nothing(bed: Bed) -> None:
     source = await bed.source()
     for number in range(2):
-        await failure(source, listed(f"{HOST}/team/none{number}.git"))
+        bed.repositories.add(f"team/none{number}")
+        await failure(source, info(f"{HOST}/team/none{number}", "v1.0.0"))
     assert list((bed.root / "vcs").iterdir()) == []
 
 
