@@ -571,7 +571,7 @@ directory_of() {
     case ${2-} in
         '' | *"$newline"*) misused "$1: a directory is needed" ;;
     esac
-    (unset CDPATH && cd "$2/." 2>/dev/null && pwd -P) || misused "$1: there is no directory $2"
+    (cd "$2/." 2>/dev/null && pwd -P) || misused "$1: there is no directory $2"
 }
 
 take_arguments() {
@@ -641,6 +641,7 @@ take_arguments() {
 
 main() {
     set -euf
+    unset CDPATH # cd would go elsewhere
     export LC_ALL=C
     newline='
 '
@@ -653,12 +654,19 @@ main() {
     learn_stat
     now=$(date +%s)
     home=$(cd "${HOME:-/}" 2>/dev/null && pwd -P) || home=/
+    case $modcache in
+        /*) ;;
+        *) fail "go names no module cache (is HOME set?): give --modcache" ;; # not what is here
+    esac
     if [ -z "$modcache_given" ] && ! (cd "$modcache" && [ -n "$(find . ! -name . -prune)" ]) 2>/dev/null; then
         say "nothing to clean: there is no module cache at $modcache"
         return 0
     fi
     modcache=$(cd "$modcache" && pwd -P)
-    gocache=$(cd "${gocache:-/}" 2>/dev/null && pwd -P) || gocache=/
+    case $gocache in
+        /*) gocache=$(cd "$gocache" 2>/dev/null && pwd -P) || gocache=/ ;;
+        *) gocache=/ ;; # off, or none
+    esac
     check_modcache "$modcache"
     if [ -n "$gocache_given" ] && ! is_gocache "$gocache"; then
         refuse "$gocache is no build cache: it has no directory 00"
@@ -668,7 +676,10 @@ main() {
         say "nothing to do: cleaned less than $every h ago"
         return 0
     fi
-    work=$(cd "$(mktemp -d)" && pwd)
+    # Never cd '': that stays here, and what is here would go at the end.
+    if ! scratch=$(mktemp -d) || [ -z "$scratch" ] || ! work=$(cd "$scratch/." && pwd); then
+        fail "no directory could be made in ${TMPDIR:-/tmp}: set TMPDIR to one that can be written"
+    fi
     trap 'rm -rf "$work"' EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT

@@ -456,6 +456,52 @@ def test_without_flock(vm: Cleaner, tmp_path: Path) -> None:
     assert vm.cache.state(f"{M}@v1.0.0") == ""
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_room_for_notes(vm: Cleaner, tmp_path: Path, shell: str) -> None:
+    """Where mktemp gives no directory, what the script deletes at its end is not the one it was called in."""
+    vm.shell = shell
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    (tmp_path / "sources").write_text("x")
+    tools = Path(tools_but(tmp_path / "tools", "mktemp"))
+    for text in ("exit 1", "exit 0", "echo /nowhere/x"):
+        (tools / "mktemp").write_text(f"#!/bin/sh\n{text}\n")
+        (tools / "mktemp").chmod(0o755)
+        vm.environ["PATH"] = str(tools)
+        before = below(vm.home)
+        assert "no directory could be made in " in vm.run(code=1).stderr
+        assert below(vm.home) == before
+    vm.environ |= {"PATH": PATH, "TMPDIR": str(tmp_path / "nowhere")}
+    assert f"no directory could be made in {tmp_path}/nowhere" in vm.run(code=1).stderr
+    assert (tmp_path / "sources").exists()
+    assert vm.cache.state(f"{M}@v1.0.0") == "zip ziphash tree"
+
+
+def fake_go(directory: Path, *answers: str, toolchain: str = "local") -> str:
+    """A PATH on which go says this of its caches, proxy, system and architecture."""
+    directory.mkdir()
+    lines = " ".join(f"'{answer}'" for answer in answers)
+    (directory / "go").write_text(
+        f"#!/bin/sh\ncase $* in\n'env GOTOOLCHAIN') echo {toolchain} ;;\n"
+        f"env*) printf '%s\\n' {lines} ;;\nversion) echo go version go1.24.11 linux/amd64 ;;\nesac\n"
+    )
+    (directory / "go").chmod(0o755)
+    return f"{directory}:{PATH}"
+
+
+def test_a_go_that_names_no_caches(vm: Cleaner, tmp_path: Path) -> None:
+    """What the script is called in is not taken for them."""
+    vm.home = vm.cache.top
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    vm.environ["PATH"] = fake_go(tmp_path / "bin", "", "off", "off", "linux", "amd64")
+    done = vm.bare()
+    assert done.returncode == 1
+    assert "go names no module cache" in done.stderr
+    assert vm.cache.state(f"{M}@v1.0.0") == "zip ziphash tree"
+    fake_gocache(vm.home / "off", {"0a/0a1-d": 9})
+    vm.run("--build-age", "3")
+    assert (vm.home / "off" / "0a" / "0a1-d").exists()
+
+
 def test_an_empty_cache(vm: Cleaner) -> None:
     done = vm.run("--zips", "--age", "1")
     assert re.search(r"^before +0 +0\.0\nafter +0 +0\.0$", done.stdout, re.MULTILINE)
