@@ -418,7 +418,20 @@ is_modcache() {
 }
 
 is_gocache() {
-    [ -d "$1/00" ] # go makes all 256
+    [ -d "$1/00" ] && [ -d "$1/ff" ] # go makes all 256
+}
+
+# What lies in a directory beside the mod and build that setup.sh makes there.
+beside_caches() {
+    find "$1/." ! -name . -prune ! \( -type d \( -name mod -o -name build \) \) -print
+}
+
+# Whether a directory is one that setup.sh has made for a Go version: caches, and nothing else.
+is_version() {
+    [ ! -e "$1/mod" ] || is_modcache "$1/mod" || return 1
+    [ ! -e "$1/build" ] || is_gocache "$1/build" || return 1
+    [ -e "$1/mod" ] || [ -e "$1/build" ] || return 1
+    beside=$(beside_caches "$1") && [ -z "$beside" ]
 }
 
 clean_caches() {
@@ -430,23 +443,23 @@ clean_caches() {
     fi
 }
 
-# Whether go has used the caches of one version for the last days.
+# Whether go has used the caches of one version for the last days. What cannot be read may have been.
 version_used() {
-    used=$(
-        if is_modcache "$1/mod"; then
-            find "$1/mod/cache/download" -type f -name '*.ziphash' \( -atime "-$2" -o -mtime "-$2" \) | head -n 1
-        fi
-        if is_gocache "$1/build"; then
-            find "$1/build" -type f -mtime "-$2" | head -n 1
-        fi
-    )
-    [ -n "$used" ]
+    : >"$work/used"
+    if is_modcache "$1/mod"; then
+        find "$1/mod/cache/download" -type f -name '*.ziphash' \( -atime "-$2" -o -mtime "-$2" \) -print \
+            >>"$work/used" || return 0
+    fi
+    if is_gocache "$1/build"; then
+        find "$1/build" -type f -mtime "-$2" -print >>"$work/used" || return 0
+    fi
+    [ -s "$work/used" ]
 }
 
 # Remove the caches of a Go version as a whole: renamed first, and back if a go has come meanwhile.
 drop_version() {
     days=${age:-30}
-    if version_used "$1" "$days"; then
+    if ! is_version "$1" || version_used "$1" "$days"; then
         return 1
     fi
     kib=$(du -sk "$1/mod" 2>/dev/null | sed 's/[^0-9].*//')
@@ -475,8 +488,9 @@ drop_version() {
 
 # The caches of the other Go versions, where setup.sh has put them.
 clean_other_versions() {
-    case $modcache in
-        */go[0-9]*/mod | */devel/mod) caches=${modcache%/*/mod} ;; # setup.sh --cache
+    caches=${modcache%/mod}
+    case ${caches##*/}/${modcache##*/} in
+        go[0-9]*/mod | devel/mod) caches=${caches%/*} ;; # setup.sh --cache
         *)
             case ${XDG_CACHE_HOME-} in
                 /*) caches=$XDG_CACHE_HOME/go-vm ;;
@@ -488,12 +502,12 @@ clean_other_versions() {
         return 0
     fi
     caches=$(cd "$caches" && pwd -P)
-    find "$caches/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel \) -print |
+    find "$caches/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel \) ! -name "*$newline*" -print |
         sed 's|/\./|/|' | sort >"$work/versions"
     while IFS= read -r directory; do
         case $directory in
             *.tmp-clean)
-                if [ -z "$dry" ]; then
+                if [ -z "$dry" ] && beside=$(beside_caches "$directory") && [ -z "$beside" ]; then
                     chmod -R u+w "$directory" || :
                     rm -rf "$directory" || failed "$directory"
                 fi
@@ -669,7 +683,7 @@ main() {
     esac
     check_modcache "$modcache"
     if [ -n "$gocache_given" ] && ! is_gocache "$gocache"; then
-        refuse "$gocache is no build cache: it has no directory 00"
+        refuse "$gocache is no build cache: it has no directories 00 to ff"
     fi
     mark=$modcache/cache/goproxy-vm.cleaned
     if [ -n "$every" ] && cleaned_lately "$mark"; then

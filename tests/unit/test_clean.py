@@ -322,12 +322,8 @@ def test_all_versions(vm: Cleaner) -> None:
     caches = vm.home / "caches"
     made = {}
     for version, days in (("go1.24.1", 40), ("go1.25.3", 2), ("go1.26.8", 40)):
-        made[version] = FakeModcache(caches / version / "mod")
-        made[version].add(f"{M}@v1.0.0", days)
+        made[version] = version_caches(caches, version, days)
         made[version].add(f"{M}@v1.1.0", 60)
-        fake_gocache(caches / version / "build", {"0a/0a1-d": days})
-        for path in (caches / version / "build" / "README", caches / version / "build" / "trim.txt"):
-            os.utime(path, (time.time() - 40 * DAY,) * 2)
     foreign = caches / "notes" / "go"
     foreign.mkdir(parents=True)
     (caches / "go1.23.0.tmp-clean" / "mod").mkdir(parents=True)  # of a run that was killed
@@ -344,6 +340,69 @@ def test_all_versions(vm: Cleaner) -> None:
     assert made["go1.25.3"].state(f"{M}@v1.0.0") == "zip ziphash tree"
     assert foreign.exists()
     assert vm.list("--all-versions", "--age", "1") == [("version", "go1.25.3")]
+
+
+def version_caches(caches: Path, version: str, days: float) -> FakeModcache:
+    """Both caches of a Go version, as setup.sh has them made, with one module; unused for so many days."""
+    made = FakeModcache(caches / version / "mod")
+    made.add(f"{M}@v1.0.0", days)
+    build = caches / version / "build"
+    fake_gocache(build, {"0a/0a1-d": days})
+    for path in (build / "README", build / "trim.txt"):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return made
+
+
+def test_what_is_no_cache_stays(vm: Cleaner) -> None:
+    """After ``setup.sh --cache "$HOME"``: only what is a cache and nothing else goes as a whole."""
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    version_caches(vm.home, "go1.24.1", 40)
+    for top in ("devel/src", "go1.20/src", "go1.19.1.tmp-clean/src", "go1.18/mod/src", "go2"):
+        (vm.home / top).mkdir(parents=True)
+        (vm.home / top / "main.go").write_text("package main\n")
+    (vm.home / "go1.17").mkdir()
+    for version in ("go1.21.1", "go1.21.2", "go1.21.3", "go1.21.4\n" + "go1.24.1"):
+        version_caches(vm.home, version, 40)
+    (vm.home / "go1.21.1" / "notes").write_text("mine")
+    (vm.home / "go1.21.2" / "build" / "00").rmdir()
+    (vm.home / "go1.21.3" / "mod").rename(vm.home / "elsewhere")
+    (vm.home / "go1.21.3" / "mod").symlink_to(vm.home / "elsewhere")
+    stays = set(os.listdir(vm.home)) - {"go1.24.1"}
+    before = below(vm.home)
+    assert [name for reason, name in vm.list("--all-versions") if reason == "version"] == ["go1.24.1"]
+    assert set(os.listdir(vm.home)) == stays
+    after = below(vm.home)
+    assert not [path for path in set(before) - set(after) if path.endswith(("main.go", "notes"))]
+
+
+def test_the_caches_of_versions_are_beside_each_other(vm: Cleaner) -> None:
+    """Not two levels up, and not where the current one's parent only looks like a version."""
+    caches = vm.home / "go1"
+    vm.cache = version_caches(caches, "work", 40)
+    version_caches(caches, "go1.24.1", 40)
+    version_caches(vm.home, "go1.24.1", 40)
+    vm.run("--all-versions")
+    assert (caches / "go1.24.1").exists()
+    assert (vm.home / "go1.24.1").exists()
+
+
+def test_caches_that_cannot_be_read_count_as_used(vm: Cleaner, tmp_path: Path) -> None:
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    version_caches(vm.home, "go1.24.1", 40)
+    find = shutil.which("find")
+    for kept in ("mod/cache/download", "build"):
+        tools = tmp_path / kept.replace("/", "-")
+        tools.mkdir()
+        (tools / "find").write_text(
+            f'#!/bin/sh\ncase $1:$* in */go1.24.1/{kept}:*-mtime*) exit 1 ;; esac\nexec {find} "$@"\n'
+        )
+        (tools / "find").chmod(0o755)
+        vm.environ["PATH"] = f"{tools}:{PATH}"
+        vm.run("--all-versions")
+        assert (vm.home / "go1.24.1" / "build" / "00").exists()
+    vm.environ["PATH"] = PATH
+    vm.run("--all-versions")
+    assert not (vm.home / "go1.24.1").exists()
 
 
 def test_what_a_killed_run_has_left_goes(vm: Cleaner) -> None:
@@ -441,7 +500,7 @@ def tools_but(directory: Path, *left_out: str) -> str:
     """A PATH that has what the script needs, but for some."""
     directory.mkdir()
     needed = "awk cat chmod date df du find flock head mktemp mv rm rmdir sed sh sort stat touch tr wc xargs"
-    needed += " timeout"
+    needed += " printf timeout"
     for name in set(needed.split()) - set(left_out):
         found = shutil.which(name)
         assert found is not None, name
