@@ -155,10 +155,9 @@ check_modcache() {
 
 # Whether reading a file shows in its time of access here. Tried, not looked up: noatime comes in many ways.
 reads_show() {
-    probe=$1/cache/.goproxy-vm-probe
-    if ! (printf x >"$probe") 2>/dev/null; then
-        return 1
-    fi
+    probe=$(mktemp "$1/cache/.goproxy-vm-probe.XXXXXX" 2>/dev/null) ||
+        fail "$1 cannot be written: run this as the user who builds"
+    printf x >"$probe"
     touch -a -t 200001010000 "$probe"
     cat "$probe" >/dev/null
     shown=$(find "$probe" -atime -2)
@@ -174,9 +173,6 @@ cleaned_lately() {
 
 # Into $work/kept: "module@version" of go.sum files below the directories, "toolchain VERSION" of go.mod files.
 read_keep() {
-    if [ -n "$toolchain" ]; then
-        echo "toolchain $toolchain" >>"$work/kept"
-    fi
     while IFS= read -r directory; do
         if [ -z "$directory" ]; then
             continue
@@ -326,9 +322,10 @@ remove_version() {
     still_unused || return 3
     rm -f "$stem.zip" || return 1 # before the tree: while that is there nothing asks for the zip
     if [ -d "$tree" ]; then
+        [ ! -e "$tree.tmp-clean" ] || return 1 # mv would move into it
         mv -f "$tree" "$tree.tmp-clean" || return 1
         if ! still_unused; then # a build that came meanwhile has noted its use before it reads the tree
-            mv -f "$tree.tmp-clean" "$tree" || return 1
+            [ -e "$tree" ] || mv -f "$tree.tmp-clean" "$tree" || return 1 # else it is extracted again
             return 3
         fi
     fi
@@ -459,6 +456,9 @@ version_used() {
 # Remove the caches of a Go version as a whole: renamed first, and back if a go has come meanwhile.
 drop_version() {
     days=${age:-30}
+    if [ -n "$unseen" ] && [ -z "$force" ]; then
+        return 1 # --keep says nothing of other versions
+    fi
     if ! is_version "$1" || version_used "$1" "$days"; then
         return 1
     fi
@@ -467,9 +467,10 @@ drop_version() {
     count=$(find "$1" -type f -name '*.ziphash' | wc -l)
     entries=$(cd "$1" && find . -path './build/[0-9a-f][0-9a-f]/*-[ad]' -prune -print | wc -l)
     if [ -z "$dry" ]; then
+        [ ! -e "$1.tmp-clean" ] || return 1 # mv would move into it
         mv -f "$1" "$1.tmp-clean" || return 1
         if version_used "$1.tmp-clean" "$days"; then
-            mv -f "$1.tmp-clean" "$1"
+            [ -e "$1" ] || mv -f "$1.tmp-clean" "$1" # else a go has begun anew, and the next run deletes it
             return 1
         fi
         chmod -R u+w "$1.tmp-clean" || :
@@ -484,6 +485,12 @@ drop_version() {
     if [ -n "$list" ]; then
         printf 'version\t%s\t%s\t%s\n' "${1##*/}" "$((${kib:-0} + ${build_kib:-0}))" "$days"
     fi
+}
+
+# The directories of Go versions, and those that a run has renamed.
+versions_in() {
+    find "$1/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel -o -name devel.tmp-clean \) \
+        ! -name "*$newline*" -print | sed 's|/\./|/|' | sort
 }
 
 # The caches of the other Go versions, where setup.sh has put them.
@@ -502,18 +509,17 @@ clean_other_versions() {
         return 0
     fi
     caches=$(cd "$caches" && pwd -P)
-    find "$caches/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel \) ! -name "*$newline*" -print |
-        sed 's|/\./|/|' | sort >"$work/versions"
+    if [ -z "$dry" ]; then # first: a version whose name is taken cannot be renamed
+        versions_in "$caches" | sed -n '/\.tmp-clean$/p' >"$work/versions"
+        while IFS= read -r directory; do
+            if beside=$(beside_caches "$directory") && [ -z "$beside" ]; then
+                chmod -R u+w "$directory" || :
+                rm -rf "$directory" || failed "$directory"
+            fi
+        done <"$work/versions"
+    fi
+    versions_in "$caches" | sed '/\.tmp-clean$/d' >"$work/versions"
     while IFS= read -r directory; do
-        case $directory in
-            *.tmp-clean)
-                if [ -z "$dry" ] && beside=$(beside_caches "$directory") && [ -z "$beside" ]; then
-                    chmod -R u+w "$directory" || :
-                    rm -rf "$directory" || failed "$directory"
-                fi
-                continue
-                ;;
-        esac
         if [ "$directory/mod" = "$modcache" ] || [ "$directory/build" = "$gocache" ]; then
             continue
         fi
@@ -660,7 +666,7 @@ main() {
     newline='
 '
     tab=$(printf '\t')
-    dry='' list='' zips='' all_versions='' force='' age='' build_age='' every='' size='' keep='' modules='' others=''
+    dry='' list='' zips='' all_versions='' force='' age='' build_age='' every='' size='' keep='' modules='' others='' unseen=''
     modcache='' gocache='' goproxy='' os='' arch='' bootstrap='' toolchain=''
     take_arguments "$@"
     modcache_given=$modcache gocache_given=$gocache
@@ -711,12 +717,19 @@ main() {
             return 0
         fi
     fi
-    if [ -n "$age$size$others" ] && ! reads_show "$modcache"; then
-        say "warning: reading a file leaves no time of access here (noatime?), so days count from the download;" \
-            "name what you need with --keep"
+    if [ -n "$age$size$others$all_versions" ] && ! reads_show "$modcache"; then
+        unseen=yes
+        if [ -z "$keep$force" ]; then
+            refuse "reading a file leaves no time of access here (noatime?), so what builds use does not show:" \
+                "name what you need with --keep, or give --force, and days count from the download"
+        fi
+        say "warning: reading a file leaves no time of access here (noatime?), so days count from the download"
     fi
     if [ "$goproxy" = off ] && [ -n "$age$size$others$modules" ]; then
         say "warning: GOPROXY is off here: what goes does not come back by itself"
+    fi
+    if [ -n "$toolchain" ]; then
+        echo "toolchain $toolchain" >>"$work/kept" # no go works without
     fi
     if [ -n "$keep" ]; then
         read_keep

@@ -405,6 +405,95 @@ def test_caches_that_cannot_be_read_count_as_used(vm: Cleaner, tmp_path: Path) -
     assert not (vm.home / "go1.24.1").exists()
 
 
+def blind(directory: Path) -> str:
+    """A PATH whose cat leaves no time of access, as on a file system that is mounted so."""
+    directory.mkdir()
+    (directory / "cat").write_text(
+        f'#!/bin/sh\ncase $* in *-probe*) ;; *) exec {shutil.which("cat")} "$@" ;; esac\n'
+    )
+    (directory / "cat").chmod(0o755)
+    return f"{directory}:{PATH}"
+
+
+def test_where_no_use_shows(vm: Cleaner, tmp_path: Path) -> None:
+    """What goes by its use has to be named then, or to be forced."""
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    version_caches(vm.home, "go1.24.1", 40)
+    vm.project()
+    vm.environ["PATH"] = blind(tmp_path / "bin")
+    for arguments in ([], ["--age", "30"], ["--size", "1K"], ["--zips", "--all-versions"]):
+        done = vm.run(*arguments, code=2)
+        assert "reading a file leaves no time of access here" in done.stderr
+        assert "--keep, or give --force" in done.stderr
+    assert vm.cache.state(f"{M}@v1.0.0") == "zip ziphash tree"
+    assert vm.list("--zips") == [("zip", f"{M}@v1.0.0")], "that goes by what is there"
+    done = vm.run("--age", "30", "--keep", "src", "--all-versions")
+    assert "warning: reading a file leaves no time of access here" in done.stderr
+    assert vm.cache.state(f"{M}@v1.0.0") == "ziphash tree", "it is kept"
+    assert (vm.home / "go1.24.1").exists()
+    vm.run("--all-versions", "--force")
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+    assert not (vm.home / "go1.24.1").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--age", "1"], ["--module", "golang.org/*"], ["--size", "1K"]])
+def test_the_toolchain_that_runs_stays(vm: Cleaner, tmp_path: Path, arguments: list[str]) -> None:
+    for version in ("25.3", "26.8"):
+        vm.cache.add(TOOLCHAIN.format(version), 60)
+    answers = (str(vm.cache.top), str(vm.gocache), "http://127.0.0.1:1", "linux", "amd64")
+    vm.environ["PATH"] = fake_go(tmp_path / "bin", *answers, toolchain="go1.26.8+auto")
+    vm.run(*arguments)
+    assert vm.cache.state(TOOLCHAIN.format("26.8")) == "zip ziphash tree"
+    assert vm.cache.state(TOOLCHAIN.format("25.3")) == ""
+
+
+def on_call(tools: Path, name: str, pattern: str, action: str) -> str:
+    """A PATH with a command that, before it does what it is asked to, does something else once."""
+    tools.mkdir()
+    (tools / name).write_text(
+        f"#!/bin/sh\ncase $* in {pattern}) [ -e {tools}/done ] || {{ : >{tools}/done; {action}; }} ;; esac\n"
+        f'exec {shutil.which(name)} "$@"\n'
+    )
+    (tools / name).chmod(0o755)
+    return f"{tools}:{PATH}"
+
+
+def test_a_version_whose_other_name_is_taken(vm: Cleaner, tmp_path: Path) -> None:
+    """Neither a tree nor the caches of a version are moved into a directory of that name."""
+    name = f"{M}@v1.0.0"
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    other = version_caches(vm.home, "go1.24.1", 40)
+    taken = Path(f"{vm.cache.tree(name)}.tmp-clean")
+    vm.environ["PATH"] = on_call(tmp_path / "a", "flock", "'-n 9'", f"mkdir '{taken}'")
+    assert f"{name} could not be deleted" in vm.run(code=1).stderr
+    assert len(below(vm.cache.tree(name))) == 4
+    (vm.home / "go1.24.1.tmp-clean" / "notes").mkdir(parents=True)
+    vm.run("--all-versions")
+    assert os.listdir(vm.home / "go1.24.1.tmp-clean") == ["notes"]
+    (vm.home / "go1.24.1.tmp-clean" / "notes").rename(vm.home / "go1.24.1.tmp-clean" / "mod")
+    assert other.top.exists()
+    assert vm.list("--all-versions") == [("version", "go1.24.1")]
+    assert not list(vm.home.glob("go1.24.1*"))
+
+
+def test_what_was_made_again_meanwhile_stays(vm: Cleaner, tmp_path: Path) -> None:
+    """The way back is barred where go has begun anew: what was renamed is left for the next run."""
+    vm.cache = version_caches(vm.home, "go1.26.8", 0)
+    other = version_caches(vm.home, "go1.24.1", 40)
+    moved = vm.home / "go1.24.1.tmp-clean"
+    action = f"mkdir -p '{other.top}/new'; touch '{moved}/build/0a/0a1-d'"
+    vm.environ["PATH"] = on_call(
+        tmp_path / "bin", "find", f"'{moved}/mod/cache/download '*|'{moved}/build '*", action
+    )
+    vm.run("--all-versions")
+    assert os.listdir(other.top) == ["new"]
+    assert sorted(os.listdir(vm.home / "go1.24.1")) == ["mod"]
+    assert moved.exists()
+    vm.run("--all-versions")
+    assert not moved.exists()
+    assert os.listdir(other.top) == ["new"]
+
+
 def test_what_a_killed_run_has_left_goes(vm: Cleaner) -> None:
     """Even where go has extracted the version again, and it is to go once more."""
     name = f"{M}@v1.0.0"
