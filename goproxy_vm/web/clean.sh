@@ -125,12 +125,12 @@ EOF
     esac
 }
 
-# How to ask stat for times of access and change in seconds, and for a name.
+# How to ask stat for times of access and change in seconds, for a name, and for an owner.
 learn_stat() {
     if stat -c %X / >/dev/null 2>&1; then
-        form=-c times='%X %Y' changed=%Y named=%n
+        form=-c times='%X %Y' changed=%Y named=%n owner='%u %U'
     else
-        form=-f times='%a %m' changed=%m named=%N
+        form=-f times='%a %m' changed=%m named=%N owner='%u %Su'
     fi
 }
 
@@ -151,6 +151,53 @@ check_modcache() {
             fi
             ;;
     esac
+}
+
+# Whose a module cache is, where this is root and that is somebody else: who could lead root out of it by links.
+somebody_else() {
+    if [ "$(id -u)" = 0 ]; then
+        for each in "$1" "$1/cache" "$1/cache/download"; do
+            stat $form "$owner" "$each"
+        done | sed -n '/^0 /!{s/.* //p;q;}'
+    fi
+}
+
+# Take the module cache for this run, by fd 8 or else a directory; 1 where another clean.sh has it.
+claim() {
+    if [ -n "$dry" ]; then
+        return 0
+    fi
+    held=$1/cache/goproxy-vm.lock
+    if [ -n "$locks" ]; then
+        if ! (: >>"$held") 2>/dev/null; then
+            fail "$1 cannot be written: run this as the user who builds"
+        fi
+        exec 8>>"$held"
+        flock -n 8 8>&8
+        return
+    fi
+    held=$held.d
+    if ! mkdir "$held" 2>/dev/null; then
+        if [ ! -d "$held" ]; then
+            fail "$1 cannot be written: run this as the user who builds"
+        fi
+        holder=$(cat "$held/pid" 2>/dev/null) || holder=
+        # A run that was killed has left it; one that has just begun has not written its number.
+        if [ -n "$holder" ] && kill -0 "$holder" 2>/dev/null || [ -z "$(find "$held" -prune -mmin +1440)$holder" ]; then
+            return 1
+        fi
+    fi
+    echo "$held" >>"$work/held"
+    echo $$ >"$held/pid"
+}
+
+# Give back what claim has taken without flock, and delete the notes.
+# shellcheck disable=SC2329 # by a trap
+finish() {
+    if [ -e "$work/held" ]; then
+        tr '\n' '\0' <"$work/held" | xargs -0 rm -rf
+    fi
+    rm -rf "$work"
 }
 
 # Whether reading a file shows in its time of access here. Tried, not looked up: noatime comes in many ways.
@@ -487,6 +534,34 @@ drop_version() {
     fi
 }
 
+# Clean the caches of another Go version, or drop them.
+clean_version() {
+    if is_modcache "$1/mod"; then
+        user=$(somebody_else "$1/mod")
+        if [ -n "$user" ]; then
+            say "$1 is $user's, and this is root: it stays"
+            return 0
+        fi
+        if [ -z "$dry" ] && [ ! -w "$1/mod/cache" ]; then
+            failed "what is unused in $1"
+            return 0
+        fi
+        if ! claim "$1/mod"; then
+            say "another clean.sh is at work in $1: it stays"
+            return 0
+        fi
+    fi
+    case ${1##*/} in
+        "$bootstrap" | "$toolchain") ;;
+        *)
+            if drop_version "$1"; then
+                return 0
+            fi
+            ;;
+    esac
+    clean_caches "$1/mod" "$1/build"
+}
+
 # The directories of Go versions, and those that a run has renamed.
 versions_in() {
     find "$1/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel -o -name devel.tmp-clean \) \
@@ -523,15 +598,7 @@ clean_other_versions() {
         if [ "$directory/mod" = "$modcache" ] || [ "$directory/build" = "$gocache" ]; then
             continue
         fi
-        case ${directory##*/} in
-            "$bootstrap" | "$toolchain") ;;
-            *)
-                if drop_version "$directory"; then
-                    continue
-                fi
-                ;;
-        esac
-        clean_caches "$directory/mod" "$directory/build"
+        (clean_version "$directory") # a shell of its own, for a lock of its own
     done <"$work/versions"
 }
 
@@ -688,6 +755,10 @@ main() {
         *) gocache=/ ;; # off, or none
     esac
     check_modcache "$modcache"
+    user=$(somebody_else "$modcache")
+    if [ -n "$user" ]; then
+        refuse "$modcache is $user's, and this is root: run it as that user, as by su $user -c '…'"
+    fi
     if [ -n "$gocache_given" ] && ! is_gocache "$gocache"; then
         refuse "$gocache is no build cache: it has no directories 00 to ff"
     fi
@@ -700,22 +771,16 @@ main() {
     if ! scratch=$(mktemp -d) || [ -z "$scratch" ] || ! work=$(cd "$scratch/." && pwd); then
         fail "no directory could be made in ${TMPDIR:-/tmp}: set TMPDIR to one that can be written"
     fi
-    trap 'rm -rf "$work"' EXIT
+    trap finish EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
     : >"$work/mark"
     : >"$work/sums"
     locks=$(command -v flock) || locks=
-    if [ -z "$dry" ]; then
-        if ! (: >>"$modcache/cache/goproxy-vm.lock") 2>/dev/null; then
-            fail "$modcache cannot be written: run this as the user who builds"
-        fi
-        exec 8>>"$modcache/cache/goproxy-vm.lock"
-        if [ -n "$locks" ] && ! flock -n 8 8>&8; then
-            say "nothing to do: another clean.sh is at work here"
-            return 0
-        fi
+    if ! claim "$modcache"; then
+        say "nothing to do: another clean.sh is at work here"
+        return 0
     fi
     if [ -n "$age$size$others$all_versions" ] && ! reads_show "$modcache"; then
         unseen=yes

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -588,7 +589,7 @@ def test_one_at_a_time(vm: Cleaner) -> None:
 def tools_but(directory: Path, *left_out: str) -> str:
     """A PATH that has what the script needs, but for some."""
     directory.mkdir()
-    needed = "awk cat chmod date df du find flock head mktemp mv rm rmdir sed sh sort stat touch tr wc xargs"
+    needed = "awk cat chmod date df du find flock head id mkdir mktemp mv rm rmdir sed sh sort stat touch tr wc xargs"
     needed += " printf timeout"
     for name in set(needed.split()) - set(left_out):
         found = shutil.which(name)
@@ -648,6 +649,67 @@ def test_a_go_that_names_no_caches(vm: Cleaner, tmp_path: Path) -> None:
     fake_gocache(vm.home / "off", {"0a/0a1-d": 9})
     vm.run("--build-age", "3")
     assert (vm.home / "off" / "0a" / "0a1-d").exists()
+
+
+def test_each_version_has_its_own_lock(vm: Cleaner) -> None:
+    """Another clean.sh may be at work in the caches of another version: those stay, and are not dropped."""
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    others = [version_caches(vm.home, version, days) for version, days in (("go1.24.1", 40), ("go1.25.1", 0))]
+    others[1].add(f"{M}@v1.1.0", 40)
+    before = [below(other.top) for other in others]
+    with ExitStack() as stack:
+        for other in others:
+            lock = stack.enter_context((other.top / "cache" / "goproxy-vm.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        done = vm.run("--all-versions")
+        for version in ("go1.24.1", "go1.25.1"):
+            assert f"another clean.sh is at work in {vm.home}/{version}: it stays" in done.stderr
+    for other, was in zip(others, before, strict=True):
+        (other.top / "cache" / "goproxy-vm.lock").unlink()
+        assert below(other.top) == was
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
+    assert vm.list("--all-versions") == [("version", "go1.24.1"), ("age", f"{M}@v1.1.0")]
+
+
+def test_one_at_a_time_without_flock(vm: Cleaner, tmp_path: Path) -> None:
+    """A directory is the lock then; a run that was killed holds none."""
+    name = f"{M}@v1.0.0"
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    other = version_caches(vm.home, "go1.24.1", 40)
+    vm.environ["PATH"] = tools_but(tmp_path / "bin", "flock")
+    for cache in (vm.cache, other):
+        held = cache.top / "cache" / "goproxy-vm.lock.d"
+        held.mkdir()
+        (held / "pid").write_text(f"{os.getpid()}\n")
+    assert "another clean.sh is at work here" in vm.run("--all-versions").stderr
+    assert vm.cache.state(name) == "zip ziphash tree"
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    (vm.cache.top / "cache" / "goproxy-vm.lock.d" / "pid").write_text(f"{ended.pid}\n")
+    assert f"another clean.sh is at work in {vm.home}/go1.24.1" in vm.run("--all-versions").stderr
+    assert vm.cache.state(name) == ""
+    assert other.state(name) == "zip ziphash tree"
+    assert not (vm.cache.top / "cache" / "goproxy-vm.lock.d").exists(), "it is given back"
+    (other.top / "cache" / "goproxy-vm.lock.d" / "pid").unlink()
+    assert "at work" in vm.run("--all-versions").stderr, "it has just begun"
+    os.utime(other.top / "cache" / "goproxy-vm.lock.d", (time.time() - 2 * DAY,) * 2)
+    assert vm.list("--all-versions") == [("version", "go1.24.1")]
+
+
+def test_root_in_the_cache_of_somebody_else(vm: Cleaner) -> None:
+    """Who could have left links there, for root to write and delete by."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    vm.cache = version_caches(vm.home, "go1.26.8", 40)
+    other = version_caches(vm.home, "go1.24.1", 40)
+    for path in (other.top, vm.cache.top):
+        os.chown(path / "cache", 65534, -1)
+        before = below(vm.home)
+        done = vm.run("--all-versions", code=2 if path == vm.cache.top else 0)
+        assert ", and this is root: " in done.stderr
+        assert (below(vm.home) == before) is (path == vm.cache.top)
+        assert other.state(f"{M}@v1.0.0") == "zip ziphash tree"
+    assert re.search(r"run it as that user, as by su \S+ -c", done.stderr)
 
 
 def test_an_empty_cache(vm: Cleaner) -> None:
