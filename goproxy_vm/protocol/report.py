@@ -14,7 +14,8 @@ SIZES = ("modcache_mib", "gocache_mib")
 _KEYS = (*WORDS, *SIZES)
 _WORD = re.compile(r"[a-z0-9.+-]{1,32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
-_RELEASE = re.compile(r"go(1\.[0-9]{1,3}(?:\.[0-9]{1,3}|(?:rc|beta)[0-9]{1,2})?)", re.ASCII)
+_SMALL = "(?:0|[1-9][0-9]?)"
+_RELEASE = re.compile(rf"go(1\.{_SMALL}(?:\.{_SMALL}|(?:rc|beta)[1-9])?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class VmReport:
 
     @property
     def release(self) -> str:
-        """The release of Go that ``go`` is, without the word; empty where it is none."""
+        """The release of Go that ``go`` is, without the word; empty where it is none, as by its numbers: those
+        of releases have two digits at most."""
         found = _RELEASE.fullmatch(self.go)
         return found[1] if found else ""
 

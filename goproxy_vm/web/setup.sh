@@ -240,6 +240,13 @@ try() {
 
 # Tell the host what this VM has, for whoever runs it to see which are behind; whether it listens does not matter.
 report() {
+    eval "here=\${GOTOOLCHAIN-}" # in the environment it overrides what was set, where this go knows it
+    if [ -n "$here" ] && plain_go env | grep '^GOTOOLCHAIN=' >/dev/null; then
+        case $here in
+            go1*) version=${here%%+*} ;;
+            *) version=$bootstrap ;;
+        esac
+    fi
     query="script=setup&go=$version&bootstrap=$bootstrap&os=$(plain_go env GOOS)&arch=$(plain_go env GOARCH)"
     if command -v curl >/dev/null; then
         curl -fs -m 1 -o /dev/null "$proxy/vm/seen?$query" || :

@@ -327,6 +327,24 @@ def test_environment_that_overrides(vm: Bare) -> None:
     assert vm.settings()["GOPROXY"] == vm.url
 
 
+def test_the_report_has_the_version_that_runs(vm: Bare, tmp_path: Path) -> None:
+    """Not the one that was meant to, where the environment has another GOTOOLCHAIN."""
+    asked = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "curl").write_text(f'#!/bin/sh\necho "$*" >>{asked}\n')
+    (tmp_path / "bin" / "curl").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(go_binary()).parent}:/usr/bin:/bin"
+    installed = version(vm)
+    for environment, runs in (
+        ({}, "go1.99.1"),
+        ({"GOTOOLCHAIN": "go1.98.2+auto"}, "go1.98.2"),
+        ({"GOTOOLCHAIN": "local"}, installed),
+    ):
+        vm.env = {"PATH": path, **environment}
+        vm.setup("--toolchain", "go1.99.1")
+        assert f"/vm/seen?script=setup&go={runs}&bootstrap={installed}&" in asked.read_text().splitlines()[-1]
+
+
 def test_go_env_that_is_off_or_elsewhere(vm: Bare) -> None:
     vm.env = {"GOENV": "off"}
     assert "GOENV=off" in vm.setup(code=1)[1]

@@ -128,6 +128,17 @@ def test_pages_have_each_vm_once(begin: Begin) -> None:
             vms.page(3, bad)
 
 
+def test_what_cannot_be_a_release_has_no_name(begin: Begin) -> None:
+    vms = begin()
+    for n, go in enumerate(["go1.100", "go1.26.100", "go1.026", "go1.26.08", "go1.26rc0", "go2.1", "go1.26-x"]):
+        vms.seen(f"10.0.0.{n}", replace(REPORT, go=go))
+    assert vms.releases() == {OTHER: 7}
+    for n, go in enumerate(["go1.99", "go1.26.99", "go1.27rc1", "go1.21.0", "go1.20", "go1.9beta2"]):
+        vms.seen(f"10.0.1.{n}", replace(REPORT, go=go))
+    names = {"1.99", "1.26.99", "1.27rc1", "1.21.0", "1.20", "1.9beta2"}
+    assert vms.releases() == {**dict.fromkeys(names, 1), OTHER: 7}
+
+
 def test_releases_are_bounded(begin: Begin) -> None:
     vms = begin()
     assert vms.releases() == {OTHER: 0}
