@@ -20,11 +20,11 @@ What goes; without any of these, --age 30:
   --keep DIR         what the go.sum files below DIR name stays, and the toolchains that the go.mod files there
                      name; without --age, --module or --size, everything else goes; may be given again
   --module GLOB      what matches, as in 'k8s.io/*' or 'example.com/m@v1.*', however lately used; may be given again
-  --size SIZE        of the rest what was used longest ago, until SIZE is left, as in 500M or 2G
+  --size SIZE        of the rest what was used longest ago, until SIZE is left in each module cache, as in 500M or 2G
   --zips             the zips of versions that are extracted: no build needs them
   --build-age DAYS   entries of the build cache that no go has used for DAYS
   --all-versions     look at the caches of all Go versions that setup.sh has made; one that is not the current go's
-                     and has not been used for DAYS of --age goes as a whole
+                     and has not been used for DAYS of --age, or 30, goes as a whole
 
 What was used within a day stays, but for --module: a build may be reading it.
 

@@ -123,7 +123,7 @@ def test_timer_and_cron_line_run_what_the_page_says() -> None:
     assert service == f"/usr/local/bin/goproxy-vm-clean {said}"
     cron = (UNITS / "goproxy-vm-clean.cron").read_text().splitlines()
     (line,) = [line for line in cron if line[:1] not in "#P"]
-    assert re.fullmatch(rf"17 \* \* \* \* ubuntu nice goproxy-vm-clean {said} >/dev/null", line)
+    assert line == f"17 * * * * ubuntu nice goproxy-vm-clean {said} 2>&1 | logger -t goproxy-vm-clean"
     assert set(re.findall(r"--[a-z-]+", said)) <= options(CLEAN)
     assert "-o /usr/local/bin/goproxy-vm-clean http://" in SMALL
 
