@@ -20,6 +20,8 @@ SCRIPT = (SCRIPTS / "setup.sh").read_text()
 CLEAN = (SCRIPTS / "clean.sh").read_text()
 SMALL = PAGE.partition("\n## Keeping a VM small\n")[2].partition("\n## ")[0]
 UNITS = ROOT / "config" / "vm"
+INSTALL = r"curl -fsS http://[\d.]+:8080/vm/install\.sh \| sh -s -- --no-setup"
+"""What has Go installed by root, who then sets up nothing: somebody else builds."""
 
 
 def blocks(language: str) -> list[str]:
@@ -30,8 +32,9 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[str]:
     """What the page would have one type, cloud-init and Vagrant run."""
     consoles = re.findall(r"^[$#] (.*?)(?=^[$#] |\Z)", "".join(blocks("console")), re.MULTILINE | re.DOTALL)
-    (vagrant,) = re.findall(r"<<~SHELL\n(.*?)^ *SHELL$", blocks("ruby")[0], re.MULTILINE | re.DOTALL)
-    return [*consoles, vagrant, *(words[-1] for words in yaml.safe_load(blocks("yaml")[0])["runcmd"])]
+    vagrant = re.findall(r"<<~SHELL\n(.*?)^ *SHELL$", blocks("ruby")[0], re.MULTILINE | re.DOTALL)
+    runs = yaml.safe_load(blocks("yaml")[0])["runcmd"]
+    return [*consoles, *vagrant, *(run if isinstance(run, str) else run[-1] for run in runs)]
 
 
 @pytest.mark.parametrize("command", commands())
@@ -53,9 +56,22 @@ def test_cloud_init() -> None:
     assert text.startswith("#cloud-config\n"), "without this line cloud-init takes it for something else"
     data = yaml.safe_load(text)
     assert set(data) == {"packages", "runcmd"}
-    assert all(isinstance(package, str) for package in data["packages"])
-    ((*words, _),) = data["runcmd"]
+    assert "curl" in data["packages"]
+    assert not [package for package in data["packages"] if package.startswith("go")], "install.sh brings it"
+    install, (*words, setup) = data["runcmd"]
+    assert re.fullmatch(INSTALL, install)
     assert words == ["su", "-", "ubuntu", "-c"]
+    assert "/vm/setup.sh | sh" in setup
+
+
+def test_vagrant() -> None:
+    """Go first, as root, and then the settings of the user who builds, each by the same host."""
+    (text,) = blocks("ruby")
+    install, setup = re.findall(r'"shell", (.*?)<<~SHELL\n(.*?)^ *SHELL$', text, re.MULTILINE | re.DOTALL)
+    assert re.fullmatch(INSTALL, install[1].strip())
+    assert "privileged: false" not in install[0]
+    assert "privileged: false" in setup[0]
+    assert "/vm/setup.sh | sh" in setup[1]
 
 
 def options(script: str) -> set[str]:
