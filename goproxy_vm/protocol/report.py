@@ -33,8 +33,8 @@ class VmReport:
 
     @property
     def release(self) -> str:
-        """The release of Go that ``go`` is, without the word; empty where it is none, as by its numbers: those
-        of releases have two digits at most."""
+        """The release of Go that ``go`` is, without the word; empty where it is none. The numbers of releases
+        have two digits at most."""
         found = _RELEASE.fullmatch(self.go)
         return found[1] if found else ""
 

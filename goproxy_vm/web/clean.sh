@@ -263,7 +263,7 @@ EOF
 # In a module cache: its versions, the one used longest ago first, into $work/known, and their KiB into $work/sizes.
 # Last use is what the hash of a version's zip says: go reads it for each build, and wrote it when it downloaded.
 look_at_modules() {
-    find cache/download -type f -name '*.ziphash' -exec stat $form "$times $named" {} + | awk '
+    find cache/download -type f -name '*.ziphash' ! -path "$odd" -exec stat $form "$times $named" {} + | awk '
         {
             used = $1 > $2 ? $1 : $2
             times = $1 " " $2
@@ -381,7 +381,8 @@ remove_version() {
 
 # Delete the trees that were renamed, now or by a run that was killed.
 sweep() {
-    find . -path ./cache -prune -o -type d -name '*@*' -prune -name '*.tmp-clean' -print >"$work/sweep" || :
+    find . -path ./cache -prune -o \
+        -type d -name '*@*' -prune -name '*.tmp-clean' ! -path "$odd" -print >"$work/sweep" || :
     if [ ! -s "$work/sweep" ]; then
         return 0
     fi
@@ -436,7 +437,7 @@ build_entries() {
     else
         set --
     fi
-    find . -path './[0-9a-f][0-9a-f]/*-[ad]' -prune "$@" -print
+    find . -path './[0-9a-f][0-9a-f]/*-[ad]' -prune "$@" ! -path "$odd" -print
 }
 
 clean_builds() {
@@ -565,7 +566,7 @@ clean_version() {
 # The directories of Go versions, and those that a run has renamed.
 versions_in() {
     find "$1/." ! -name . -prune -type d \( -name 'go[0-9]*' -o -name devel -o -name devel.tmp-clean \) \
-        ! -name "*$newline*" -print | sed 's|/\./|/|' | sort
+        ! -path "$odd" -print | sed 's|/\./|/|' | sort
 }
 
 # The caches of the other Go versions, where setup.sh has put them.
@@ -733,7 +734,9 @@ main() {
     newline='
 '
     tab=$(printf '\t')
-    dry='' list='' zips='' all_versions='' force='' age='' build_age='' every='' size='' keep='' modules='' others='' unseen=''
+    odd="*[$tab$newline]*" # paths that no go has made, and that would be taken for several
+    dry='' list='' zips='' all_versions='' force='' age='' build_age='' every='' size='' keep='' modules='' others=''
+    unseen=''
     modcache='' gocache='' goproxy='' os='' arch='' bootstrap='' toolchain=''
     take_arguments "$@"
     modcache_given=$modcache gocache_given=$gocache

@@ -226,16 +226,19 @@ def test_kills(vm: Vm, tmp_path: Path, then: str) -> None:
             break
         assert done.returncode == -9, done.stderr
         state = vm.state()
+        known = state in seen
         seen.append(state)
         assert not mark.exists() or state == "", "it says that a run was complete"
-        if then == "clean":
+        if known:
+            pass
+        elif then == "clean":
             vm.clean()
             assert vm.state() == "", state
             assert not any(vm.tree.parent.iterdir()), state
         elif state in {"zip ziphash tree", "ziphash tree"}:
             vm.go(*BUILD, online=False)
         vm.go(*BUILD)
-        if then == "go":
+        if then == "go" and not known:
             vm.go("mod", "verify")
     assert {"zip ziphash tree", "ziphash tree", "ziphash moved", "moved", ""} <= set(seen), seen
 
@@ -273,7 +276,7 @@ def race(vm: Vm, starts: int, seed: int = 1) -> tuple[int, int]:
 
 
 def test_builds_that_start_together_with_it(vm: Vm) -> None:
-    assert sum(race(vm, 6)) == 6
+    assert sum(race(vm, 3)) == 3
 
 
 @pytest.mark.soak

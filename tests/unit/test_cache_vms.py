@@ -130,7 +130,9 @@ def test_pages_have_each_vm_once(begin: Begin) -> None:
 
 def test_what_cannot_be_a_release_has_no_name(begin: Begin) -> None:
     vms = begin()
-    for n, go in enumerate(["go1.100", "go1.26.100", "go1.026", "go1.26.08", "go1.26rc0", "go2.1", "go1.26-x"]):
+    for n, go in enumerate(
+        ["go1.100", "go1.26.100", "go1.026", "go1.26.08", "go1.26rc0", "go2.1", "go1.26-x"]
+    ):
         vms.seen(f"10.0.0.{n}", replace(REPORT, go=go))
     assert vms.releases() == {OTHER: 7}
     for n, go in enumerate(["go1.99", "go1.26.99", "go1.27rc1", "go1.21.0", "go1.20", "go1.9beta2"]):

@@ -31,16 +31,16 @@ M, UPPER, V2, OLD = "example.com/m", "github.com/Azure/SDK", "example.com/big/v2
 NESTED = "example.com/m/nested"
 TOOLCHAIN = "golang.org/toolchain@v0.0.1-go1.{}.linux-amd64"
 VERSIONS: dict[str, float] = {
-    **{f"{M}@v1.{minor}.0": 60 - 4 * minor for minor in range(15)},  # 60, 56, … 4 days
+    **{f"{M}@v1.{minor}.0": 60 - 8 * minor for minor in range(8)},  # 60, 52, … 4 days
     **{f"{UPPER}@v0.0.{patch}-RC1": 5 + 10 * patch for patch in range(10)},  # 5, 15, … 95
-    **{f"{V2}@v2.{minor}.0": 0 for minor in range(9)},
-    **{f"{OLD}@v{major}.0.0+incompatible": 100 * major for major in range(2, 8)},
-    **{f"{NESTED}@v0.{minor}.0": 25.5 + minor for minor in range(7)},
+    **{f"{V2}@v2.{minor}.0": 0 for minor in range(3)},
+    **{f"{OLD}@v{major}.0.0+incompatible": 100 * major for major in (2, 5, 7)},
+    **{f"{NESTED}@v0.{minor}.0": 25.5 + 3 * minor for minor in range(3)},
     TOOLCHAIN.format("25.3"): 45,
     TOOLCHAIN.format("26.8"): 45,
     TOOLCHAIN.format("26.80"): 45,
 }
-assert len(VERSIONS) == 50
+assert len(VERSIONS) == 30
 UNZIPPED, UNEXTRACTED = f"{M}@v1.3.0", f"{M}@v1.4.0"
 GO_SUM = f"""\
 {M} v1.0.0 h1:=
@@ -118,6 +118,10 @@ def vm(tmp_path: Path) -> Cleaner:
     return Cleaner(tmp_path)
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def over(days: float) -> set[str]:
     return {name for name, unused in VERSIONS.items() if unused > days}
 
@@ -164,7 +168,7 @@ def test_selection(vm: Cleaner, selection: str) -> None:
     vm.project()
     fake_gocache(vm.gocache, {})
     (vm.home / "more").mkdir()
-    (vm.home / "more" / "go.work.sum").write_text("".join(f"{NESTED} v0.{n}.0 h1:=\n" for n in range(7)))
+    (vm.home / "more" / "go.work.sum").write_text("".join(f"{NESTED} v0.{n}.0 h1:=\n" for n in range(3)))
     before = below(vm.home)
     planned = vm.list("--dry-run", *arguments)
     assert below(vm.home) == before, "a dry run changes nothing"
@@ -368,10 +372,10 @@ def test_what_is_no_cache_stays(vm: Cleaner) -> None:
     (vm.home / "go1.21.2" / "build" / "00").rmdir()
     (vm.home / "go1.21.3" / "mod").rename(vm.home / "elsewhere")
     (vm.home / "go1.21.3" / "mod").symlink_to(vm.home / "elsewhere")
-    stays = set(os.listdir(vm.home)) - {"go1.24.1"}
+    stays = set(names(vm.home)) - {"go1.24.1"}
     before = below(vm.home)
     assert [name for reason, name in vm.list("--all-versions") if reason == "version"] == ["go1.24.1"]
-    assert set(os.listdir(vm.home)) == stays
+    assert set(names(vm.home)) == stays
     after = below(vm.home)
     assert not [path for path in set(before) - set(after) if path.endswith(("main.go", "notes"))]
 
@@ -470,7 +474,7 @@ def test_a_version_whose_other_name_is_taken(vm: Cleaner, tmp_path: Path) -> Non
     assert len(below(vm.cache.tree(name))) == 4
     (vm.home / "go1.24.1.tmp-clean" / "notes").mkdir(parents=True)
     vm.run("--all-versions")
-    assert os.listdir(vm.home / "go1.24.1.tmp-clean") == ["notes"]
+    assert names(vm.home / "go1.24.1.tmp-clean") == ["notes"]
     (vm.home / "go1.24.1.tmp-clean" / "notes").rename(vm.home / "go1.24.1.tmp-clean" / "mod")
     assert other.top.exists()
     assert vm.list("--all-versions") == [("version", "go1.24.1")]
@@ -487,12 +491,12 @@ def test_what_was_made_again_meanwhile_stays(vm: Cleaner, tmp_path: Path) -> Non
         tmp_path / "bin", "find", f"'{moved}/mod/cache/download '*|'{moved}/build '*", action
     )
     vm.run("--all-versions")
-    assert os.listdir(other.top) == ["new"]
-    assert sorted(os.listdir(vm.home / "go1.24.1")) == ["mod"]
+    assert names(other.top) == ["new"]
+    assert names(vm.home / "go1.24.1") == ["mod"]
     assert moved.exists()
     vm.run("--all-versions")
     assert not moved.exists()
-    assert os.listdir(other.top) == ["new"]
+    assert names(other.top) == ["new"]
 
 
 def test_what_a_killed_run_has_left_goes(vm: Cleaner) -> None:
@@ -506,6 +510,22 @@ def test_what_a_killed_run_has_left_goes(vm: Cleaner) -> None:
     vm.run()
     assert vm.cache.state(name) == ""
     assert not list(vm.cache.top.rglob("*.tmp-clean"))
+
+
+def test_names_that_are_two_lines(vm: Cleaner) -> None:
+    """A path in the cache whose second line is another path is not taken for that."""
+    vm.cache.add(f"{M}@v1.0.0", 60)
+    fake_gocache(vm.gocache, {})
+    mine = vm.home / "mine@v1.tmp-clean"
+    for top in ("", f"{vm.cache.top}/a\n", f"{vm.cache.top}/cache/download/a\n", f"{vm.gocache}/00/a\n"):
+        Path(f"{top}{mine}").mkdir(parents=True)
+        for name in ("a.zip", "a.ziphash", "a-d"):
+            file = Path(f"{top}{mine}", name)
+            file.write_text("x")
+            os.utime(file, (time.time() - 60 * DAY,) * 2)
+    vm.run("--build-age", "3", "--age", "30", "--gocache", str(vm.gocache))
+    assert names(mine) == ["a-d", "a.zip", "a.ziphash"]
+    assert vm.cache.state(f"{M}@v1.0.0") == ""
 
 
 def test_empty_directories(vm: Cleaner) -> None:
@@ -589,8 +609,8 @@ def test_one_at_a_time(vm: Cleaner) -> None:
 def tools_but(directory: Path, *left_out: str) -> str:
     """A PATH that has what the script needs, but for some."""
     directory.mkdir()
-    needed = "awk cat chmod date df du find flock head id mkdir mktemp mv rm rmdir sed sh sort stat touch tr wc xargs"
-    needed += " printf timeout"
+    needed = "awk cat chmod date df du find flock head id mkdir mktemp mv printf rm rmdir sed sh sort stat"
+    needed += " timeout touch tr wc xargs"
     for name in set(needed.split()) - set(left_out):
         found = shutil.which(name)
         assert found is not None, name
@@ -785,7 +805,7 @@ MISUSES = [
 @pytest.mark.parametrize("shell", SHELLS)
 def test_misuse_and_help(vm: Cleaner, shell: str) -> None:
     vm.shell = shell
-    for arguments, said in MISUSES:
+    for arguments, said in MISUSES if shell == "sh" else MISUSES[::6]:
         done = vm.bare(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), arguments
         assert done.stderr.startswith(f"goproxy-vm: {said}"), done.stderr
@@ -817,7 +837,7 @@ def test_a_cut_download_runs_nothing(vm: Cleaner, shell: str) -> None:
     whole = vm.text
     last = whole.rindex("{ main")
     lines = [i for i, c in enumerate(whole[:last]) if c == "\n"]
-    for cut in [*lines[::120], *range(last - 5, len(whole) - 1)]:
+    for cut in [*lines[::200], *range(last - 5, len(whole) - 1, 1 if shell == "sh" else 4)]:
         vm.text = whole[:cut]
         done = vm.bare("--modcache", str(vm.cache.top))
         assert not done.stdout, whole[cut - 20 : cut]
