@@ -160,6 +160,9 @@ SELECTIONS = {
     "builds": (["--build-age", "3", "--gocache", "a blank, ä/build"], {}),
 }
 
+DELETED = {"default", "today", "keep", "keep and age", "module but kept", "two", "zips and age", "builds"}
+"""Of these: what is planned is what goes, however it was selected."""
+
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_selection(vm: Cleaner, selection: str) -> None:
@@ -177,6 +180,8 @@ def test_selection(vm: Cleaner, selection: str) -> None:
     days = [VERSIONS[name] for _, name in planned]
     assert days == sorted(days, reverse=True), "what was used longest ago goes first"
 
+    if selection not in DELETED:
+        return
     gone: set[str] = set()
     for reason, name in planned:
         gone |= {str(vm.cache.file(name, "zip"))} if reason == "zip" else vm.cache.of(name)
