@@ -19,6 +19,7 @@ usage: install.sh [--version VERSION] [--h1 HASH] [--dir DIR] [--no-setup] [--no
   --version VERSION  which Go, as 1.26.8 (default: the host's, else the newest release that it can prove)
   --h1 HASH          what the checksum database says of it, from a place that you trust:
                      https://sum.golang.org/lookup/golang.org/toolchain@v0.0.1-goVERSION.OS-ARCH
+                     setup.sh, which nothing proves, is not run then
   --dir DIR          where to, in place of /usr/local/lib/goproxy-vm (root) or ~/.local/share/goproxy-vm (others);
                      nothing is done to PATH then
   --no-setup         do not run the host's setup.sh
@@ -476,7 +477,10 @@ main() {
         prune
     fi
     add_path
-    if [ -n "$setup" ]; then
+    if [ -n "$setup" ] && [ -n "$expected" ]; then
+        say "setup.sh was not run, for nothing proves it as --h1 does Go; who builds points go at the host by:" \
+            "go env -w GOPROXY=$(quoted "$proxy")"
+    elif [ -n "$setup" ]; then
         set_up
     fi
     if [ -n "$print" ]; then

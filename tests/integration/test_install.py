@@ -369,6 +369,20 @@ def test_a_hash_that_is_another(home: Home) -> None:
     assert home.tree() == {}
 
 
+def test_with_a_hash_nothing_from_the_host_is_run(home: Home) -> None:
+    """Nor kept to be run later: nothing proves setup.sh."""
+    arguments = ("--version", "1.98.1", "--h1", Toolchain.of("1.98.1").h1)
+    for more in ("--print",), (), ():
+        commands, said = home.run(*arguments, *more)
+        assert f"points go at the host by: go env -w GOPROXY={home.host.url}" in said
+        assert "setup.sh" not in " ".join(commands)
+    assert home.version() == "go1.98.1"
+    assert "/vm/setup.sh" not in home.host.asked
+    assert not list(home.path.rglob("setup*"))
+    _, said = home.run(*arguments, "--no-setup")
+    assert "setup.sh" not in said
+
+
 def forged(change: Callable[[Path], object], tmp_path: Path) -> bytes:
     """The archive with something else in it."""
     tree = tmp_path / "forged"
