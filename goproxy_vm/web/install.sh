@@ -11,6 +11,8 @@
 proxy=''
 vm_go=''
 
+most=1073741824 # bytes that an archive may unpack to: four times what Go has
+
 usage() {
     cat <<'EOF'
 usage: install.sh [--version VERSION] [--h1 HASH] [--dir DIR] [--no-setup] [--no-report] [--print]
@@ -224,7 +226,7 @@ install() {
     done
     if [ -n "$print" ]; then
         step mkdir -p "$base/.new"
-        printf '%s | tar -xzof - -C %s\n' "$fetch $(quoted "$archive.tar.gz")" "$(quoted "$base/.new")"
+        fetching "$base/.new"
         printf '# go on if its h1 is %s\n' "$known"
         step mv "$base/.new/go" "$base/go$version"
         return
@@ -235,23 +237,28 @@ install() {
     sweep
     work=$(mktemp -d "$base/.new.XXXXXX")
     mkdir "$work/new"
-    printf '%s | tar -xzof - -C %s\n' "$fetch $(quoted "$archive.tar.gz")" "$(quoted "$work/new")"
+    fetching "$work/new"
     # A pipe has the status of its end alone.
-    if ! { get "$archive.tar.gz" || : >"$work/failed"; } | tar -xzof - -C "$work/new" || [ -e "$work/failed" ]; then
-        fail "the download of go$version failed or was cut off; nothing was changed"
+    if ! { get "$archive.tar.gz" || : >"$work/failed"; } | gzip -dc | head -c "$most" | (
+        # A file may have holes that take nothing here, and yet would be hashed: this bounds what is no byte of
+        # the archive. Where the limit is lower already it stays.
+        ulimit -f $((most / 512)) 2>/dev/null || :
+        exec tar -xof - -C "$work/new"
+    ) || [ -e "$work/failed" ]; then
+        fail "the download of go$version failed, was cut off or is too large; nothing was changed"
     fi
     unpacked=$work/new/go
-    # Names of two lines would be two names where they are hashed.
-    odd=$(find "$unpacked" \( ! -type f ! -type d \) -o -name "*$newline*" 2>&1 | head -n 1)
+    # Names of two lines would be two names where they are hashed; a second link may be to a file elsewhere.
+    odd=$(find "$unpacked" \( ! -type f ! -type d \) -o -type f -links +1 -o -name "*$newline*" 2>&1 | head -n 1)
     if [ "$(ls -A "$work/new")" != go ] || [ -n "$odd" ]; then
         fail "the archive of go$version has what does not belong there; nothing was changed"
     fi
-    chmod -R a-s,u=rwX,go=rX "$unpacked" # of modes no hash knows
     found=$(h1 "$unpacked" "v0.0.1-go$version.$os-$arch") || :
     if [ "$found" != "$known" ]; then
         fail "what came of go$version has ${found:-no h1}, and not $known; nothing was changed"
     fi
     say "go$version for $os-$arch is what it should be${expected:+ by --h1}: $found"
+    chmod -R a-s,u=rwX,go=rX "$unpacked" # of modes no hash knows
     # A module may have no go.mod below its root: go renames these as well.
     find "$unpacked" -name _go.mod | while IFS= read -r file; do
         cp "$file" "${file%_go.mod}go.mod"
@@ -269,6 +276,12 @@ install() {
     work=
 }
 
+# The command that brings the archive into DIR.
+fetching() {
+    printf '%s | gzip -dc | head -c %s | tar -xof - -C %s\n' \
+        "$fetch $(quoted "$archive.tar.gz")" "$most" "$(quoted "$1")"
+}
+
 # What runs that were killed have left, long ago.
 sweep() {
     for old in "$base"/.new.*; do
@@ -280,8 +293,10 @@ sweep() {
 
 # shellcheck disable=SC2329 # by trap
 clean_up() {
-    if [ -n "$work" ]; then
-        rm -rf "$work"
+    if [ -n "$work" ] && ! rm -rf "$work" 2>/dev/null; then
+        # An archive's directories that may not be written; files are left as they are, for they may be links.
+        find "$work" -type d -exec chmod u+rwx {} \; || :
+        rm -rf "$work" || :
     fi
     directory=$base
     while [ "$directory" != "$top" ] && rmdir "$directory" 2>/dev/null; do

@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,8 @@ class Home:
     blanks: Mapping[str, str] = field(default_factory=dict)
     shell: str = "sh"
     programs: str = "/usr/bin:/bin"
+    most: int | None = None
+    """Bytes that an archive may unpack to, where they are fewer than the script says."""
 
     @property
     def base(self) -> Path:
@@ -142,6 +145,9 @@ class Home:
         for name, value in {"proxy": self.host.url, **self.blanks}.items():
             assert f"\n{name}=''\n" in text
             text = text.replace(f"\n{name}=''\n", f"\n{name}='{value}'\n")
+        if self.most is not None:
+            text, changed = re.subn(r"^most=[0-9]+", f"most={self.most}", text, flags=re.MULTILINE)
+            assert changed == 1
         return text
 
     def run(self, *arguments: str, code: int = 0) -> tuple[list[str], str]:
@@ -167,6 +173,14 @@ class Home:
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout.splitlines(), done.stderr
+
+    def replace(self, directory: Path, **programs: str) -> None:
+        """Have commands in place of programs, in a directory of their own."""
+        directory.mkdir()
+        for name, text in programs.items():
+            (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+            (directory / name).chmod(0o755)
+        self.programs = f"{directory}:{self.programs}"
 
     def tree(self) -> dict[str, tuple[bytes | str, int]]:
         """All that is there: content or where it leads, and mode."""
@@ -254,7 +268,7 @@ def test_by_busybox_alone(home: Home, tmp_path: Path) -> None:
     home.host.add("1.98.2")
     before = home.tree()
     _, said = home.run("--version", "1.98.2", code=1)
-    assert "failed or was cut off" in said
+    assert "failed, was cut off" in said
     assert home.tree() == before
 
 
@@ -317,7 +331,7 @@ def test_print_changes_nothing(home: Home) -> None:
     commands, said = home.run("--print")
     assert home.tree() == before
     assert (
-        f"curl -fsS {home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz | tar -xzof - -C "
+        f"curl -fsS {home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz | gzip -dc | head -c 1073741824 | tar "
         in commands[1]
     )
     assert [command.split()[0] for command in commands] == ["mkdir", "curl", "#", "mv", "ln", "echo", "curl"]
@@ -391,7 +405,7 @@ def forged(change: Callable[[Path], object], tmp_path: Path) -> bytes:
     subprocess.run(["tar", "-xzf", "-", "-C", tree], input=original, check=True)
     change(tree)
     return subprocess.run(
-        ["tar", "-czf", "-", "-C", tree, *(path.name for path in tree.iterdir())],
+        ["tar", "-cSzf", "-", "-C", tree, *(path.name for path in tree.iterdir())],
         capture_output=True,
         check=True,
     ).stdout
@@ -416,6 +430,60 @@ def test_what_does_not_belong_there(home: Home, change: Callable[[Path], object]
     home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
     _, said = home.run("--h1", Toolchain.of("1.98.1").h1, code=1)
     assert "nothing was changed" in said
+    assert home.tree() == {}
+
+
+@pytest.mark.parametrize("programs", ["/usr/bin:/bin", "busybox"])
+def test_nothing_outside_is_touched_before_the_hash(home: Home, tmp_path: Path, programs: str) -> None:
+    """A member that is another link to a file of the machine's: its mode stays."""
+    if programs == "busybox":
+        home.programs = wget_alone(tmp_path)
+        home.shell = f"{home.programs}/sh"
+    secret = home.path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    before = home.tree()
+    # Where this tar refuses to make it, another would: a link to what is there already.
+    tar = shutil.which("tar", path=home.programs)
+    links = 'while [ "$1" != -C ]; do shift; done; rm "$2/go/empty"; ln "$HOME/secret" "$2/go/empty"'
+    home.replace(tmp_path / "programs", tar=f'{tar} "$@" || exit; {links}')
+    _, said = home.run("--no-setup", code=1)
+    assert "has what does not belong there; nothing was changed" in said
+    assert home.tree() == before
+
+
+def test_modes_are_no_matter_of_what_is_unproven(home: Home, tmp_path: Path) -> None:
+    """chmod is run once it is what it should be, and by what is refused nobody is kept from removing it."""
+
+    def change(tree: Path) -> None:
+        (tree / "go" / "VERSION").write_text("go1.98.2\n")
+        (tree / "go" / "src" / "a").chmod(0o555)
+
+    home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
+    log = tmp_path / "log"
+    log.touch()
+    home.replace(tmp_path / "programs", chmod=f'echo "$@" >>{log}; exec {shutil.which("chmod")} "$@"')
+    _, said = home.run("--no-setup", code=1)
+    assert "what came of go1.98.1 has h1:" in said
+    assert "-R" not in log.read_text()
+    assert home.tree() == {}
+
+
+BOMBS: dict[str, Callable[[Path], object]] = {
+    "many files": lambda tree: [(tree / "go" / f"zeros{i}").write_bytes(bytes(1_000_000)) for i in range(5)],
+    "one with holes": lambda tree: os.truncate(tree / "go" / "empty", 1 << 40),
+}
+
+
+@pytest.mark.parametrize("change", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_archive_that_is_too_large(
+    home: Home, change: Callable[[Path], object], tmp_path: Path, shell: str
+) -> None:
+    home.shell, home.most = shell, 4_000_000
+    home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
+    _, said = home.run("--no-setup", code=1)
+    assert "was cut off or is too large; nothing was changed" in said
     assert home.tree() == {}
 
 
