@@ -144,15 +144,33 @@ installed() {
     fi
 }
 
+# Whether NAME is one that an installed version has: what else the record or the link says is not from here.
+is_version() {
+    case $1 in
+        *[!0-9a-z.]*) return 1 ;;
+        go[1-9]*) ;;
+        *) return 1 ;;
+    esac
+}
+
+# Remove VERSION, as the record names it.
+remove() {
+    if is_version "$1"; then
+        step rm -rf "$base/$1"
+    else
+        say "$record names ${1:-nothing}, which is no version of Go: left alone"
+    fi
+}
+
 # Refuse to touch what somebody else has put there.
 check_places() {
     before=
     if [ -L "$link" ]; then
-        before=$(readlink "$link")
-        case $before in
-            "$base"/go[1-9]*) before=${before##*/} ;;
-            *) fail "$link leads to another Go installation, $before: remove it (rm $link), or choose --dir DIR" ;;
-        esac
+        target=$(readlink "$link")
+        before=${target#"$base"/}
+        if [ "$before" = "$target" ] || ! is_version "$before"; then
+            fail "$link leads to another Go installation, $target: remove it (rm $link), or choose --dir DIR"
+        fi
     elif [ -e "$link" ]; then
         fail "$link is another Go installation: remove it (rm -r $link), or choose another place with --dir DIR"
     fi
@@ -309,14 +327,13 @@ prune() {
     if [ -z "$before" ] || [ "$before" = "go$version" ]; then
         return
     fi
-    cp "$record" "$record.old"
     while read -r name rest; do
         if [ "$name" != "$before" ] && [ "$name" != "go$version" ]; then
-            step rm -rf "$base/$name"
+            remove "$name"
         fi
-    done <"$record.old"
-    grep -e "^$before " -e "^go$version " "$record.old" >"$record"
-    rm "$record.old"
+    done <"$record"
+    grep -e "^$before " -e "^go$version " "$record" >"$record.$$" # killed here, the record still names all
+    mv "$record.$$" "$record"
 }
 
 add_path() {
@@ -374,16 +391,17 @@ uninstall() {
         fi
     fi
     if [ -L "$link" ]; then
-        case $(readlink "$link") in
-            "$base"/go[1-9]*) step rm "$link" ;;
-        esac
+        target=$(readlink "$link")
+        if [ "$base/${target##*/}" = "$target" ] && is_version "${target##*/}"; then
+            step rm "$link"
+        fi
     fi
     while read -r name rest; do
-        step rm -rf "$base/$name"
+        remove "$name"
     done <"$record"
     step rm -f "$base/setup.sh" "$record"
     if [ -z "$print" ]; then
-        rm -rf "$base"/.new.* "$base"/setup.sh.*
+        rm -rf "$base"/.new.* "$base"/setup.sh.* "$record".*
     fi
     take_path_back
     if [ -z "$print" ] && ! rmdir "$base" 2>/dev/null; then

@@ -330,10 +330,8 @@ def test_print_changes_nothing(home: Home) -> None:
     before = home.tree()
     commands, said = home.run("--print")
     assert home.tree() == before
-    assert (
-        f"curl -fsS {home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz | gzip -dc | head -c 1073741824 | tar "
-        in commands[1]
-    )
+    fetched = f"{home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"
+    assert f"curl -fsS {fetched} | gzip -dc | head -c 1073741824 | tar -xof - -C " in commands[1]
     assert [command.split()[0] for command in commands] == ["mkdir", "curl", "#", "mv", "ln", "echo", "curl"]
     assert "nothing was changed" in said
     assert not [path for path in home.host.asked if path.endswith(".tar.gz") or "seen" in path]
@@ -530,6 +528,58 @@ def test_another_place(home: Home) -> None:
     _, said = home.run("--dir", str(directory), "--uninstall")
     assert f"{directory} has other files, and stays" in said
     assert sorted(home.tree()) == ["a place", "a place/mine"]
+
+
+STRANGE = ["mine", "go1.97/../../..", "../precious", "go1.97.1/../mine", ".", "..", "", "*", "go", "goo", "/"]
+
+
+def test_its_record_names_nothing_else_to_remove(home: Home) -> None:
+    home.host.add("1.99.0")
+    home.host.add("1.99.1")
+    for version in ("1.98.1", "1.99.0"):
+        home.run("--version", version, "--no-setup")
+    (home.base / "mine").mkdir()
+    (home.base.parent / "precious").mkdir()
+    record = home.base / "goproxy-vm.installed"
+    lines = "".join(f"{name} linux-{ARCH} {WRONG}\n" for name in STRANGE) + "\n"
+    record.write_text(lines + record.read_text())
+    commands, said = home.run("--version", "1.99.1", "--no-setup")
+    assert [c for c in commands if c.startswith("rm ")] == [
+        f"rm -rf '{home.base}/go1.98.1'".replace("it's", "it'\\''s")
+    ]
+    assert "names ../precious, which is no version of Go: left alone" in said
+    assert {line.split()[0] for line in record.read_text().splitlines()} == {"go1.99.0", "go1.99.1"}
+    record.write_text(lines + record.read_text())
+    home.run("--uninstall", "--no-setup")
+    assert [path.name for path in home.base.iterdir()] == ["mine"]
+    assert (home.base.parent / "precious").exists()
+
+
+def test_its_record_is_never_half(home: Home, tmp_path: Path) -> None:
+    """Killed while it is written anew it is what it was."""
+    for version in ("1.99.0", "1.99.1"):
+        home.host.add(version)
+    for version in ("1.98.1", "1.99.0"):
+        home.run("--version", version, "--no-setup")
+    before = (home.base / "goproxy-vm.installed").read_text()
+    grep = shutil.which("grep")
+    home.replace(
+        tmp_path / "programs", grep=f'case "$*" in *"-e "*) kill -9 $PPID ;; *) exec {grep} "$@" ;; esac'
+    )
+    home.run("--version", "1.99.1", "--no-setup", code=-9)
+    assert (home.base / "goproxy-vm.installed").read_text().startswith(before)
+
+
+@pytest.mark.parametrize("target", ["go1.98.1/..", "go1.98.1/../../precious", "go1.98.1/bin"])
+def test_a_link_to_elsewhere(home: Home, target: str) -> None:
+    home.run("--no-setup")
+    link = home.base / "go"
+    link.unlink()
+    link.symlink_to(f"{home.base}/{target}")
+    _, said = home.run("--no-setup", code=1)
+    assert f"leads to another Go installation, {home.base}/{target}" in said
+    home.run("--uninstall", "--no-setup")
+    assert link.is_symlink()
 
 
 def test_left_overs_go(home: Home) -> None:
