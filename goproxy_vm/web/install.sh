@@ -25,7 +25,7 @@ usage: install.sh [--version VERSION] [--h1 HASH] [--dir DIR] [--no-setup] [--no
   --dir DIR          where to, in place of /usr/local/lib/goproxy-vm (root) or ~/.local/share/goproxy-vm (others);
                      nothing is done to PATH then
   --no-setup         do not run the host's setup.sh
-  --no-report        do not tell the host what was installed
+  --no-report        do not tell the host what was installed, nor have setup.sh do it
   --print            print the commands that would run, and change nothing
   --uninstall        remove what was installed, after setup.sh --undo
 EOF
@@ -367,8 +367,12 @@ set_up() {
         say "HOME is not set, so nobody's go is pointed at the host: run $proxy/vm/setup.sh as the user who builds"
         return
     fi
+    quiet=
+    if [ -z "$report" ]; then
+        quiet=--no-report
+    fi
     if [ -n "$print" ]; then
-        printf '%s %s | sh\n' "$fetch" "$(quoted "$proxy/vm/setup.sh")"
+        printf '%s %s | sh%s\n' "$fetch" "$(quoted "$proxy/vm/setup.sh")" "${quiet:+ -s -- $quiet}"
         return
     fi
     if ! ask "$proxy/vm/setup.sh" >"$base/setup.sh.$$"; then
@@ -376,7 +380,10 @@ set_up() {
         fail "go$version is installed, but setup.sh did not come from the host: run $proxy/vm/setup.sh later"
     fi
     mv "$base/setup.sh.$$" "$base/setup.sh"
-    PATH=$link/bin:$PATH sh "$base/setup.sh"
+    if ! PATH=$link/bin:$PATH sh "$base/setup.sh" ${quiet:+"$quiet"}; then
+        fail "go$version is installed, but setup.sh failed: run $proxy/vm/setup.sh later"
+    fi
+    report='' # setup.sh has done it
 }
 
 uninstall() {
@@ -409,13 +416,13 @@ uninstall() {
     fi
 }
 
-# Tell the host, which counts its VMs by version. Whatever comes of it.
+# Tell the host, which counts its VMs by version, what setup.sh has not told it. Whatever comes of it.
 tell() {
-    seen="$proxy/vm/seen?script=install&go=go$version&os=$os&arch=$arch"
+    seen="$proxy/vm/seen?script=install&go=go$version&bootstrap=go$version&os=$os&arch=$arch"
     if command -v curl >/dev/null; then
-        curl -fsS -m 1 -o /dev/null "$seen" 2>/dev/null || :
-    else
-        wget -q -t 1 -T 1 -O /dev/null "$seen" 2>/dev/null || :
+        curl -fs -m 1 -o /dev/null "$seen" || :
+    elif command -v timeout >/dev/null; then # busybox's own -T may crash it
+        timeout 1 wget -q -O /dev/null "$seen" 2>/dev/null || :
     fi
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.protocol.modzip import check_zip
+from goproxy_vm.protocol.report import VmReport, parse_report
 from goproxy_vm.protocol.tarball import Tarball
 from tests.fakes.bare import Bare
 from tests.fakes.modules import build_zip
@@ -76,12 +77,16 @@ class FakeHost:
         self.answers: dict[str, bytes] = {}
         self.cut: int | None = None
         self.asked: list[str] = []
+        self.reports: list[VmReport] = []
         host = self
 
         class Answers(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.asked.append(self.path)
-                body = host.answers.get(self.path)
+                path, _, query = self.path.partition("?")
+                if path == "/vm/seen":
+                    host.reports.append(parse_report(query))
+                body = b"" if path == "/vm/seen" else host.answers.get(self.path)
                 self.send_response(404 if body is None else 200)
                 body = b"goproxy-vm: there is no such thing\n" if body is None else body
                 self.send_header("Content-Length", str(len(body)))
@@ -239,10 +244,46 @@ def test_from_nothing(shell: str, home: Home) -> None:
         text=True,
     )
     assert in_login.stdout.split()[2] == "go1.98.1"
-    assert f"/vm/seen?script=install&go=go1.98.1&os=linux&arch={ARCH}" in home.host.asked
+    assert home.host.reports == [], "setup.sh reports"
     assert not list(home.base.glob(".new*"))
     home.run("--uninstall")
     assert sorted(home.tree()) == [".local", ".local/share", "setup.log"]
+
+
+REPORT = VmReport("install", "go1.98.1", "go1.98.1", "linux", ARCH)
+
+
+def test_it_reports_what_setup_does_not(home: Home) -> None:
+    """In words that a host takes, where setup.sh was not run; else that is told whether to."""
+    home.run("--no-setup")
+    assert home.host.reports == [REPORT]
+    home.run("--h1", Toolchain.of("1.98.1").h1)
+    assert home.host.reports == [REPORT] * 2
+    home.run("--no-setup", "--no-report")
+    home.run()
+    home.run("--no-report")
+    commands, _ = home.run("--no-report", "--print")
+    assert commands[-1].endswith("/vm/setup.sh | sh -s -- --no-report")
+    assert home.host.reports == [REPORT] * 2
+    log = (home.path / "setup.log").read_text().splitlines()
+    assert [line.split(" go version")[0] for line in log] == ["setup ", "setup --no-report"]
+
+
+def test_a_setup_that_fails(home: Home) -> None:
+    home.host.answers["/vm/setup.sh"] = b"exit 3\n"
+    _, said = home.run(code=1)
+    assert f"go1.98.1 is installed, but setup.sh failed: run {home.host.url}/vm/setup.sh later" in said
+    assert home.version() == "go1.98.1"
+
+
+def test_it_reports_by_a_wget_that_crashes(home: Home, tmp_path: Path) -> None:
+    """Some of busybox do, where they are to mind the time themselves."""
+    home.programs = wget_alone(tmp_path)
+    home.shell = f"{home.programs}/sh"
+    crash = 'case " $* " in *" -T "*) kill -SEGV $$ ;; esac'
+    home.replace(tmp_path / "programs", wget=f'{crash}; exec {home.programs}/wget "$@"')
+    home.run("--no-setup")
+    assert home.host.reports == [REPORT]
 
 
 def wget_alone(tmp_path: Path) -> str:
