@@ -11,7 +11,7 @@ from pathlib import Path
 from goproxy_vm.errors import Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.tarball import Tarball
-from goproxy_vm.prover.turns import Turns
+from goproxy_vm.prover.turns import TurnClaim, Turns
 
 DEADLINE = 120.0
 """Seconds that a plan may take, at the lowest priority; a good one takes two of the processor's time."""
@@ -30,10 +30,14 @@ class Repacker:
         self._deadline = deadline
         self._turns = Turns()
 
-    async def plan(self, zipped: int | bytes, module: str, version: str, client: str) -> Tarball:
+    def claim(self, client: str) -> TurnClaim:
+        """To the turn of one plan, on behalf of ``client``."""
+        return self._turns.claim(client)
+
+    async def plan(self, zipped: int | bytes, module: str, version: str, claim: TurnClaim) -> Tarball:
         """The plan of a proven zip's tarball: the zip is an open descriptor, whose position does not matter
         nor move, or bytes. Unavailable, and a line of the log: it cannot be planned on this host."""
-        async with self._turns.take(client):
+        async with claim.hold():
             try:
                 async with asyncio.timeout(self._deadline):
                     said = await self._said(zipped, module, version)

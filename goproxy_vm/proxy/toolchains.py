@@ -18,7 +18,7 @@ from goproxy_vm.traffic.flight import Flights
 if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.protocol.tarball import Tarball
-    from goproxy_vm.prover import Repacker
+    from goproxy_vm.prover import Repacker, TurnClaim
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.proxy import Proxy
 
@@ -69,8 +69,9 @@ class Toolchains:
         if plan is None:
             # Its own handle, for a flight goes on when whoever began it leaves.
             source = zipped if zipped.sha256 in self._planning else zipped.share()
-            making = partial(self._plan, source, resource, asker.client)
-            plan, _ = await self._planning.join(zipped.sha256, making, patience=asker.patience)
+            claim = self._repacker.claim(asker.client)
+            making = partial(self._plan, source, resource, claim)
+            plan, _ = await self._planning.join(zipped.sha256, making, claim, asker.patience)
         etag = f'"{zipped.sha256[:32]}-{plan.mark}"'
         return replace(answer, content_type="application/gzip", etag=etag, tarball=plan)
 
@@ -82,10 +83,10 @@ class Toolchains:
         answer.close()
         return replace(answer, body=f"{h1}\n".encode(), content_type=CONTENT_TYPES[Endpoint.LIST], etag=None)
 
-    async def _plan(self, zipped: StoredFile, resource: ModuleResource, client: str) -> Tarball:
+    async def _plan(self, zipped: StoredFile, resource: ModuleResource, claim: TurnClaim) -> Tarball:
         """A flight, which closes ``zipped``."""
         with zipped:
             given = zipped.raw.fileno() if zipped.data is None else zipped.data
-            plan = await self._repacker.plan(given, resource.module, resource.version, client)
+            plan = await self._repacker.plan(given, resource.module, resource.version, claim)
         self._plans.keep(zipped.sha256, plan)
         return plan
