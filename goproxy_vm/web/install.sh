@@ -76,19 +76,22 @@ get() {
     fi
 }
 
-# The same for a text; where the host refuses, curl shows what it says.
+# The same for a text; where the host refuses, curl shows what it says. For curl, more options after URL.
 ask() {
     if ! command -v curl >/dev/null; then
         wget -qO- "$1"
         return
     fi
-    answer=$(curl -sS -w '\n%{http_code}' "$1") || return 1
+    answer=$(curl -sS -w '\n%{http_code}' "$@") || return 1
     text=${answer%"$newline"*}
     text=${text%"$newline"}
-    if [ "${answer##*"$newline"}" != 200 ]; then
-        printf '%s\n' "$text" >&2
-        return 1
-    fi
+    case ${answer##*"$newline"} in
+        200 | 206) ;;
+        *)
+            printf '%s\n' "$text" >&2
+            return 1
+            ;;
+    esac
     printf '%s\n' "$text"
 }
 
@@ -257,12 +260,15 @@ install() {
     mkdir "$work/new"
     fetching "$work/new"
     # A pipe has the status of its end alone.
-    if ! { get "$archive.tar.gz" || : >"$work/failed"; } | gzip -dc | head -c "$most" | (
+    if ! { get "$archive.tar.gz" || echo $? >"$work/failed"; } | gzip -dc | head -c "$most" | (
         # A file may have holes that take nothing here, and yet would be hashed: this bounds what is no byte of
         # the archive. Where the limit is lower already it stays.
         ulimit -f $((most / 512)) 2>/dev/null || :
         exec tar -xof - -C "$work/new"
     ) || [ -e "$work/failed" ]; then
+        if [ "$(cat "$work/failed" 2>/dev/null)" = 22 ]; then # by curl: the host refuses, and it says why to ask
+            ask "$archive.tar.gz" -r 0-0 -m 10 >/dev/null || :
+        fi
         fail "the download of go$version failed, was cut off or is too large; nothing was changed"
     fi
     unpacked=$work/new/go

@@ -386,6 +386,15 @@ def test_print_changes_nothing(home: Home) -> None:
     assert "nothing is installed in" in said
 
 
+def test_why_the_host_refuses(home: Home) -> None:
+    """What it says where it cannot make the archive is shown."""
+    home.host.answers.pop(f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz")
+    _, said = home.run("--no-setup", code=1)
+    assert "goproxy-vm: there is no such thing\n" in said
+    assert "the download of go1.98.1 failed" in said
+    assert home.tree() == {}
+
+
 def cuts() -> list[int]:
     length = len(Toolchain.of("1.98.1").tarball)
     return [0, 1, 9, 10, 600, *range(1000, length, length // 10), length - 1024, length - 8, length - 1]

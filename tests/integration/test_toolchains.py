@@ -16,9 +16,10 @@ from goproxy_vm.errors import Unavailable, UnderWay
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.protocol.tarball import Tarball
 from goproxy_vm.prover import Repacker, TurnClaim
+from goproxy_vm.prover.repacker import DEADLINE
 from goproxy_vm.proxy.answer import Answer
 from goproxy_vm.proxy.asker import Asker
-from goproxy_vm.proxy.toolchains import Toolchains, zip_of
+from goproxy_vm.proxy.toolchains import RETRY, Toolchains, zip_of
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import FakeUpstream
@@ -68,8 +69,8 @@ async def host(serve: Serve, world: World) -> Host:
 class Held(Repacker):
     """Counts plans, and makes none before it may."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, deadline: float = DEADLINE) -> None:
+        super().__init__(deadline=deadline)
         self.plans = 0
         self.versions: list[str] = []
         self.clients: list[str] = []
@@ -92,9 +93,11 @@ class Held(Repacker):
 class Own:
     """Toolchains beside those of a server, of the same store."""
 
-    def __init__(self, host: Host) -> None:
-        self.repacker = Held()
-        self._toolchains = Toolchains(host.server.proxy, host.server.store, self.repacker)
+    def __init__(self, host: Host, repacker: Held | None = None) -> None:
+        self.repacker, self.now = repacker or Held(), 0.0
+        self._toolchains = Toolchains(
+            host.server.proxy, host.server.store, self.repacker, monotonic=lambda: self.now
+        )
 
     async def get(
         self, path: str = TARBALL, patience: float | None = None, client: str = "192.0.2.1"
@@ -372,6 +375,24 @@ async def test_a_plan_that_cannot_be_made(
         await toolchains.get(TARBALL, RESOURCE, Asker("192.0.2.1"))
     assert "toolchain not repacked" in logged(caplog)
     await until(lambda: not host.server.store._core.holders.busy)
+
+
+async def test_a_plan_that_takes_too_long() -> None:
+    """Of the processor's time, of which a busy host leaves it little: it may take a while in all."""
+    zipped = build_zip(MODULE, VERSION, {**FILES, "pkg/zeros": bytes(64 << 20)})
+    repacker = Repacker(cpu_limit=0.01)
+    with pytest.raises(Unavailable, match=r"it takes more than 0\.01 s of the processor's time"):
+        await repacker.plan(zipped, MODULE, VERSION, repacker.claim(""))
+
+
+async def test_a_plan_that_failed_is_not_tried_again_at_once(host: Host) -> None:
+    own = Own(host, Held(deadline=0))
+    own.repacker.let.set()
+    for own.now, plans in ((0.0, 1), (1.0, 1), (RETRY - 1, 1), (RETRY, 2), (RETRY + 1, 2)):
+        with pytest.raises(Unavailable, match="cannot make a tar.gz of the zip: it took more than 0 s"):
+            await own.get()
+        assert own.repacker.plans == plans
+    assert not host.server.store._core.holders.busy
 
 
 async def test_plans_of_what_is_no_zip(tmp_path: Path) -> None:
