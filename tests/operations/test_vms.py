@@ -54,8 +54,19 @@ def test_cloud_init() -> None:
     data = yaml.safe_load(text)
     assert set(data) == {"packages", "runcmd"}
     assert all(isinstance(package, str) for package in data["packages"])
-    ((*words, _),) = data["runcmd"]
-    assert words == ["su", "-", "ubuntu", "-c"]
+    (*as_root, install), (*as_user, setup) = data["runcmd"]
+    assert as_root == ["sh", "-c"]
+    assert install.endswith("/vm/install.sh | sh -s -- --no-setup"), "root builds nothing"
+    assert as_user == ["su", "-", "ubuntu", "-c"]
+    assert setup.endswith("/vm/setup.sh | sh")
+
+
+def test_no_snippet_has_the_go_of_a_distribution() -> None:
+    """It is old, and where there is none setup.sh fails."""
+    snippets = "".join(blocks("yaml") + blocks("ruby"))
+    assert "golang" not in snippets
+    (vagrant,) = blocks("ruby")
+    assert "/vm/install.sh | sh\n" in vagrant
 
 
 def options(script: str) -> set[str]:
