@@ -56,8 +56,8 @@ class _Flight(Generic[T]):
 
     @property
     def ends_unwanted(self) -> bool:
-        """Whether it ends where nobody waits for it: it waits for its slot or turn still, or others may wait for the
-        memory that it has."""
+        """Whether it ends where nobody waits for it: it waits for its slot or turn still, or others
+        may wait for the memory that it has."""
         claim = self.claim
         return claim is not None and not self.task.done() and (claim.large or not claim.held)
 

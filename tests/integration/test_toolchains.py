@@ -389,10 +389,10 @@ async def test_a_plan_that_failed_is_not_tried_again_at_once(host: Host) -> None
     own = Own(host, Held(deadline=0))
     own.repacker.let.set()
     for own.now, plans in ((0.0, 1), (1.0, 1), (RETRY - 1, 1), (RETRY, 2), (RETRY + 1, 2)):
-        with pytest.raises(Unavailable, match="cannot make a tar.gz of the zip: it took more than 0 s"):
+        with pytest.raises(Unavailable, match="of the zip: it took more than 0 s"):
             await own.get()
         assert own.repacker.plans == plans
-    assert not host.server.store._core.holders.busy
+    await until(lambda: not host.server.store._core.holders.busy)
 
 
 async def test_plans_of_what_is_no_zip(tmp_path: Path) -> None:
