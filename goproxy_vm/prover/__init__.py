@@ -2,6 +2,6 @@
 
 from goproxy_vm.prover.pool import ZipProver
 from goproxy_vm.prover.repacker import Repacker
-from goproxy_vm.prover.turns import Turns
+from goproxy_vm.prover.turns import TurnClaim, Turns
 
-__all__ = ["Repacker", "Turns", "ZipProver"]
+__all__ = ["Repacker", "TurnClaim", "Turns", "ZipProver"]

@@ -1,7 +1,7 @@
 """The process that plans one tarball: the zip is its standard input, the plan its standard output.
 
-As the worker it is niced, and its memory is limited. A line comes before the plan: empty where the zip is
-good, else a sentence about it.
+As the worker it is niced, and its memory and its time of the processor are limited. A line comes before the
+plan: empty where the zip is good, else a sentence about it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import BinaryIO
 
 from goproxy_vm.errors import ContentError
 from goproxy_vm.hostos import limit_memory, lower_priority
@@ -48,7 +52,26 @@ class _Steady(io.RawIOBase):
         return os.fstat(self._fd).st_size
 
 
-def main(memory_limit: int, module: str, version: str) -> None:
+class _OutOfTime(Exception):
+    """The plan has used up its time."""
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    raise _OutOfTime
+
+
+@contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """_OutOfTime once the body has had so many seconds of the processor."""
+    signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def main(memory_limit: int, cpu_limit: float, module: str, version: str) -> None:
     """Plan it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -57,9 +80,13 @@ def main(memory_limit: int, module: str, version: str) -> None:
     fd, out = sys.stdin.fileno(), sys.stdout.buffer
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
-            plan = Tarball.plan(io.BufferedReader(_Steady(fd)), module, version)
+            source: BinaryIO = io.BufferedReader(_Steady(fd))
         else:
-            plan = Tarball.plan(io.BytesIO(sys.stdin.buffer.read()), module, version)
+            source = io.BytesIO(sys.stdin.buffer.read())
+        with _bounded(cpu_limit):
+            plan = Tarball.plan(source, module, version)
+    except _OutOfTime:
+        out.write(f"it takes more than {cpu_limit:g} s of the processor's time\n".encode())
     except (ContentError, OSError, MemoryError) as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
         out.write(f"{sentence}\n".encode("utf-8", "replace"))
@@ -69,4 +96,4 @@ def main(memory_limit: int, module: str, version: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -11,10 +11,12 @@ from pathlib import Path
 from goproxy_vm.errors import Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.tarball import Tarball
-from goproxy_vm.prover.turns import Turns
+from goproxy_vm.prover.turns import TurnClaim, Turns
 
-DEADLINE = 120.0
-"""Seconds that a plan may take, at the lowest priority; a good one takes two of the processor's time."""
+CPU_SECONDS = 60.0
+"""Seconds of the processor's time that a plan may take; a good one takes two."""
+DEADLINE = 1200.0
+"""Seconds that it may take in all: at the lowest priority a busy host leaves it little of its processors."""
 
 log = get_logger("prover")
 
@@ -23,17 +25,24 @@ _PACKAGE_ROOT = Path(__file__).parent.parent.parent
 
 class Repacker:
     """Plans one tarball at a time; clients take turns. ``memory_limit``: bytes of address space that the
-    process may have; ``deadline``: seconds."""
+    process may have; ``cpu_limit``: seconds of the processor's time; ``deadline``: seconds in all."""
 
-    def __init__(self, *, memory_limit: int = 1 << 30, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self, *, memory_limit: int = 1 << 30, cpu_limit: float = CPU_SECONDS, deadline: float = DEADLINE
+    ) -> None:
         self._memory_limit = memory_limit
+        self._cpu_limit = cpu_limit
         self._deadline = deadline
         self._turns = Turns()
 
-    async def plan(self, zipped: int | bytes, module: str, version: str, client: str) -> Tarball:
+    def claim(self, client: str) -> TurnClaim:
+        """To the turn of one plan, on behalf of ``client``."""
+        return self._turns.claim(client)
+
+    async def plan(self, zipped: int | bytes, module: str, version: str, claim: TurnClaim) -> Tarball:
         """The plan of a proven zip's tarball: the zip is an open descriptor, whose position does not matter
         nor move, or bytes. Unavailable, and a line of the log: it cannot be planned on this host."""
-        async with self._turns.take(client):
+        async with claim.hold():
             try:
                 async with asyncio.timeout(self._deadline):
                     said = await self._said(zipped, module, version)
@@ -53,7 +62,8 @@ class Repacker:
         given = None if isinstance(zipped, int) else zipped
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "goproxy_vm.prover.packer", str(self._memory_limit), module, version),
+            *("-m", "goproxy_vm.prover.packer", str(self._memory_limit), str(self._cpu_limit)),
+            *(module, version),
             stdin=zipped if isinstance(zipped, int) else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=_PACKAGE_ROOT,

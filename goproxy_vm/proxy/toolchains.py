@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,14 +17,20 @@ from goproxy_vm.proxy.answer import CONTENT_TYPES, Answer
 from goproxy_vm.traffic.flight import Flights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from goproxy_vm.cache.store import Store
     from goproxy_vm.protocol.tarball import Tarball
-    from goproxy_vm.prover import Repacker
+    from goproxy_vm.prover import Repacker, TurnClaim
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.proxy import Proxy
 
 KEPT = 4
 """Plans that are remembered, of two megabytes each."""
+RETRY = 300.0
+"""Seconds after which a plan that failed is tried again."""
+FAILED_MOST = 100
+"""How many of those are remembered."""
 
 _PATH = re.compile(
     r"/vm/toolchain/go(1(?:\.[0-9]{1,4}){1,2}(?:(?:rc|beta)[0-9]{1,3})?\.[a-z0-9]{1,16}-[a-z0-9]{1,16})\.(tar\.gz|h1)"
@@ -39,12 +46,22 @@ def zip_of(path: str) -> ModuleResource | None:
 class Toolchains:
     """Gives a proven zip as a tarball, and its h1. Nothing but the zip is stored."""
 
-    def __init__(self, proxy: Proxy, store: Store, repacker: Repacker) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        store: Store,
+        repacker: Repacker,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._proxy = proxy
         self._store = store
         self._repacker = repacker
         self._plans: Lru[str, Tarball] = Lru(KEPT)
         """By the zip's SHA-256."""
+        self._failed: Lru[str, tuple[float, str]] = Lru(FAILED_MOST)
+        """Until when plans are not tried again, and why."""
+        self._now = monotonic
         self._planning: Flights[Tarball] = Flights(lambda plan: plan, lambda _: None)
 
     async def close(self) -> None:
@@ -67,10 +84,12 @@ class Toolchains:
             raise TypeError("a zip that is no stored file")
         plan = self._plans.get(zipped.sha256)
         if plan is None:
+            self._check(zipped.sha256)
             # Its own handle, for a flight goes on when whoever began it leaves.
             source = zipped if zipped.sha256 in self._planning else zipped.share()
-            making = partial(self._plan, source, resource, asker.client)
-            plan, _ = await self._planning.join(zipped.sha256, making, patience=asker.patience)
+            claim = self._repacker.claim(asker.client)
+            making = partial(self._plan, source, resource, claim)
+            plan, _ = await self._planning.join(zipped.sha256, making, claim, asker.patience)
         etag = f'"{zipped.sha256[:32]}-{plan.mark}"'
         return replace(answer, content_type="application/gzip", etag=etag, tarball=plan)
 
@@ -82,10 +101,20 @@ class Toolchains:
         answer.close()
         return replace(answer, body=f"{h1}\n".encode(), content_type=CONTENT_TYPES[Endpoint.LIST], etag=None)
 
-    async def _plan(self, zipped: StoredFile, resource: ModuleResource, client: str) -> Tarball:
+    def _check(self, sha256: str) -> None:
+        """Unavailable, with the sentence that was said then: its plan failed a short while ago."""
+        until, sentence = self._failed.get(sha256, (0.0, ""))
+        if self._now() < until:
+            raise Unavailable(sentence)
+
+    async def _plan(self, zipped: StoredFile, resource: ModuleResource, claim: TurnClaim) -> Tarball:
         """A flight, which closes ``zipped``."""
         with zipped:
             given = zipped.raw.fileno() if zipped.data is None else zipped.data
-            plan = await self._repacker.plan(given, resource.module, resource.version, client)
+            try:
+                plan = await self._repacker.plan(given, resource.module, resource.version, claim)
+            except Unavailable as error:
+                self._failed.keep(zipped.sha256, (self._now() + RETRY, error.sentence))
+                raise
         self._plans.keep(zipped.sha256, plan)
         return plan

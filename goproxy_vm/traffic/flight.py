@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from goproxy_vm.traffic.slots import Claim
+from typing import Any, Generic, Protocol, TypeVar
 
 from goproxy_vm.errors import UnderWay
 from goproxy_vm.upstream import trail
@@ -20,10 +17,32 @@ RETURN = 30.0
 """Seconds in which somebody who was told to ask again does, or the flight is given up that has no slot."""
 
 
+class Claimed(Protocol):
+    """A claim to what a flight has to wait for: a slot, or a turn."""
+
+    wanted: bool
+    """Whether somebody waits for the flight, or may come back for it."""
+
+    @property
+    def client(self) -> str:
+        """Who made it."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it has what it is a claim to."""
+
+    @property
+    def large(self) -> bool:
+        """Whether others may wait for the memory that the flight has."""
+
+    def lend(self, client: str, /) -> None:
+        """Another client wants the same: its share counts, too."""
+
+
 @dataclass(slots=True)
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
-    claim: Claim | None
+    claim: Claimed | None
     wanted: bool
     """Whether it was begun for somebody who waits."""
     trail: trail.Trail
@@ -37,8 +56,8 @@ class _Flight(Generic[T]):
 
     @property
     def ends_unwanted(self) -> bool:
-        """Whether it ends where nobody waits for it: it waits for its slot still, or others may wait for the
-        memory that it has."""
+        """Whether it ends where nobody waits for it: it waits for its slot or turn still, or others
+        may wait for the memory that it has."""
         claim = self.claim
         return claim is not None and not self.task.done() and (claim.large or not claim.held)
 
@@ -66,7 +85,7 @@ class Flights(Generic[T]):
         return flight is not None and not flight.task.done()
 
     def start(
-        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None = None
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claimed | None = None
     ) -> bool:
         """Begin a flight that nobody waits for yet, unless one is under way; True if it began.
 
@@ -78,7 +97,7 @@ class Flights(Generic[T]):
         self,
         key: str,
         fetch: Callable[[], Coroutine[Any, Any, T]],
-        claim: Claim | None = None,
+        claim: Claimed | None = None,
         patience: float | None = None,
     ) -> tuple[T, bool]:
         """The result of the flight for ``key``, begun now if need be, and whether it was another's.
@@ -112,7 +131,7 @@ class Flights(Generic[T]):
             self._settle(flight)
 
     def _start(
-        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claim | None, *, wanted: bool
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], claim: Claimed | None, *, wanted: bool
     ) -> bool:
         if key in self:
             return False

@@ -11,6 +11,8 @@
 proxy=''
 vm_go=''
 
+most=1073741824 # bytes that an archive may unpack to: four times what Go has
+
 usage() {
     cat <<'EOF'
 usage: install.sh [--version VERSION] [--h1 HASH] [--dir DIR] [--no-setup] [--no-report] [--print]
@@ -19,10 +21,11 @@ usage: install.sh [--version VERSION] [--h1 HASH] [--dir DIR] [--no-setup] [--no
   --version VERSION  which Go, as 1.26.8 (default: the host's, else the newest release that it can prove)
   --h1 HASH          what the checksum database says of it, from a place that you trust:
                      https://sum.golang.org/lookup/golang.org/toolchain@v0.0.1-goVERSION.OS-ARCH
+                     setup.sh, which nothing proves, is not run then
   --dir DIR          where to, in place of /usr/local/lib/goproxy-vm (root) or ~/.local/share/goproxy-vm (others);
                      nothing is done to PATH then
   --no-setup         do not run the host's setup.sh
-  --no-report        do not tell the host what was installed
+  --no-report        do not tell the host what was installed, nor have setup.sh do it
   --print            print the commands that would run, and change nothing
   --uninstall        remove what was installed, after setup.sh --undo
 EOF
@@ -73,19 +76,22 @@ get() {
     fi
 }
 
-# The same for a text; where the host refuses, curl shows what it says.
+# The same for a text; where the host refuses, curl shows what it says. For curl, more options after URL.
 ask() {
     if ! command -v curl >/dev/null; then
         wget -qO- "$1"
         return
     fi
-    answer=$(curl -sS -w '\n%{http_code}' "$1") || return 1
+    answer=$(curl -sS -w '\n%{http_code}' "$@") || return 1
     text=${answer%"$newline"*}
     text=${text%"$newline"}
-    if [ "${answer##*"$newline"}" != 200 ]; then
-        printf '%s\n' "$text" >&2
-        return 1
-    fi
+    case ${answer##*"$newline"} in
+        200 | 206) ;;
+        *)
+            printf '%s\n' "$text" >&2
+            return 1
+            ;;
+    esac
     printf '%s\n' "$text"
 }
 
@@ -141,15 +147,33 @@ installed() {
     fi
 }
 
+# Whether NAME is one that an installed version has: what else the record or the link says is not from here.
+is_version() {
+    case $1 in
+        *[!0-9a-z.]*) return 1 ;;
+        go[1-9]*) ;;
+        *) return 1 ;;
+    esac
+}
+
+# Remove VERSION, as the record names it.
+remove() {
+    if is_version "$1"; then
+        step rm -rf "$base/$1"
+    else
+        say "$record names ${1:-nothing}, which is no version of Go: left alone"
+    fi
+}
+
 # Refuse to touch what somebody else has put there.
 check_places() {
     before=
     if [ -L "$link" ]; then
-        before=$(readlink "$link")
-        case $before in
-            "$base"/go[1-9]*) before=${before##*/} ;;
-            *) fail "$link leads to another Go installation, $before: remove it (rm $link), or choose --dir DIR" ;;
-        esac
+        target=$(readlink "$link")
+        before=${target#"$base"/}
+        if [ "$before" = "$target" ] || ! is_version "$before"; then
+            fail "$link leads to another Go installation, $target: remove it (rm $link), or choose --dir DIR"
+        fi
     elif [ -e "$link" ]; then
         fail "$link is another Go installation: remove it (rm -r $link), or choose another place with --dir DIR"
     fi
@@ -223,7 +247,7 @@ install() {
     done
     if [ -n "$print" ]; then
         step mkdir -p "$base/.new"
-        printf '%s | tar -xzof - -C %s\n' "$fetch $(quoted "$archive.tar.gz")" "$(quoted "$base/.new")"
+        fetching "$base/.new"
         printf '# go on if its h1 is %s\n' "$known"
         step mv "$base/.new/go" "$base/go$version"
         return
@@ -234,23 +258,31 @@ install() {
     sweep
     work=$(mktemp -d "$base/.new.XXXXXX")
     mkdir "$work/new"
-    printf '%s | tar -xzof - -C %s\n' "$fetch $(quoted "$archive.tar.gz")" "$(quoted "$work/new")"
+    fetching "$work/new"
     # A pipe has the status of its end alone.
-    if ! { get "$archive.tar.gz" || : >"$work/failed"; } | tar -xzof - -C "$work/new" || [ -e "$work/failed" ]; then
-        fail "the download of go$version failed or was cut off; nothing was changed"
+    if ! { get "$archive.tar.gz" || echo $? >"$work/failed"; } | gzip -dc | head -c "$most" | (
+        # A file may have holes that take nothing here, and yet would be hashed: this bounds what is no byte of
+        # the archive. Where the limit is lower already it stays.
+        ulimit -f $((most / 512)) 2>/dev/null || :
+        exec tar -xof - -C "$work/new"
+    ) || [ -e "$work/failed" ]; then
+        if [ "$(cat "$work/failed" 2>/dev/null)" = 22 ]; then # by curl: the host refuses, and it says why to ask
+            ask "$archive.tar.gz" -r 0-0 -m 10 >/dev/null || :
+        fi
+        fail "the download of go$version failed, was cut off or is too large; nothing was changed"
     fi
     unpacked=$work/new/go
-    # Names of two lines would be two names where they are hashed.
-    odd=$(find "$unpacked" \( ! -type f ! -type d \) -o -name "*$newline*" 2>&1 | head -n 1)
+    # Names of two lines would be two names where they are hashed; a second link may be to a file elsewhere.
+    odd=$(find "$unpacked" \( ! -type f ! -type d \) -o -type f -links +1 -o -name "*$newline*" 2>&1 | head -n 1)
     if [ "$(ls -A "$work/new")" != go ] || [ -n "$odd" ]; then
         fail "the archive of go$version has what does not belong there; nothing was changed"
     fi
-    chmod -R a-s,u=rwX,go=rX "$unpacked" # of modes no hash knows
     found=$(h1 "$unpacked" "v0.0.1-go$version.$os-$arch") || :
     if [ "$found" != "$known" ]; then
         fail "what came of go$version has ${found:-no h1}, and not $known; nothing was changed"
     fi
     say "go$version for $os-$arch is what it should be${expected:+ by --h1}: $found"
+    chmod -R a-s,u=rwX,go=rX "$unpacked" # of modes no hash knows
     # A module may have no go.mod below its root: go renames these as well.
     find "$unpacked" -name _go.mod | while IFS= read -r file; do
         cp "$file" "${file%_go.mod}go.mod"
@@ -268,6 +300,12 @@ install() {
     work=
 }
 
+# The command that brings the archive into DIR.
+fetching() {
+    printf '%s | gzip -dc | head -c %s | tar -xof - -C %s\n' \
+        "$fetch $(quoted "$archive.tar.gz")" "$most" "$(quoted "$1")"
+}
+
 # What runs that were killed have left, long ago.
 sweep() {
     for old in "$base"/.new.*; do
@@ -279,8 +317,10 @@ sweep() {
 
 # shellcheck disable=SC2329 # by trap
 clean_up() {
-    if [ -n "$work" ]; then
-        rm -rf "$work"
+    if [ -n "$work" ] && ! rm -rf "$work" 2>/dev/null; then
+        # An archive's directories that may not be written; files are left as they are, for they may be links.
+        find "$work" -type d -exec chmod u+rwx {} \; || :
+        rm -rf "$work" || :
     fi
     directory=$base
     while [ "$directory" != "$top" ] && rmdir "$directory" 2>/dev/null; do
@@ -293,14 +333,13 @@ prune() {
     if [ -z "$before" ] || [ "$before" = "go$version" ]; then
         return
     fi
-    cp "$record" "$record.old"
     while read -r name rest; do
         if [ "$name" != "$before" ] && [ "$name" != "go$version" ]; then
-            step rm -rf "$base/$name"
+            remove "$name"
         fi
-    done <"$record.old"
-    grep -e "^$before " -e "^go$version " "$record.old" >"$record"
-    rm "$record.old"
+    done <"$record"
+    grep -e "^$before " -e "^go$version " "$record" >"$record.$$" # killed here, the record still names all
+    mv "$record.$$" "$record"
 }
 
 add_path() {
@@ -334,8 +373,12 @@ set_up() {
         say "HOME is not set, so nobody's go is pointed at the host: run $proxy/vm/setup.sh as the user who builds"
         return
     fi
+    quiet=
+    if [ -z "$report" ]; then
+        quiet=--no-report
+    fi
     if [ -n "$print" ]; then
-        printf '%s %s | sh\n' "$fetch" "$(quoted "$proxy/vm/setup.sh")"
+        printf '%s %s | sh%s\n' "$fetch" "$(quoted "$proxy/vm/setup.sh")" "${quiet:+ -s -- $quiet}"
         return
     fi
     if ! ask "$proxy/vm/setup.sh" >"$base/setup.sh.$$"; then
@@ -343,7 +386,10 @@ set_up() {
         fail "go$version is installed, but setup.sh did not come from the host: run $proxy/vm/setup.sh later"
     fi
     mv "$base/setup.sh.$$" "$base/setup.sh"
-    PATH=$link/bin:$PATH sh "$base/setup.sh"
+    if ! PATH=$link/bin:$PATH sh "$base/setup.sh" ${quiet:+"$quiet"}; then
+        fail "go$version is installed, but setup.sh failed: run $proxy/vm/setup.sh later"
+    fi
+    report='' # setup.sh has done it
 }
 
 uninstall() {
@@ -358,16 +404,17 @@ uninstall() {
         fi
     fi
     if [ -L "$link" ]; then
-        case $(readlink "$link") in
-            "$base"/go[1-9]*) step rm "$link" ;;
-        esac
+        target=$(readlink "$link")
+        if [ "$base/${target##*/}" = "$target" ] && is_version "${target##*/}"; then
+            step rm "$link"
+        fi
     fi
     while read -r name rest; do
-        step rm -rf "$base/$name"
+        remove "$name"
     done <"$record"
     step rm -f "$base/setup.sh" "$record"
     if [ -z "$print" ]; then
-        rm -rf "$base"/.new.* "$base"/setup.sh.*
+        rm -rf "$base"/.new.* "$base"/setup.sh.* "$record".*
     fi
     take_path_back
     if [ -z "$print" ] && ! rmdir "$base" 2>/dev/null; then
@@ -375,13 +422,13 @@ uninstall() {
     fi
 }
 
-# Tell the host, which counts its VMs by version. Whatever comes of it.
+# Tell the host, which counts its VMs by version, what setup.sh has not told it. Whatever comes of it.
 tell() {
-    seen="$proxy/vm/seen?script=install&go=go$version&os=$os&arch=$arch"
+    seen="$proxy/vm/seen?script=install&go=go$version&bootstrap=go$version&os=$os&arch=$arch"
     if command -v curl >/dev/null; then
-        curl -fsS -m 1 -o /dev/null "$seen" 2>/dev/null || :
-    else
-        wget -q -t 1 -T 1 -O /dev/null "$seen" 2>/dev/null || :
+        curl -fs -m 1 -o /dev/null "$seen" || :
+    elif command -v timeout >/dev/null; then # busybox's own -T may crash it
+        timeout 1 wget -q -O /dev/null "$seen" 2>/dev/null || :
     fi
 }
 
@@ -476,7 +523,10 @@ main() {
         prune
     fi
     add_path
-    if [ -n "$setup" ]; then
+    if [ -n "$setup" ] && [ -n "$expected" ]; then
+        say "setup.sh was not run, for nothing proves it as --h1 does Go; who builds points go at the host by:" \
+            "go env -w GOPROXY=$(quoted "$proxy")"
+    elif [ -n "$setup" ]; then
         set_up
     fi
     if [ -n "$print" ]; then

@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.protocol.modzip import check_zip
+from goproxy_vm.protocol.report import VmReport, parse_report
 from goproxy_vm.protocol.tarball import Tarball
 from tests.fakes.bare import Bare
 from tests.fakes.modules import build_zip
@@ -75,12 +77,16 @@ class FakeHost:
         self.answers: dict[str, bytes] = {}
         self.cut: int | None = None
         self.asked: list[str] = []
+        self.reports: list[VmReport] = []
         host = self
 
         class Answers(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 host.asked.append(self.path)
-                body = host.answers.get(self.path)
+                path, _, query = self.path.partition("?")
+                if path == "/vm/seen":
+                    host.reports.append(parse_report(query))
+                body = b"" if path == "/vm/seen" else host.answers.get(self.path)
                 self.send_response(404 if body is None else 200)
                 body = b"goproxy-vm: there is no such thing\n" if body is None else body
                 self.send_header("Content-Length", str(len(body)))
@@ -132,6 +138,8 @@ class Home:
     blanks: Mapping[str, str] = field(default_factory=dict)
     shell: str = "sh"
     programs: str = "/usr/bin:/bin"
+    most: int | None = None
+    """Bytes that an archive may unpack to, where they are fewer than the script says."""
 
     @property
     def base(self) -> Path:
@@ -142,6 +150,9 @@ class Home:
         for name, value in {"proxy": self.host.url, **self.blanks}.items():
             assert f"\n{name}=''\n" in text
             text = text.replace(f"\n{name}=''\n", f"\n{name}='{value}'\n")
+        if self.most is not None:
+            text, changed = re.subn(r"^most=[0-9]+", f"most={self.most}", text, flags=re.MULTILINE)
+            assert changed == 1
         return text
 
     def run(self, *arguments: str, code: int = 0) -> tuple[list[str], str]:
@@ -167,6 +178,14 @@ class Home:
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout.splitlines(), done.stderr
+
+    def replace(self, directory: Path, **programs: str) -> None:
+        """Have commands in place of programs, in a directory of their own."""
+        directory.mkdir()
+        for name, text in programs.items():
+            (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+            (directory / name).chmod(0o755)
+        self.programs = f"{directory}:{self.programs}"
 
     def tree(self) -> dict[str, tuple[bytes | str, int]]:
         """All that is there: content or where it leads, and mode."""
@@ -225,10 +244,46 @@ def test_from_nothing(shell: str, home: Home) -> None:
         text=True,
     )
     assert in_login.stdout.split()[2] == "go1.98.1"
-    assert f"/vm/seen?script=install&go=go1.98.1&os=linux&arch={ARCH}" in home.host.asked
+    assert home.host.reports == [], "setup.sh reports"
     assert not list(home.base.glob(".new*"))
     home.run("--uninstall")
     assert sorted(home.tree()) == [".local", ".local/share", "setup.log"]
+
+
+REPORT = VmReport("install", "go1.98.1", "go1.98.1", "linux", ARCH)
+
+
+def test_it_reports_what_setup_does_not(home: Home) -> None:
+    """In words that a host takes, where setup.sh was not run; else that is told whether to."""
+    home.run("--no-setup")
+    assert home.host.reports == [REPORT]
+    home.run("--h1", Toolchain.of("1.98.1").h1)
+    assert home.host.reports == [REPORT] * 2
+    home.run("--no-setup", "--no-report")
+    home.run()
+    home.run("--no-report")
+    commands, _ = home.run("--no-report", "--print")
+    assert commands[-1].endswith("/vm/setup.sh | sh -s -- --no-report")
+    assert home.host.reports == [REPORT] * 2
+    log = (home.path / "setup.log").read_text().splitlines()
+    assert [line.split(" go version")[0] for line in log] == ["setup ", "setup --no-report"]
+
+
+def test_a_setup_that_fails(home: Home) -> None:
+    home.host.answers["/vm/setup.sh"] = b"exit 3\n"
+    _, said = home.run(code=1)
+    assert f"go1.98.1 is installed, but setup.sh failed: run {home.host.url}/vm/setup.sh later" in said
+    assert home.version() == "go1.98.1"
+
+
+def test_it_reports_by_a_wget_that_crashes(home: Home, tmp_path: Path) -> None:
+    """Some of busybox do, where they are to mind the time themselves."""
+    home.programs = wget_alone(tmp_path)
+    home.shell = f"{home.programs}/sh"
+    crash = 'case " $* " in *" -T "*) kill -SEGV $$ ;; esac'
+    home.replace(tmp_path / "programs", wget=f'{crash}; exec {home.programs}/wget "$@"')
+    home.run("--no-setup")
+    assert home.host.reports == [REPORT]
 
 
 def wget_alone(tmp_path: Path) -> str:
@@ -254,7 +309,7 @@ def test_by_busybox_alone(home: Home, tmp_path: Path) -> None:
     home.host.add("1.98.2")
     before = home.tree()
     _, said = home.run("--version", "1.98.2", code=1)
-    assert "failed or was cut off" in said
+    assert "failed, was cut off" in said
     assert home.tree() == before
 
 
@@ -316,10 +371,8 @@ def test_print_changes_nothing(home: Home) -> None:
     before = home.tree()
     commands, said = home.run("--print")
     assert home.tree() == before
-    assert (
-        f"curl -fsS {home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz | tar -xzof - -C "
-        in commands[1]
-    )
+    fetched = f"{home.host.url}/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"
+    assert f"curl -fsS {fetched} | gzip -dc | head -c 1073741824 | tar -xof - -C " in commands[1]
     assert [command.split()[0] for command in commands] == ["mkdir", "curl", "#", "mv", "ln", "echo", "curl"]
     assert "nothing was changed" in said
     assert not [path for path in home.host.asked if path.endswith(".tar.gz") or "seen" in path]
@@ -331,6 +384,15 @@ def test_print_changes_nothing(home: Home) -> None:
     assert (home.path / ".profile").read_text() == "# mine\n"
     _, said = home.run("--uninstall")
     assert "nothing is installed in" in said
+
+
+def test_why_the_host_refuses(home: Home) -> None:
+    """What it says where it cannot make the archive is shown."""
+    home.host.answers.pop(f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz")
+    _, said = home.run("--no-setup", code=1)
+    assert "goproxy-vm: there is no such thing\n" in said
+    assert "the download of go1.98.1 failed" in said
+    assert home.tree() == {}
 
 
 def cuts() -> list[int]:
@@ -369,6 +431,20 @@ def test_a_hash_that_is_another(home: Home) -> None:
     assert home.tree() == {}
 
 
+def test_with_a_hash_nothing_from_the_host_is_run(home: Home) -> None:
+    """Nor kept to be run later: nothing proves setup.sh."""
+    arguments = ("--version", "1.98.1", "--h1", Toolchain.of("1.98.1").h1)
+    for more in ("--print",), (), ():
+        commands, said = home.run(*arguments, *more)
+        assert f"points go at the host by: go env -w GOPROXY={home.host.url}" in said
+        assert "setup.sh" not in " ".join(commands)
+    assert home.version() == "go1.98.1"
+    assert "/vm/setup.sh" not in home.host.asked
+    assert not list(home.path.rglob("setup*"))
+    _, said = home.run(*arguments, "--no-setup")
+    assert "setup.sh" not in said
+
+
 def forged(change: Callable[[Path], object], tmp_path: Path) -> bytes:
     """The archive with something else in it."""
     tree = tmp_path / "forged"
@@ -377,7 +453,7 @@ def forged(change: Callable[[Path], object], tmp_path: Path) -> bytes:
     subprocess.run(["tar", "-xzf", "-", "-C", tree], input=original, check=True)
     change(tree)
     return subprocess.run(
-        ["tar", "-czf", "-", "-C", tree, *(path.name for path in tree.iterdir())],
+        ["tar", "-cSzf", "-", "-C", tree, *(path.name for path in tree.iterdir())],
         capture_output=True,
         check=True,
     ).stdout
@@ -402,6 +478,60 @@ def test_what_does_not_belong_there(home: Home, change: Callable[[Path], object]
     home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
     _, said = home.run("--h1", Toolchain.of("1.98.1").h1, code=1)
     assert "nothing was changed" in said
+    assert home.tree() == {}
+
+
+@pytest.mark.parametrize("programs", ["/usr/bin:/bin", "busybox"])
+def test_nothing_outside_is_touched_before_the_hash(home: Home, tmp_path: Path, programs: str) -> None:
+    """A member that is another link to a file of the machine's: its mode stays."""
+    if programs == "busybox":
+        home.programs = wget_alone(tmp_path)
+        home.shell = f"{home.programs}/sh"
+    secret = home.path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    before = home.tree()
+    # Where this tar refuses to make it, another would: a link to what is there already.
+    tar = shutil.which("tar", path=home.programs)
+    links = 'while [ "$1" != -C ]; do shift; done; rm "$2/go/empty"; ln "$HOME/secret" "$2/go/empty"'
+    home.replace(tmp_path / "programs", tar=f'{tar} "$@" || exit; {links}')
+    _, said = home.run("--no-setup", code=1)
+    assert "has what does not belong there; nothing was changed" in said
+    assert home.tree() == before
+
+
+def test_modes_are_no_matter_of_what_is_unproven(home: Home, tmp_path: Path) -> None:
+    """chmod is run once it is what it should be, and by what is refused nobody is kept from removing it."""
+
+    def change(tree: Path) -> None:
+        (tree / "go" / "VERSION").write_text("go1.98.2\n")
+        (tree / "go" / "src" / "a").chmod(0o555)
+
+    home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
+    log = tmp_path / "log"
+    log.touch()
+    home.replace(tmp_path / "programs", chmod=f'echo "$@" >>{log}; exec {shutil.which("chmod")} "$@"')
+    _, said = home.run("--no-setup", code=1)
+    assert "what came of go1.98.1 has h1:" in said
+    assert "-R" not in log.read_text()
+    assert home.tree() == {}
+
+
+BOMBS: dict[str, Callable[[Path], object]] = {
+    "many files": lambda tree: [(tree / "go" / f"zeros{i}").write_bytes(bytes(1_000_000)) for i in range(5)],
+    "one with holes": lambda tree: os.truncate(tree / "go" / "empty", 1 << 40),
+}
+
+
+@pytest.mark.parametrize("change", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_archive_that_is_too_large(
+    home: Home, change: Callable[[Path], object], tmp_path: Path, shell: str
+) -> None:
+    home.shell, home.most = shell, 4_000_000
+    home.host.answers[f"/vm/toolchain/go1.98.1.linux-{ARCH}.tar.gz"] = forged(change, tmp_path)
+    _, said = home.run("--no-setup", code=1)
+    assert "was cut off or is too large; nothing was changed" in said
     assert home.tree() == {}
 
 
@@ -448,6 +578,58 @@ def test_another_place(home: Home) -> None:
     _, said = home.run("--dir", str(directory), "--uninstall")
     assert f"{directory} has other files, and stays" in said
     assert sorted(home.tree()) == ["a place", "a place/mine"]
+
+
+STRANGE = ["mine", "go1.97/../../..", "../precious", "go1.97.1/../mine", ".", "..", "", "*", "go", "goo", "/"]
+
+
+def test_its_record_names_nothing_else_to_remove(home: Home) -> None:
+    home.host.add("1.99.0")
+    home.host.add("1.99.1")
+    for version in ("1.98.1", "1.99.0"):
+        home.run("--version", version, "--no-setup")
+    (home.base / "mine").mkdir()
+    (home.base.parent / "precious").mkdir()
+    record = home.base / "goproxy-vm.installed"
+    lines = "".join(f"{name} linux-{ARCH} {WRONG}\n" for name in STRANGE) + "\n"
+    record.write_text(lines + record.read_text())
+    commands, said = home.run("--version", "1.99.1", "--no-setup")
+    assert [c for c in commands if c.startswith("rm ")] == [
+        f"rm -rf '{home.base}/go1.98.1'".replace("it's", "it'\\''s")
+    ]
+    assert "names ../precious, which is no version of Go: left alone" in said
+    assert {line.split()[0] for line in record.read_text().splitlines()} == {"go1.99.0", "go1.99.1"}
+    record.write_text(lines + record.read_text())
+    home.run("--uninstall", "--no-setup")
+    assert [path.name for path in home.base.iterdir()] == ["mine"]
+    assert (home.base.parent / "precious").exists()
+
+
+def test_its_record_is_never_half(home: Home, tmp_path: Path) -> None:
+    """Killed while it is written anew it is what it was."""
+    for version in ("1.99.0", "1.99.1"):
+        home.host.add(version)
+    for version in ("1.98.1", "1.99.0"):
+        home.run("--version", version, "--no-setup")
+    before = (home.base / "goproxy-vm.installed").read_text()
+    grep = shutil.which("grep")
+    home.replace(
+        tmp_path / "programs", grep=f'case "$*" in *"-e "*) kill -9 $PPID ;; *) exec {grep} "$@" ;; esac'
+    )
+    home.run("--version", "1.99.1", "--no-setup", code=-9)
+    assert (home.base / "goproxy-vm.installed").read_text().startswith(before)
+
+
+@pytest.mark.parametrize("target", ["go1.98.1/..", "go1.98.1/../../precious", "go1.98.1/bin"])
+def test_a_link_to_elsewhere(home: Home, target: str) -> None:
+    home.run("--no-setup")
+    link = home.base / "go"
+    link.unlink()
+    link.symlink_to(f"{home.base}/{target}")
+    _, said = home.run("--no-setup", code=1)
+    assert f"leads to another Go installation, {home.base}/{target}" in said
+    home.run("--uninstall", "--no-setup")
+    assert link.is_symlink()
 
 
 def test_left_overs_go(home: Home) -> None:

@@ -15,10 +15,11 @@ from goproxy_vm.config.values import NETWORKS, PATTERNS
 from goproxy_vm.errors import Unavailable, UnderWay
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.protocol.tarball import Tarball
-from goproxy_vm.prover import Repacker
+from goproxy_vm.prover import Repacker, TurnClaim
+from goproxy_vm.prover.repacker import DEADLINE
 from goproxy_vm.proxy.answer import Answer
 from goproxy_vm.proxy.asker import Asker
-from goproxy_vm.proxy.toolchains import Toolchains, zip_of
+from goproxy_vm.proxy.toolchains import RETRY, Toolchains, zip_of
 from tests.fakes.lines import logged
 from tests.fakes.modules import build_zip
 from tests.fakes.upstream import FakeUpstream
@@ -68,29 +69,48 @@ async def host(serve: Serve, world: World) -> Host:
 class Held(Repacker):
     """Counts plans, and makes none before it may."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, deadline: float = DEADLINE) -> None:
+        super().__init__(deadline=deadline)
         self.plans = 0
+        self.versions: list[str] = []
+        self.clients: list[str] = []
+        """Who has asked for a plan, whoever makes it."""
         self.begun, self.let = asyncio.Event(), asyncio.Event()
 
-    async def plan(self, zipped: int | bytes, module: str, version: str, client: str) -> Tarball:
-        self.plans += 1
-        self.begun.set()
-        await self.let.wait()
-        return await super().plan(zipped, module, version, client)
+    def claim(self, client: str) -> TurnClaim:
+        self.clients.append(client)
+        return super().claim(client)
+
+    async def plan(self, zipped: int | bytes, module: str, version: str, claim: TurnClaim) -> Tarball:
+        async with claim.hold():
+            self.plans += 1
+            self.versions.append(version.removeprefix("v0.0.1-").removesuffix(".linux-amd64"))
+            self.begun.set()
+            await self.let.wait()
+        return await super().plan(zipped, module, version, self.claim(claim.client))
 
 
 class Own:
     """Toolchains beside those of a server, of the same store."""
 
-    def __init__(self, host: Host) -> None:
-        self.repacker = Held()
-        self._toolchains = Toolchains(host.server.proxy, host.server.store, self.repacker)
+    def __init__(self, host: Host, repacker: Held | None = None) -> None:
+        self.repacker, self.now = repacker or Held(), 0.0
+        self._toolchains = Toolchains(
+            host.server.proxy, host.server.store, self.repacker, monotonic=lambda: self.now
+        )
 
-    async def get(self, path: str = TARBALL, patience: float | None = None) -> Answer:
+    async def get(
+        self, path: str = TARBALL, patience: float | None = None, client: str = "192.0.2.1"
+    ) -> Answer:
         resource = zip_of(path)
         assert resource is not None
-        return await self._toolchains.get(path, resource, Asker("192.0.2.1", patience=patience))
+        return await self._toolchains.get(path, resource, Asker(client, patience=patience))
+
+    def ask(self, minor: int, client: str) -> asyncio.Task[Answer]:
+        """For go1.99.MINOR."""
+        return asyncio.create_task(
+            self.get(f"/vm/toolchain/go1.99.{minor}.linux-amd64.tar.gz", client=client)
+        )
 
 
 def unpacked(data: bytes) -> dict[str, bytes]:
@@ -298,6 +318,48 @@ async def test_a_plan_goes_on_when_whoever_wanted_it_leaves(host: Host) -> None:
     assert own.repacker.plans == 1
 
 
+@pytest.fixture
+async def stored(host: Host, world: World) -> Host:
+    """It has go1.99.1 to go1.99.6."""
+    for minor in range(1, 7):
+        add(world, f"v0.0.1-go1.99.{minor}.linux-amd64")
+        await host.get(f"/{MODULE}/@v/v0.0.1-go1.99.{minor}.linux-amd64.zip")
+    return host
+
+
+async def test_who_joins_a_plan_lends_its_turn(stored: Host) -> None:
+    """A client with many of them costs another one of them, though it was quicker to ask for the same."""
+    own = Own(stored)
+    asked = [own.ask(1, "192.0.2.1")]
+    await own.repacker.begun.wait()
+    for minor in (2, 3, 4, 5):
+        asked.append(own.ask(minor, "192.0.2.1"))
+        await until(lambda: stored.server.store._core.holders.busy == len(asked))
+    asked.append(own.ask(5, "192.0.2.2"))
+    await until(lambda: "192.0.2.2" in own.repacker.clients)
+    own.repacker.let.set()
+    for each in asked:
+        (await each).close()
+    assert own.repacker.versions == ["go1.99.1", "go1.99.2", "go1.99.5", "go1.99.3", "go1.99.4"]
+
+
+async def test_what_waits_and_nobody_wants_is_not_planned(stored: Host) -> None:
+    own = Own(stored)
+    first = own.ask(1, "192.0.2.1")
+    await own.repacker.begun.wait()
+    holders = stored.server.store._core.holders
+    left = [own.ask(minor, "192.0.2.1") for minor in (2, 3, 4)]
+    await until(lambda: holders.busy == 4)
+    for each in left:
+        each.cancel()
+    await asyncio.wait(left)
+    await until(lambda: holders.busy == 1)
+    own.repacker.let.set()
+    (await first).close()
+    (await own.ask(5, "192.0.2.1")).close()
+    assert own.repacker.versions == ["go1.99.1", "go1.99.5"]
+
+
 @pytest.mark.parametrize(
     ("repacker", "why"),
     [
@@ -315,17 +377,36 @@ async def test_a_plan_that_cannot_be_made(
     await until(lambda: not host.server.store._core.holders.busy)
 
 
+async def test_a_plan_that_takes_too_long() -> None:
+    """Of the processor's time, of which a busy host leaves it little: it may take a while in all."""
+    zipped = build_zip(MODULE, VERSION, {**FILES, "pkg/zeros": bytes(64 << 20)})
+    repacker = Repacker(cpu_limit=0.01)
+    with pytest.raises(Unavailable, match=r"it takes more than 0\.01 s of the processor's time"):
+        await repacker.plan(zipped, MODULE, VERSION, repacker.claim(""))
+
+
+async def test_a_plan_that_failed_is_not_tried_again_at_once(host: Host) -> None:
+    own = Own(host, Held(deadline=0))
+    own.repacker.let.set()
+    for own.now, plans in ((0.0, 1), (1.0, 1), (RETRY - 1, 1), (RETRY, 2), (RETRY + 1, 2)):
+        with pytest.raises(Unavailable, match="of the zip: it took more than 0 s"):
+            await own.get()
+        assert own.repacker.plans == plans
+    await until(lambda: not host.server.store._core.holders.busy)
+
+
 async def test_plans_of_what_is_no_zip(tmp_path: Path) -> None:
     repacker = Repacker()
     with pytest.raises(Unavailable, match="not a valid zip file"):
-        await repacker.plan(b"no zip", MODULE, VERSION, "")
+        await repacker.plan(b"no zip", MODULE, VERSION, repacker.claim(""))
     file = tmp_path / "zip"
     file.write_bytes(build_zip(MODULE, VERSION, FILES))
     with file.open("rb") as opened:
         opened.seek(1000)
-        plan = await repacker.plan(opened.fileno(), MODULE, VERSION, "")
+        plan = await repacker.plan(opened.fileno(), MODULE, VERSION, repacker.claim(""))
         assert opened.tell() == 1000
-    assert plan.to_bytes() == (await repacker.plan(file.read_bytes(), MODULE, VERSION, "")).to_bytes()
+    same = await repacker.plan(file.read_bytes(), MODULE, VERSION, repacker.claim(""))
+    assert plan.to_bytes() == same.to_bytes()
 
 
 async def test_the_last_plans_are_kept(host: Host, world: World) -> None:
