@@ -66,19 +66,20 @@ class Proxy:
         def fetching(these: Upstreams, slots: FairSlots) -> Fetching:
             return Fetching(settings, gate, slots, these, self._absences, store.fences, memory)
 
-        self._routing = Routing(
+        self.routing = Routing(
             gate,
             fetching(upstreams, slots),
             # Apart: what waits there for a process, or for a slow server, keeps nothing else waiting.
             fetching(private, FairSlots(max(2, settings.max_misses))) if private else None,
         )
+        """Which upstreams a module comes from, by which slots and with which memory."""
         self._substitutes = Substitutes(store)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
             settings,
             gate,
             store,
-            self._routing,
+            self.routing,
             self._substitutes,
             wall,
             # For clients it is the version's .info, which they ask for no more, and others will.
@@ -168,7 +169,7 @@ class Proxy:
             raise
 
     async def _brought(self, artifact: Artifact, asker: Asker, built: Answer | None) -> Answer:
-        brought = await self._routing.of(artifact.module).bring(
+        brought = await self.routing.of(artifact.module).bring(
             self._files,
             artifact.path,
             asker,
@@ -214,7 +215,7 @@ class Proxy:
     def _start_mod(self, artifact: Artifact, asker: Asker) -> None:
         """A miss of one file of a version starts its ``.mod``: the next thing any client asks for."""
         mod = artifact.sibling(Kind.MOD)
-        claim = self._routing.of(mod.module).slots.claim(asker.client)
+        claim = self.routing.of(mod.module).slots.claim(asker.client)
 
         async def bring() -> StoredFile:
             stored = await self._store.get(mod)
@@ -233,7 +234,7 @@ class Proxy:
             return False
         if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams(artifact).resting):
             return False
-        claim, fetched = self._routing.of(artifact.module).slots.claim("prefetch"), False
+        claim, fetched = self.routing.of(artifact.module).slots.claim("prefetch"), False
 
         async def bring() -> StoredFile:
             nonlocal fetched
@@ -254,13 +255,13 @@ class Proxy:
         return stored if stored is not None else await self._take_in(artifact, claim)
 
     async def _take_in(self, artifact: Artifact, claim: Claim) -> StoredFile:
-        fetching = self._routing.of(artifact.module)
+        fetching = self.routing.of(artifact.module)
         return await fetching.hold(
             artifact, claim, lambda: self.intake.bring(artifact, fetching.upstreams, claim)
         )
 
     def _upstreams(self, artifact: Artifact) -> Upstreams:
-        return self._routing.of(artifact.module).upstreams
+        return self.routing.of(artifact.module).upstreams
 
     # What operators ask of the proxy itself.
 

@@ -172,7 +172,7 @@ async def test_large_ones_take_turns(serve: Serve, upstream: FakeUpstream) -> No
     host = await serve(upstream, stall_timeout=10.0)
     got = await asyncio.gather(*(host.get(f"/example.com/b{n}/@v/v1.0.0.mod") for n in range(10)))
     assert {(each.status, len(each.body)) for each in got} == {(200, len(body))}
-    assert host.server.proxy._fetching.memory.held == 0
+    assert host.server.proxy.routing.of("example.com/m").memory.held == 0
 
 
 async def test_who_waits_for_large_ones_that_trickle_does_not_keep_others_from_theirs(
@@ -183,7 +183,7 @@ async def test_who_waits_for_large_ones_that_trickle_does_not_keep_others_from_t
     upstream.on("/example.com/b*/@v/list", Reply(b"\n" * size, send=size // 2, then="trickle"))
     upstream.on("/example.com/large*/@v/list", Reply(b"v1.0.0\n" + b"\n" * (size // 2)))
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
-    memory = host.server.proxy._fetching.memory
+    memory = host.server.proxy.routing.of("example.com/m").memory
 
     asking = [ask(host, f"/example.com/b{n}/@v/list", "127.0.0.2") for n in range(6)]
     await until(lambda: memory.held == sink.LARGE // 2 and memory.wanted)
@@ -205,7 +205,7 @@ async def test_large_ones_that_nobody_waits_for_end(serve: Serve, upstream: Fake
     size = content.LONGEST_LIST
     upstream.on("/example.com/b*/@v/list", Reply(b"\n" * size, send=size // 2, then="stall"))
     host = await serve(upstream, stall_timeout=60.0, shutdown_timeout=0.0)
-    memory = host.server.proxy._fetching.memory
+    memory = host.server.proxy.routing.of("example.com/m").memory
     asking = [ask(host, f"/example.com/b{n}/@v/list", f"127.0.0.{2 + n % 2}") for n in range(6)]
     await until(lambda: memory.held == sink.LARGE and memory.wanted)
     for task in asking:

@@ -73,7 +73,7 @@ async def test_who_closes_its_half_is_answered(
             assert heard.status == (404 if path == "/nonsense" else 200)
             assert await wire.rest() == b""
         await until(lambda: not host.server.store.uncommitted)
-    await until(lambda: not inside.made[0]._all)
+    await until(lambda: not inside.all)
 
 
 @pytest.mark.parametrize("path", [MOD, "/healthz", f"{M}/@v/list"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from goproxy_vm.upstream.chain import Upstreams
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.fakes.wire import until
 from tests.integration.conftest import Host, Serve
@@ -49,8 +48,7 @@ async def crumbling(upstream: FakeUpstream) -> AsyncIterator[str]:
 
 def signs(host: Host) -> int:
     """Grows with each byte of a body that was worked on."""
-    upstreams: Upstreams = host.server.proxy._upstreams
-    return upstreams.signs
+    return host.server.proxy.routing.of("example.com/m").upstreams.signs
 
 
 async def test_crumbs(serve: Serve, upstream: FakeUpstream) -> None:

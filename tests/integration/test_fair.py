@@ -130,8 +130,8 @@ class Under:
 
     def __init__(self, upstream: FakeUpstream) -> None:
         self.now = self.most = 0
-        self._reply = upstream._reply
-        upstream._reply = self._count  # type: ignore[method-assign]
+        self._reply = upstream.reply
+        upstream.reply = self._count  # type: ignore[method-assign]
 
     async def _count(self, path: str) -> Reply:
         self.now += 1

@@ -332,7 +332,7 @@ async def test_no_slot_in_time(serve: Serve, upstream: FakeUpstream, monkeypatch
 
     monkeypatch.setattr(server_module, "Proxy", keep)
     host = await serve(upstream, max_misses=1, total_timeout=0.3)
-    async with made[0]._fetching.slots.claim("another client").hold(60):
+    async with made[0].routing.of("example.com/m").slots.claim("another client").hold(60):
         for path in (f"{M}/@v/list", f"{M}/@v/v1.0.0.zip"):
             got = await host.get(path)
             assert (got.status, got.headers["Retry-After"]) == (503, "5")
@@ -353,7 +353,7 @@ async def test_an_older_answer_rather_than_no_slot(
     monkeypatch.setattr(server_module, "Proxy", keep)
     host = await serve(upstream, max_misses=1, total_timeout=0.3, fresh=0.0)
     first = await host.get(f"{M}/@v/list")
-    async with made[0]._fetching.slots.claim("another client").hold(60):
+    async with made[0].routing.of("example.com/m").slots.claim("another client").hold(60):
         got = await host.get(f"{M}/@v/list")
         assert (got.status, got.body, status(got)) == (200, first.body, STALE)
 

@@ -45,7 +45,7 @@ async def no_slot(host: Host, upstream: FakeUpstream) -> AsyncIterator[None]:
 
 
 async def waiting(host: Host, count: int) -> None:
-    await until(lambda: host.server.proxy._fetching.slots.waiting == count)
+    await until(lambda: host.server.proxy.routing.of("example.com/m").slots.waiting == count)
 
 
 async def quiet(host: Host) -> None:
