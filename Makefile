@@ -2,6 +2,7 @@
 # make test  [ARGS="-k name"]     set up, then every check and every test, with coverage
 # make floor                      set up apart, then some of the tests on the lowest versions that pyproject.toml allows
 # make attack [ARGS="-k name"]    set up, then the attacks of tests/hostile, large: minutes, on the loopback alone
+# make direct [ARGS="-k name"]    set up, then every shape, failure and way out of modules from real git servers: minutes
 # make soak [MINUTES=20]          set up, then the tests that take many minutes; MINUTES of everything mixed among them
 # make check                      set up, then the static checks alone
 # make clean                      remove whatever make has made
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 
-.PHONY: help serve test floor attack soak check clean
+.PHONY: help serve test floor attack direct soak check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +44,9 @@ floor: $(FLOOR)/.installed
 
 attack: $(INSTALLED_TEST)
 	GOPROXY_VM_ATTACK=large $(BIN)/python -m pytest tests/hostile $(ARGS)
+
+direct: $(INSTALLED_TEST)
+	$(BIN)/python -m pytest -m direct --numprocesses 2 $(ARGS)
 
 soak: $(INSTALLED_TEST)
 	GOPROXY_VM_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak $(ARGS)

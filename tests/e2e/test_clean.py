@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.gocommand import go_binary, goroot
 from tests.e2e.upstream_thread import UpstreamThread
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(300)]
 
 FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "clean.sh"
 M, V = "example.com/Up/m", "v1.0.0"

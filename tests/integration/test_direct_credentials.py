@@ -16,6 +16,7 @@ from tests.fakes.gitssh import Key, SshServer
 from tests.integration.direct import HOST, Bed, bed, failure, fetch, h1, info, listed, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 SECRET = "s3cret-t0ken"
 NETRC = f"machine {HOST} login oauth2 password {SECRET}\n"

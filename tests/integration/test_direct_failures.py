@@ -22,6 +22,7 @@ from tests.fakes.gitrepos import Shape
 from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, mod, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 HONEST = Fault()
 BASE = "git.corp.test/team/root"

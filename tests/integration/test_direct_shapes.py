@@ -17,6 +17,7 @@ from tests.fakes.gitrepos import SHAPES, Submodule
 from tests.integration.direct import Bed, bed, fetch, h1, info, listed, mod, resolved, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 
 def hostile(home: Path) -> Path:

@@ -12,6 +12,7 @@ from tests.fakes.gitrepos import Repositories
 from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 MODULE = "git.corp.test/team/led"
 ALLOWED = {"git.corp.test:443", "git.corp.test:22"}
