@@ -352,7 +352,7 @@ class SegmentedMachine(StoreMachine):
 
 
 RUN = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
