@@ -6,13 +6,12 @@ Over the socket in the cache directory also the server's own user and root
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
-from goproxy_vm.config.token import TOKEN_NAME, named_token, read_token
+from goproxy_vm.config.token import TOKEN_NAME, digest, named_token, read_token
 from goproxy_vm.errors import StartError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Guard:
         """Admit who brings another token from now on, and nobody by the old one. ValueError: it is empty."""
         if not token:
             raise ValueError("an empty token would let everyone in")
-        self._digest = _digest(token)
+        self._digest = digest(token)
 
     def admits(self, headers: Sequence[str], user: int | None = None) -> bool:
         """Whether a request may go on: with these Authorization headers, exactly one, with the token; or from
@@ -50,12 +49,7 @@ class Guard:
         if len(headers) != 1:
             return False
         scheme, _, token = headers[0].partition(" ")
-        return hmac.compare_digest(_digest(token.strip(" ")), self._digest) and scheme.lower() == "bearer"
-
-
-def _digest(token: str) -> bytes:
-    # Of equal length whatever is sent, so that not even the token's length shows.
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        return hmac.compare_digest(digest(token.strip(" ")), self._digest) and scheme.lower() == "bearer"
 
 
 def admin_token(settings: Settings) -> str:

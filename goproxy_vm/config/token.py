@@ -56,7 +56,7 @@ class Tokens:
     """Tokens of which a request brings one; only their hashes are kept."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._digests = frozenset(map(_digest, tokens))
+        self._digests = frozenset(map(digest, tokens))
 
     def admit(self, authorization: str) -> bool:
         """Whether the value of an Authorization header has one of them: as Bearer (RFC 6750), or as the
@@ -72,10 +72,12 @@ class Tokens:
         elif scheme.lower() != "bearer":
             return False
         # What is looked up is a hash: how long that takes tells nothing of a token.
-        return _digest(token) in self._digests
+        return digest(token) in self._digests
 
 
-def _digest(token: str) -> bytes:
+def digest(token: str) -> bytes:
+    """What is kept of a token, and compared: of equal length whatever is sent, so that not even the token's
+    length shows."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
