@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.rows import BLOCK, Known, Proven, Victim, stray
-from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import HASHED
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

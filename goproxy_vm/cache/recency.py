@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.clock import LogicalClock
 from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

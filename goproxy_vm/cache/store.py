@@ -190,6 +190,10 @@ class Store:
         """Whether more can be stored and nothing need go for it."""
         return self.usage.used + self.admission.reserved < self.admission.limits.low
 
+    def has_room(self) -> bool:
+        """Whether the disk has more than ``min_free`` left (blocking)."""
+        return self._core.free() > self._parts.min_free
+
     @property
     def uncommitted(self) -> int:
         """Proven files whose room is still reserved."""

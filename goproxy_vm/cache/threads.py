@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 
 class Closeable(Protocol):
@@ -54,21 +53,6 @@ class Threads:
     def close(self) -> None:
         """Wait for work under way and end the threads."""
         self.executor.shutdown()
-
-
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which a cancelled caller waits for before it goes: for steps of which all or
-    none may happen."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: the caller is gone, whatever it says
-        raise
 
 
 async def slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:

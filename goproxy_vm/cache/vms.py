@@ -15,11 +15,12 @@ from goproxy_vm.cache import tree
 from goproxy_vm.cache.database import LATEST
 from goproxy_vm.cache.facts import Page, Vm
 from goproxy_vm.cache.health import reason
-from goproxy_vm.cache.threads import paused, to_the_end
+from goproxy_vm.cache.threads import paused
 from goproxy_vm.errors import MalformedReport
 from goproxy_vm.lru import Lru
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.report import parse_report
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -126,8 +126,7 @@ async def _asked(options: Options, environ: Mapping[str, str], roads: Roads) -> 
             options.elsewhere(scratch),
             FairSlots(MOST_ASKED),
             environ=environ,
-            look_up=roads.look_up,
-            connect=roads.connect,
+            roads=roads,
         )
         try:
             await direct.start()
@@ -140,7 +139,7 @@ async def _asked(options: Options, environ: Mapping[str, str], roads: Roads) -> 
 async def _reached(options: Options, environ: Mapping[str, str], roads: Roads) -> list[Finding]:
     """Connect to each host that the settings name for private modules."""
     trust = await asyncio.to_thread(trusted, options.ca_file)
-    dial = Dial(Environment(environ), trust, options.connect, roads.look_up, roads.connect)
+    dial = Dial(Environment(environ), trust, options.connect, roads)
     mapped = {each.prefix.partition("/")[0] for each in options.repos}
     targets = {f"{host}:443" for host in Rules(options).private_hosts if host not in mapped}
     targets |= options.hosts | {each.target for each in options.repos}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,10 +125,9 @@ class _Opening:
         direct = Direct(
             options,
             FairSlots(settings.direct_processes, parts=2),
-            room=await self._room(),
+            room=await self._room(store),
             known_mod=known_mod,
-            look_up=self.roads.look_up,
-            connect=self.roads.connect,
+            roads=self.roads,
         )
         await direct.start()
         self.stack.push_async_callback(direct.close)
@@ -152,15 +150,15 @@ class _Opening:
         self.stack.push_async_callback(database.close)
         return database
 
-    async def _room(self) -> Callable[[], bool]:
+    async def _room(self, store: Store) -> Callable[[], bool]:
         """What tells whether the disk has more than ``min_free`` left, as of some seconds ago."""
-        has_room = await asyncio.to_thread(_has_room, self.settings)
+        has_room = await asyncio.to_thread(store.has_room)
 
         async def look() -> None:
             nonlocal has_room
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
-                has_room = await asyncio.to_thread(_has_room, self.settings)
+                has_room = await asyncio.to_thread(store.has_room)
 
         task = asyncio.create_task(supervised(look), name="room")
         self.stack.push_async_callback(cancel, task)
@@ -202,10 +200,3 @@ def _write_down(note: Path, patterns: str) -> None:
         tree.write(patterns.encode(), note, root, root / "tmp")
     except OSError as error:  # it is done again at the next start
         log.warning("note of private modules not written", reason=error.strerror or str(error))
-
-
-def _has_room(settings: Settings) -> bool:
-    """Whether the disk has more than ``min_free`` left (blocking)."""
-    facts = os.statvfs(settings.cache_dir)
-    total = facts.f_blocks * facts.f_frsize
-    return facts.f_bavail * facts.f_frsize > settings.min_free.of(total)

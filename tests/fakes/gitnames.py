@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
+from goproxy_vm.upstream.direct.dial import Roads
 from tests.fakes.ports import closed_port
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -32,6 +33,11 @@ class Names:
         self._numbers = itertools.count(1)
         self.looked: list[str] = []
         self.connected: list[str] = []
+
+    @property
+    def roads(self) -> Roads:
+        """It, for whoever is to go out into it."""
+        return Roads(self.look_up, self.connect)
 
     def name(self, host: str, *, public: bool = False) -> str:
         """Give a name its address, if it has none, and return it."""

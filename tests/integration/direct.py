@@ -69,8 +69,7 @@ class Bed:
         }
         # A client may have a quarter; here all are one.
         slots = given.pop("slots", None) or FairSlots(4 * given.get("processes", 4))
-        ways = {"look_up": self.names.look_up, "connect": self.names.connect}
-        direct = Direct(Options(**given), slots, room=room, **ways, **own)
+        direct = Direct(Options(**given), slots, room=room, roads=self.names.roads, **own)
         await direct.start()
         self.directs.append(direct)
         self.stack.push_async_callback(direct.close)

@@ -130,7 +130,7 @@ names.lead("git.corp.test", 443, int(port))
 
 async def main():
     options = Options(root=Path(root), go=Path(go), private="git.corp.test", ca_file=Path(ca))
-    direct = Direct(options, FairSlots(16), look_up=names.look_up, connect=names.connect)
+    direct = Direct(options, FairSlots(16), roads=names.roads)
     await direct.start()
     for path in paths:
         try:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from goproxy_vm.upstream.direct import connect as connect_module
-from goproxy_vm.upstream.direct.dial import Dial
+from goproxy_vm.upstream.direct.dial import Dial, Roads
 from goproxy_vm.upstream.direct.egress import GIT, GO, HEAD_MOST, MOST_TUNNELS, Egress
 from goproxy_vm.upstream.direct.policy import Target
 from goproxy_vm.upstream.direct.ticket import PATIENT, Ticket
@@ -43,7 +43,7 @@ class Gate:
     def __init__(self, names: Names, environ: Mapping[str, str], seconds: float = 5.0) -> None:
         self.names = names
         self.clock = Clock()
-        dial = Dial(Environment(environ), ssl.create_default_context(), seconds, names.look_up, names.connect)
+        dial = Dial(Environment(environ), ssl.create_default_context(), seconds, names.roads)
         self.egress = Egress(dial, 8)
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -211,7 +211,7 @@ async def test_what_takes_too_long(silent: str) -> None:
     names.lead("git.corp", 443, 1)
     ways: dict[str, Any] = {"look_up": names.look_up, "connect": names.connect, silent: never}
     made = Gate(names, {})
-    made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 0.05, **ways), 8)
+    made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 0.05, Roads(**ways)), 8)
     await made.egress.start()
     ticket = made.ticket("git.corp:443")
     assert await made.connect(ticket, "git.corp:443") == "504"
@@ -374,7 +374,7 @@ async def test_as_many_connections_as_runs_may_have() -> None:
     """Those of each run, and as many of whoever has not said who it is."""
     async with gate() as made, server(echo) as port:
         await made.egress.close()
-        made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 5.0), 12)
+        made.egress = Egress(Dial(Environment({}), ssl.create_default_context(), 5.0, Roads()), 12)
         await made.egress.start()
         streams = [await made.open() for _ in range(12 * MOST_TUNNELS)]
         made.egress.admit(ticket := made.ticket(f"127.0.0.1:{port}"))

@@ -171,6 +171,7 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.direct.dial import Roads
 from goproxy_vm.upstream.direct.direct import Direct
 from goproxy_vm.upstream.direct.options import Options
 from goproxy_vm.upstream.sink import Buffer
@@ -185,7 +186,7 @@ async def connect(address, _):
 
 async def main():
     options = Options(Path(root), Path(go), private="git.corp.test", ca_file=Path(certificates))
-    direct = Direct(options, FairSlots(64), look_up=look_up, connect=connect)
+    direct = Direct(options, FairSlots(64), roads=Roads(look_up, connect))
     await direct.start()
     await direct.source(private=True).fetch(path, Buffer(), 1 << 30)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from goproxy_vm.upstream.direct.run import OUTPUT_MOST, Job, Said, adopt_orphans, run, uninterrupted
+from goproxy_vm.upstream.direct.run import OUTPUT_MOST, Job, Said, adopt_orphans, run
+from goproxy_vm.waiting import to_the_end
 
 STUBBORN = "trap '' TERM; "
 
@@ -180,7 +181,7 @@ async def test_uninterrupted_work_comes_to_its_end() -> None:
         steps.append("done")
         return "result"
 
-    waits = asyncio.create_task(uninterrupted(work()))
+    waits = asyncio.create_task(to_the_end(work()))
     await asyncio.sleep(0)
     for _ in range(3):
         waits.cancel()
@@ -190,10 +191,10 @@ async def test_uninterrupted_work_comes_to_its_end() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waits
     assert steps == ["done"]
-    assert await uninterrupted(work()) == "result"
+    assert await to_the_end(work()) == "result"
 
     async def fails() -> None:
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011 (it is the one that was raised)
-        await uninterrupted(fails())
+        await to_the_end(fails())

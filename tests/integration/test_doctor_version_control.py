@@ -10,7 +10,6 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.doctor.version_control import check_version_control
-from goproxy_vm.upstream.direct.dial import Roads
 from tests.integration.direct import HOST, Bed, bed
 
 __all__ = ["bed"]
@@ -27,7 +26,7 @@ async def look(bed: Bed, **settings: object) -> Finding:
     return await check_version_control(
         Settings(cache_dir=cache, **(given | settings)),  # type: ignore[arg-type]
         {},
-        Roads(bed.names.look_up, bed.names.connect),
+        bed.names.roads,
     )
 
 

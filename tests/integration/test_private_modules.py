@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.protocol.modzip import check_zip
-from goproxy_vm.upstream.direct.dial import Roads
 from tests.e2e.gocommand import Vm
 from tests.fakes.githttps import GitServer
 from tests.fakes.gitplain import plain_direct
@@ -31,7 +30,7 @@ async def private(serve: Serve, bed: Bed, upstream: FakeUpstream, **settings: ob
         "upstream_ca_file": bed.authority.certificate,
         "stall_timeout": 5.0,
     }
-    return await serve(upstream, roads=Roads(bed.names.look_up, bed.names.connect), **(given | settings))
+    return await serve(upstream, roads=bed.names.roads, **(given | settings))
 
 
 async def go(vm: Vm, *arguments: str, ok: bool = True) -> str:

@@ -18,8 +18,9 @@ from goproxy_vm.cache.memory import Memory
 from goproxy_vm.cache.recency import CLEAN_AGE, Recency, begin_clock
 from goproxy_vm.cache.rows import Entry, Row, Touch
 from goproxy_vm.cache.schema import SCHEMAS
-from goproxy_vm.cache.threads import Threads, to_the_end
+from goproxy_vm.cache.threads import Threads
 from goproxy_vm.protocol.artifact import Artifact, Kind
+from goproxy_vm.waiting import to_the_end
 from tests.fakes.lines import logged
 from tests.fakes.stores import artifact
 

@@ -15,9 +15,10 @@ from goproxy_vm.cache.facts import (
     Snapshot,
 )
 from goproxy_vm.cache.reports.report import removal
-from goproxy_vm.cache.threads import paused, to_the_end
+from goproxy_vm.cache.threads import paused
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.selector import Selector, normalize
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reports.report import removal
-from goproxy_vm.cache.threads import paused, to_the_end
+from goproxy_vm.cache.threads import paused
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.selector import Selector
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

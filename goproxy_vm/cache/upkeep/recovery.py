@@ -20,10 +20,10 @@ from goproxy_vm.cache import tree
 from goproxy_vm.cache.facts import Recovery
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.reader import Reader
-from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import Artifact, Kind
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

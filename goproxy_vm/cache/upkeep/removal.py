@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
-from goproxy_vm.cache.threads import paused, to_the_end
+from goproxy_vm.cache.threads import paused
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     import asyncio

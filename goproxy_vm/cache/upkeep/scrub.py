@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import reason as phrase
 from goproxy_vm.cache.reports.scanner import BEGIN
-from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.errors import Unavailable
 from goproxy_vm.hostos import read_cached
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.rows import Proven, Row
-from goproxy_vm.cache.threads import to_the_end
 from goproxy_vm.cache.upkeep.scrub import Hasher
 from goproxy_vm.errors import ContentError, Unavailable
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -51,15 +51,14 @@ class Dial:
         environment: Environment,
         trust: ssl.SSLContext,
         seconds: float,
-        look_up: LookUp | None = None,
-        connect: Connect | None = None,
+        roads: Roads,
     ) -> None:
         self._environment = environment
         self._trust = trust
         self._seconds = seconds
         self._resolver = Resolver(environment.proxy_hosts, 2 * seconds)  # our own patience ends first
-        self._look_up = look_up or self._resolve
-        self._connect = connect or _connect
+        self._look_up = roads.look_up or self._resolve
+        self._connect = roads.connect or _connect
 
     async def __call__(self, ticket: Ticket, host: str, port: int) -> Streams:
         """Connect on behalf of a run. Raises Blocked.

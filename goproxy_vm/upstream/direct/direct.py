@@ -19,7 +19,7 @@ from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.upstream.direct import judge
 from goproxy_vm.upstream.direct.clones import Clones
-from goproxy_vm.upstream.direct.dial import Connect, Dial, LookUp
+from goproxy_vm.upstream.direct.dial import Dial, Roads
 from goproxy_vm.upstream.direct.egress import Egress
 from goproxy_vm.upstream.direct.fetch import Fetcher, Stopped
 from goproxy_vm.upstream.direct.find import find_git, find_goroot
@@ -29,11 +29,12 @@ from goproxy_vm.upstream.direct.jail import landlock_abi
 from goproxy_vm.upstream.direct.joint import Joint, Slots, Wanted
 from goproxy_vm.upstream.direct.place import make_bundle, make_directories, remove_tree, vcs_directory
 from goproxy_vm.upstream.direct.policy import Rules
-from goproxy_vm.upstream.direct.run import adopt_orphans, uninterrupted
+from goproxy_vm.upstream.direct.run import adopt_orphans
 from goproxy_vm.upstream.direct.source import DirectSource
 from goproxy_vm.upstream.environment import Environment
 from goproxy_vm.upstream.failure import Failure
 from goproxy_vm.upstream.session import trusted
+from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
     from goproxy_vm.upstream.backoff import Condition
@@ -55,8 +56,8 @@ log = get_logger("upstream")
 class Direct:
     """Fetches modules by the go command; one per server. :meth:`start` it; one event loop.
 
-    ``slots``: who of those that wait is next; ``room``: False while the disk has none to spare; ``look_up``,
-    ``connect``: names and connections, otherwise those of this host; ``environ``: names the proxies on the
+    ``slots``: who of those that wait is next; ``room``: False while the disk has none to spare; ``roads``:
+    names and connections, otherwise those of this host; ``environ``: names the proxies on the
     way out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock,
     where the kernel has it.
     """
@@ -67,8 +68,7 @@ class Direct:
         slots: Slots,
         *,
         room: Callable[[], bool] = lambda: True,
-        look_up: LookUp | None = None,
-        connect: Connect | None = None,
+        roads: Roads | None = None,
         environ: Mapping[str, str] = os.environ,
         known_mod: Callable[[str, str], Awaitable[str]] | None = None,
         confined: bool = True,
@@ -77,7 +77,7 @@ class Direct:
         self._options = options
         self._slots = slots
         self._room = room
-        self._look_up, self._connect = look_up, connect
+        self._roads = roads or Roads()
         self._environ = environ
         self._known_mod = known_mod
         self._confined = confined
@@ -109,7 +109,7 @@ class Direct:
         bundle = options.root / "certificates.pem"
         certificates = partial(make_bundle, options.ca_file, self._environ, bundle)
         goroot = await asyncio.to_thread(self._prepare, clones, bundle, certificates)
-        dial = Dial(environment, trust, options.connect, self._look_up, self._connect)
+        dial = Dial(environment, trust, options.connect, self._roads)
         egress = Egress(dial, options.processes)
         try:
             await egress.start()
@@ -215,7 +215,7 @@ class Direct:
                 leaving = asyncio.create_task(_left(joint))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
-                await uninterrupted(leaving)
+                await to_the_end(leaving)
 
     def _begin(self, wanted: Wanted, client: str) -> Joint:
         fetcher = self._fetcher

@@ -22,8 +22,9 @@ from goproxy_vm.upstream.direct.environ import Surroundings
 from goproxy_vm.upstream.direct.options import Options
 from goproxy_vm.upstream.direct.place import make_directories, vcs_directory
 from goproxy_vm.upstream.direct.policy import Target
-from goproxy_vm.upstream.direct.run import Job, run, uninterrupted
+from goproxy_vm.upstream.direct.run import Job, run
 from goproxy_vm.upstream.direct.ticket import Ticket
+from goproxy_vm.waiting import to_the_end
 
 _ARGUMENTS = {
     "stat": ("list", "-e", "-m", "-json"),
@@ -182,10 +183,10 @@ class Fetcher:
             self._log(target, query, ruling, error.strerror or "")
             raise Stopped(ruling) from error
         except BaseException:
-            await uninterrupted(asyncio.create_task(self._sweep()))
+            await to_the_end(asyncio.create_task(self._sweep()))
             raise
         finally:
-            await uninterrupted(asyncio.create_task(self._egress.dismiss(ticket)))
+            await to_the_end(asyncio.create_task(self._egress.dismiss(ticket)))
             self._tickets[target.private].discard(ticket)
             ended = self._ended[target.private]
             ended[0] += ticket.received

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.upstream.direct.run import uninterrupted
+from goproxy_vm.waiting import to_the_end
 
 log = get_logger("upstream")
 
@@ -33,13 +33,13 @@ class Forgotten:
         """These are not to be believed, from now on."""
         if modules:
             self._modules.update(modules)
-            await uninterrupted(self._write())
+            await to_the_end(self._write())
 
     async def remove(self, module: str) -> None:
         """Its clone is a new one."""
         if module in self._modules:
             self._modules.remove(module)
-            await uninterrupted(self._write())
+            await to_the_end(self._write())
 
     async def _write(self) -> None:
         async with self._writing:

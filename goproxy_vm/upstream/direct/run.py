@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from goproxy_vm.observe.logs import get_logger
+from goproxy_vm.waiting import to_the_end
 
 OUTPUT_MOST = 4 << 20
 """Bytes of what a run says that are kept, on each of its two ways: 100,000 versions have 3 MB."""
@@ -71,26 +72,8 @@ async def run(job: Job, watch: Callable[[], None]) -> Said:
     except asyncio.CancelledError:
         stop.set()
         with contextlib.suppress(Exception):
-            await uninterrupted(task)
+            await to_the_end(task)
         raise
-
-
-async def uninterrupted(work: Awaitable[T]) -> T:
-    """Await something to its end, whatever cancels the one who waits; it is cancelled then."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except BaseException:  # noqa: BLE001 (it is the task's, and raised below)
-            break
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen
-        raise cancelled
-    return task.result()
 
 
 class _Child(asyncio.SubprocessProtocol):
