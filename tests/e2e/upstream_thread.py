@@ -7,7 +7,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
-from tests.fakes.upstream import FakeUpstream, Gate
+from tests.fakes.scripted import Gate
+from tests.fakes.upstream import FakeUpstream
 
 T = TypeVar("T")
 PATIENCE = 60.0

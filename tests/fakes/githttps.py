@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from tests.fakes.gitrepos import git_command, git_environment
-from tests.fakes.upstream import Gate
+from tests.fakes.scripted import Scripted
 
 if TYPE_CHECKING:
     from tests.fakes.authority import Authority
@@ -56,14 +56,6 @@ ENDLESS_PACK = Fault(
 """A pack of which nothing ever comes but messages of progress, for ``#fetch``."""
 
 
-@dataclass
-class _Rule:
-    glob: str
-    fault: Fault | None
-    left: int | None
-    gate: Gate | None = None
-
-
 @dataclass(frozen=True)
 class Seen:
     """One request. ``key`` is what globs match: host, path and query, for a pack with ``#fetch`` or
@@ -83,7 +75,7 @@ class _Request:
     body: bytes
 
 
-class GitServer:
+class GitServer(Scripted[Fault]):
     """``async with GitServer(repositories, authority, names)``: serves ``https://HOST/GROUP/NAME.git``.
 
     ``pages`` has the content of a go-import meta tag by ``HOST/PATH``, in place of the one that the
@@ -99,12 +91,12 @@ class GitServer:
         *hosts: str,
         public: bool = False,
     ) -> None:
+        super().__init__()
         self._repositories = repositories
         self._authority = authority
         self._names = names
         self._hosts = (repositories.host, *hosts)
         self._public = public
-        self._rules: list[_Rule] = []
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -138,20 +130,6 @@ class GitServer:
         for host in hosts:
             self._names.lead(host, 443, server.sockets[0].getsockname()[1], public=self._public)
 
-    def on(self, glob: str, fault: Fault, *, times: int | None = None) -> None:
-        """Have matching requests go wrong, for good or ``times`` times; the latest rule wins."""
-        self._rules.insert(0, _Rule(glob, fault, times))
-
-    def hold(self, glob: str) -> Gate:
-        """Hold answers to matching requests until the gate is opened."""
-        gate = Gate()
-        self._rules.insert(0, _Rule(glob, None, None, gate))
-        return gate
-
-    def forget_rules(self) -> None:
-        """Be an honest server again."""
-        self._rules.clear()
-
     def count(self, glob: str) -> int:
         """How many requests that match ``glob`` were seen."""
         return sum(fnmatchcase(seen.key, glob) for seen in self.requests)
@@ -175,7 +153,7 @@ class GitServer:
         """Whether the connection may serve another."""
         key = _key(request)
         self.requests.append(Seen(key, _user(request), request.headers.get("user-agent", "")))
-        fault = await self._fault(key)
+        fault = await self.ruled(key) or Fault()
         if fault.silent:
             await self._closing.wait()
             return False
@@ -191,20 +169,6 @@ class GitServer:
         if name is None:
             return await sending.whole(404, {}, b"no such page\n")
         return await self._git(request, sending)
-
-    async def _fault(self, key: str) -> Fault:
-        for rule in self._rules:
-            if not fnmatchcase(key, rule.glob) or rule.left == 0:
-                continue
-            if rule.gate is not None:
-                rule.gate.arrived.set()
-                await rule.gate.opened.wait()
-                continue
-            if rule.left is not None:
-                rule.left -= 1
-            assert rule.fault is not None
-            return rule.fault
-        return Fault()
 
     def _repository(self, path: str) -> str | None:
         """The repository that a path begins with; that it ends in ``.git`` need not be said, as with git."""

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.semver import order
 from tests.fakes.modules import build_zip
+from tests.fakes.scripted import Scripted
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,7 @@ Answer = Reply | Callable[[str], Reply | Awaitable[Reply]]
 """What is answered, or what says so of a path."""
 
 
-@dataclass
-class Gate:
-    """Holds requests back until it is opened."""
-
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def open(self) -> None:
-        self.opened.set()
-
-
-@dataclass
-class _Rule:
-    glob: str
-    reply: Answer | None
-    left: int | None
-    gate: Gate | None = None
-
-
-class FakeUpstream:
+class FakeUpstream(Scripted[Answer]):
     """``async with FakeUpstream() as upstream``: serves on a loopback port until the block ends.
 
     ``requests`` lists the paths asked for, percent-decoded; ``heads`` the raw request heads; ``sent`` is how
@@ -67,11 +49,11 @@ class FakeUpstream:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.heads: list[bytes] = []
         self.sent = 0
-        self.rules: list[_Rule] = []
         self._server: asyncio.Server | None = None
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,20 +106,6 @@ class FakeUpstream:
             f"{base}{escape_version(versions[-1])}.info"
         ]
 
-    def on(self, glob: str, reply: Answer, *, times: int | None = None) -> None:
-        """Answer matching paths with ``reply``, for good or ``times`` times; the latest rule wins."""
-        self.rules.insert(0, _Rule(glob, reply, times))
-
-    def hold(self, glob: str) -> Gate:
-        """Hold answers to paths that match ``glob`` until the gate is opened."""
-        gate = Gate()
-        self.rules.insert(0, _Rule(glob, None, None, gate))
-        return gate
-
-    def forget_rules(self) -> None:
-        """Be an honest upstream again."""
-        self.rules.clear()
-
     def count(self, glob: str) -> int:
         """How many requests for paths that match ``glob`` were seen."""
         return sum(fnmatchcase(path, glob) for path in self.requests)
@@ -161,17 +129,9 @@ class FakeUpstream:
             writer.close()
 
     async def reply(self, path: str) -> Reply:
-        for rule in self.rules:
-            if not fnmatchcase(path, rule.glob) or rule.left == 0:
-                continue
-            if rule.gate is not None:
-                rule.gate.arrived.set()
-                await rule.gate.opened.wait()
-                continue
-            if rule.left is not None:
-                rule.left -= 1
-            assert rule.reply is not None
-            reply = rule.reply(path) if callable(rule.reply) else rule.reply
+        answer = await self.ruled(path)
+        if answer is not None:
+            reply = answer(path) if callable(answer) else answer
             return reply if isinstance(reply, Reply) else await reply
         if path in self.files:
             return Reply(self.files[path])
