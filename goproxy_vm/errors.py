@@ -10,6 +10,7 @@
     │   ├── Absent         404    definite absence, and nothing else (case 3)
     │   ├── Refused        403    an upstream's refusal (case 5a)
     │   └── Denied         403    this server's own policy (case 79)
+    │       ├── Barred     403    a rule of its gate
     │       └── NoRecord   403    the checksum database knows no such version (case 60a)
     ├── UpstreamError      502    an upstream failed: connection, status, framing
     │   ├── UpstreamTimeout 504   it stalled or took too long
@@ -29,7 +30,8 @@
         ├── StartError   exit 1   port in use, directory unwritable, second server
         ├── NoServer     exit 3   no server answers there
         └── NotDone      exit 1   the running server refused
-            └── NotFound exit 4   it has no such thing
+            ├── NotFound exit 4   it has no such thing
+            └── NotPassing   5    its gate refuses what was asked about
 """
 
 from __future__ import annotations
@@ -111,6 +113,14 @@ class Denied(RequestError):
     """This server's own policy says no (PROTOCOL case 79)."""
 
     status = 403
+
+
+class Barred(Denied):
+    """A rule of the gate says no: ``rule`` is block, deny, allow or age."""
+
+    def __init__(self, sentence: str, rule: str) -> None:
+        super().__init__(sentence)
+        self.rule = rule
 
 
 class NoRecord(Denied):
@@ -247,3 +257,9 @@ class NotFound(NotDone):
     """The running server has no such version, pin, pass or snapshot, or nothing that a purge would match."""
 
     exit_status = 4
+
+
+class NotPassing(NotDone):
+    """The running server's gate refuses what was asked about."""
+
+    exit_status = 5

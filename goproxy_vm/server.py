@@ -8,17 +8,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from goproxy_vm import __version__
-from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.api import Api
 from goproxy_vm.admin.app import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, admin_app
 from goproxy_vm.admin.auth import Guard, admin_token
 from goproxy_vm.admin.details import not_http, refusal
+from goproxy_vm.admin.gatekeeping import Gatekeeping
 from goproxy_vm.admin.operations import Operations
+from goproxy_vm.admin.routes import routes
 from goproxy_vm.admin.status import Activity, InForce
 from goproxy_vm.cache.background import cancel, supervised
 from goproxy_vm.cache.store import Store
@@ -33,13 +35,14 @@ from goproxy_vm.hostos import (
 )
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
-from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.observe.metrics import RULES, Metrics
 from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import Repacker, ZipProver
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proxy import Proxy
+from goproxy_vm.proxy.rulebook import Rulebook
 from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.proxy.toolchains import Toolchains
 from goproxy_vm.sumdb.proof import Proofs
@@ -70,6 +73,7 @@ LINGERING = 2.0
 RELOADED = (
     "admin_token",
     "admin_token_file",
+    "allow",
     "allow_clients",
     "deny",
     "log_level",
@@ -183,7 +187,6 @@ class Server:
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
-                self._front.forget(None)
             self._connections.reconsider()
             self._settings = replace(settings, **kept)
             told = {name: each for name, each in (origins or {}).items() if name not in kept}
@@ -212,6 +215,16 @@ class Server:
         self._gate = gate = Gate(
             settings, await asyncio.to_thread(private_tokens, settings.private_tokens_file)
         )
+
+        def ruled() -> None:
+            for kind in RULES:
+                self.metrics.rules(kind, gate.count(kind))
+
+        gate.watch(ruled)
+        ruled()
+        rulebook = Rulebook(settings.cache_dir.absolute(), gate.rule)
+        await asyncio.to_thread(rulebook.load)
+        stack.push_async_callback(cancel, asyncio.create_task(supervised(rulebook.run), name="rulebook"))
         proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots, sources.private)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
@@ -243,6 +256,7 @@ class Server:
             )
             stack.push_async_callback(front.close)
             store.watch(front.forget)
+            gate.watch(partial(front.forget, None))
             store.records.watch(front.forget_records)
             proxy.watch(front.forget_documents)
         handler = Handler(
@@ -302,11 +316,11 @@ class Server:
         token = await asyncio.to_thread(admin_token, settings)
         guards = [Guard(token), Guard(token, users={0, os.geteuid()})]
         self._guards, self._handler, self._front, self._connections = guards, handler, front, connections
-        routes = Actions(operations).routes
-        await self._administer(stack, Api(routes, guards[0]), admin, ADMIN_CONNECTIONS)
+        every = routes(operations, Gatekeeping(gate, rulebook, proxy, operations))
+        await self._administer(stack, Api(every, guards[0]), admin, ADMIN_CONNECTIONS)
         local = self._local_socket(stack, admin)
         if local is not None:
-            await self._administer(stack, Api(routes, guards[1]), [local], LOCAL_CONNECTIONS)
+            await self._administer(stack, Api(every, guards[1]), [local], LOCAL_CONNECTIONS)
             self.admin_socket = local.sock.getsockname()
         listener.start()
         stack.push_async_callback(listener.stop, settings.shutdown_timeout)

@@ -28,8 +28,8 @@ from goproxy_vm.protocol.artifact import KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from goproxy_vm.admin.operations import Operations
     from goproxy_vm.cache.facts import Pass, Pin, Selection
-from goproxy_vm.admin.operations import Operations
 
 DOCUMENT = "openapi.yaml"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -12,10 +11,9 @@ from aiohttp import web
 
 from goproxy_vm.admin import bodies
 from goproxy_vm.admin.auth import CHALLENGE, Guard
-from goproxy_vm.admin.call import BODY_MOST, ROOT, Call, Route
+from goproxy_vm.admin.call import BODY_MOST, ROOT, Call, Route, user_of
 from goproxy_vm.admin.details import Problem, busy
 from goproxy_vm.errors import Overloaded, Unavailable
-from goproxy_vm.hostos import peer_user
 from goproxy_vm.observe import logs
 
 if TYPE_CHECKING:
@@ -53,9 +51,7 @@ class Api:
         finally:
             if request.method not in UNCHANGING:
                 extra = {"dry_run": True} if call.dry_run else {}
-                log.info(
-                    "audit", who=_who(request), action=call.action, what=call.what, status=status, **extra
-                )
+                log.info("audit", who=call.who, action=call.action, what=call.what, status=status, **extra)
 
     async def _answer(self, call: Call) -> web.Response:
         try:
@@ -78,7 +74,7 @@ class Api:
         method = "GET" if request.method == "HEAD" else request.method
         action, handler = route.methods.get(method, (method, None)) if route else (method, None)
         call.action = action
-        if not self._guard.admits(request.headers.getall("Authorization", ()), _user(request)):
+        if not self._guard.admits(request.headers.getall("Authorization", ()), user_of(request)):
             raise Problem(
                 401,
                 "the header Authorization: Bearer TOKEN is needed, with this server's admin token",
@@ -116,17 +112,3 @@ def _decoded(raw_path: str) -> str | None:
 def _octets(raw_path: str) -> bytes:
     """A raw path percent-decoded once. One of aiohttp's two parsers takes bytes outside ASCII as well."""
     return unquote_to_bytes(raw_path.encode("utf-8", "surrogateescape"))
-
-
-def _who(request: web.Request) -> str:
-    """The client: its address, or on a Unix socket its user's number."""
-    if request.remote:
-        return request.remote
-    user = _user(request)
-    return "unix" if user is None else f"unix:uid={user}"
-
-
-def _user(request: web.Request) -> int | None:
-    """Who has connected to a Unix socket; None for any other, and where the system cannot say."""
-    sock = request.get_extra_info("socket")
-    return None if sock is None or sock.family != socket.AF_UNIX else peer_user(sock)

@@ -153,12 +153,12 @@ def _no_number(_: str) -> NoReturn:
 def purge(members: Members) -> Purge:
     """Problem too where no condition is given: nobody deletes everything by an empty object."""
     match = members.take("match", _globs, None)
-    idle_for = members.take("idle_for", _seconds, None)
-    older_than = members.take("older_than", _seconds, None)
+    idle_for = members.take("idle_for", seconds, None)
+    older_than = members.take("older_than", seconds, None)
     larger_than = members.take("larger_than", _bytes, None)
     kinds: tuple[str, ...] = members.take("kinds", _kinds, KINDS)
-    forget_hash = members.take("forget_hash", _boolean, default=False)
-    dry_run = members.take("dry_run", _boolean, default=False)
+    forget_hash = members.take("forget_hash", boolean, default=False)
+    dry_run = members.take("dry_run", boolean, default=False)
     members.finish()
     if match is None and idle_for is None and older_than is None and larger_than is None:
         raise malformed(
@@ -170,18 +170,18 @@ def purge(members: Members) -> Purge:
 def evict(members: Members) -> Evict:
     """The members of an eviction."""
     target = members.take("target_bytes", _bytes, None)
-    dry_run = members.take("dry_run", _boolean, default=False)
+    dry_run = members.take("dry_run", boolean, default=False)
     members.finish()
     return Evict(target, dry_run)
 
 
 def refresh(members: Members) -> str:
     """The module to refresh."""
-    module = members.take("module", _module, "")
+    found = members.take("module", module, "")
     members.finish()
-    if not module:
+    if not found:
         raise malformed("module", "is needed")
-    return module
+    return found
 
 
 def scrub(members: Members) -> Scrub:
@@ -232,8 +232,8 @@ def limit_alone(members: Members) -> int:
 
 def removal_flags(members: Members) -> tuple[bool, bool]:
     """``forget_hash`` and ``dry_run`` in the query of a DELETE."""
-    forget_hash = members.take("forget_hash", _true_or_false, default=False)
-    dry_run = members.take("dry_run", _true_or_false, default=False)
+    forget_hash = members.take("forget_hash", true_or_false, default=False)
+    dry_run = members.take("dry_run", true_or_false, default=False)
     members.finish()
     return forget_hash, dry_run
 
@@ -241,7 +241,7 @@ def removal_flags(members: Members) -> tuple[bool, bool]:
 def module_in_path(text: str) -> str:
     """A module path, unescaped."""
     try:
-        return _module(text)
+        return module(text)
     except ValueError as error:
         raise malformed("module", str(error)) from None
 
@@ -249,10 +249,9 @@ def module_in_path(text: str) -> str:
 def version_in_path(text: str) -> str:
     """A version, unescaped."""
     try:
-        names.check_version(text)
-    except MalformedPath as error:
-        raise malformed("version", error.sentence) from None
-    return text
+        return version(text)
+    except ValueError as error:
+        raise malformed("version", str(error)) from None
 
 
 def pass_in_path(text: str) -> int:
@@ -271,7 +270,8 @@ def pattern_in_path(text: str) -> str:
         raise malformed("pattern", str(error)) from None
 
 
-def _module(value: object) -> str:
+def module(value: object) -> str:
+    """A module path. ValueError, as all that follow."""
     if not isinstance(value, str):
         raise ValueError("a module path is needed")  # noqa: TRY004 (what is wrong with a value, not a bug)
     try:
@@ -281,19 +281,32 @@ def _module(value: object) -> str:
     return value
 
 
-def _boolean(value: object) -> bool:
+def version(value: object) -> str:
+    """A version."""
+    text = str(value)
+    try:
+        names.check_version(text)
+    except MalformedPath as error:
+        raise ValueError(error.sentence) from None
+    return text
+
+
+def boolean(value: object) -> bool:
+    """A member of a body that is true or false."""
     if not isinstance(value, bool):
         raise ValueError("true or false is needed")  # noqa: TRY004
     return value
 
 
-def _true_or_false(value: object) -> bool:
+def true_or_false(value: object) -> bool:
+    """The same in a query."""
     if value not in ("true", "false"):
         raise ValueError("true or false is needed")
     return value == "true"
 
 
-def _seconds(value: object) -> float | None:
+def seconds(value: object) -> float | None:
+    """A duration, in seconds or as text."""
     if isinstance(value, str):
         return _parsed(_DURATION, value)
     if not _is_number(value) or not 0 <= value <= values.LONGEST:

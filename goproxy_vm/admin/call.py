@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -14,6 +15,7 @@ from aiohttp import web
 from goproxy_vm.admin import bodies
 from goproxy_vm.admin.details import HEADERS, Problem
 from goproxy_vm.cache.threads import slices
+from goproxy_vm.hostos import peer_user
 
 ROOT = "/api"
 BASE = f"{ROOT}/v1"
@@ -36,6 +38,20 @@ class Call:
     parts: dict[str, str] = field(default_factory=dict)
     query: bodies.Members = field(default_factory=lambda: bodies.query(""))
     dry_run: bool = False
+
+    @property
+    def who(self) -> str:
+        """The client: its address, or on a Unix socket its user's number."""
+        if self.request.remote:
+            return self.request.remote
+        user = user_of(self.request)
+        return "unix" if user is None else f"unix:uid={user}"
+
+
+def user_of(request: web.Request) -> int | None:
+    """Who has connected to a Unix socket; None for any other, and where the system cannot say."""
+    sock = request.get_extra_info("socket")
+    return None if sock is None or sock.family != socket.AF_UNIX else peer_user(sock)
 
 
 Handler = Callable[[Call], Awaitable[web.Response]]

@@ -39,7 +39,8 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _timestamp_or_none(seconds: float | None) -> str | None:
+def timestamp_or_none(seconds: float | None) -> str | None:
+    """The same, of what may not have been, or not be to come."""
     return None if seconds is None else timestamp(seconds)
 
 
@@ -231,7 +232,7 @@ def one_pass(facts: Pass) -> Json:
         "id": facts.id,
         "reason": facts.reason,
         "started": timestamp(facts.started),
-        "finished": _timestamp_or_none(facts.finished),
+        "finished": timestamp_or_none(facts.finished),
         "state": facts.state,
         "target_bytes": facts.target_bytes,
         "reached": facts.reached,

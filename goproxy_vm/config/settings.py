@@ -16,6 +16,7 @@ from goproxy_vm.config.address import Address
 from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount, Form, Network
+from goproxy_vm.protocol.policy import Rule
 
 _T = TypeVar("_T")
 _MIB = 1 << 20
@@ -101,7 +102,12 @@ class Settings:
         "",
         "reverse proxies whose X-Forwarded-For, -Proto and -Host are believed; empty for none",
     )
-    deny: str = _key(values.PATTERNS, "", "modules that are refused with 403, as patterns like GOPRIVATE's")
+    deny: tuple[Rule, ...] = _key(
+        values.RULES, "", "modules, and versions of modules, that are refused with 403"
+    )
+    allow: tuple[Rule, ...] = _key(
+        values.RULES, "", "modules, and versions of modules, that alone are given; empty for all"
+    )
     sumdb: SumdbSpec | None = _key(
         values.SUMDB, "sum.golang.org", "the checksum database, as in GOSUMDB", secret=True
     )

@@ -19,6 +19,8 @@ from goproxy_vm.config.goversion import parse_go_version
 from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
 from goproxy_vm.config.text import MASKED, quoted
+from goproxy_vm.protocol.names import check_pattern
+from goproxy_vm.protocol.policy import Rule
 from goproxy_vm.protocol.selector import normalize
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -60,15 +62,6 @@ def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(item) for item in items(text))
 
 
-# The syntax of Go's path.Match, on a whole pattern: a malformed pattern never matches there, and a
-# pattern for ``deny`` that never matches is a hole that nobody sees.
-_GLOB_CHARACTER = r"(?:\\.|[^\\\]\-])"
-_GLOB = re.compile(
-    rf"(?:\\.|[^\\\[]|\[\^?+(?:{_GLOB_CHARACTER}(?:-{_GLOB_CHARACTER})?)+\])*",
-    re.DOTALL,
-)
-
-
 def _globs(text: str) -> tuple[str, ...]:
     globs = tuple(items(text))
     for glob in globs:
@@ -81,25 +74,25 @@ def _globs(text: str) -> tuple[str, ...]:
 
 def _patterns(text: str) -> str:
     for pattern in text.split(","):
-        if not pattern.isprintable() or " " in pattern:
-            raise ValueError(f"{quoted(pattern)} holds a space or control character, and can match nothing")
         if "@" in pattern:
             raise ValueError(
                 f"{quoted(pattern)} names a version, but patterns name modules: it can match nothing"
             )
-        if not _GLOB.fullmatch(pattern):
-            raise ValueError(f"{quoted(pattern)} is malformed, and would match nothing")
-        if pattern.startswith("/") or "//" in pattern:
-            raise ValueError(
-                f"{quoted(pattern)} has an empty part before a slash, as https:// has: it can match nothing"
-            )
-        domain = pattern.partition("/")[0]
-        if domain != domain.lower() and not {"[", "\\"} & {*domain}:
-            raise ValueError(
-                f"{quoted(pattern)} has a domain in capitals, but modules' are in lower case: "
-                "it can match nothing"
-            )
+        try:
+            check_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"{quoted(pattern)} {error}") from None
     return text
+
+
+def _rules(text: str) -> tuple[Rule, ...]:
+    rules = []
+    for item in items(text):
+        try:
+            rules.append(Rule.parse(item))
+        except ValueError as error:
+            raise ValueError(f"{quoted(item)}: {error}") from None
+    return tuple(rules)
 
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
@@ -364,6 +357,13 @@ NETWORKS: Form[tuple[Network, ...]] = Form(
 )
 PATTERNS: Form[str] = Form(
     _patterns, "a list of Go's module patterns like *.corp.example,github.com/acme/*", "PATTERNS", many=True
+)
+RULES: Form[tuple[Rule, ...]] = Form(
+    _rules,
+    "a list of rules, each a pattern like GOPRIVATE's or MODULE@VERSIONS, like "
+    "github.com/acme/*,github.com/x/y@v1.2.3,github.com/x/y@>=v1.2.0 <v1.2.7",
+    "RULES",
+    many=True,
 )
 GLOBS: Form[tuple[str, ...]] = Form(
     _globs,

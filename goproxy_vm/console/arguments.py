@@ -14,6 +14,7 @@ from goproxy_vm.config.text import printable, quoted, redacted
 from goproxy_vm.errors import ConfigError, MalformedPath
 from goproxy_vm.protocol import names, selector
 from goproxy_vm.protocol.artifact import KINDS
+from goproxy_vm.protocol.policy import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,12 @@ CONFIG_HELP = (
 )
 _NO_MODULE = re.compile(r"[0-9]+(\.[0-9]+)?[A-Za-z]{0,3}")
 _GLOB = "a glob over module@version: * any characters, ? one, [...] one of a set; without @ every version"
+
+
+_RULE = (
+    "MODULE (a pattern like GOPRIVATE's) or MODULE@VERSIONS: a version, a glob, v1.2.*, or bounds, "
+    "'>=v1.2.0 <v1.2.7', with || between alternatives"
+)
 
 
 def add_shared(parser: argparse.ArgumentParser, *, default: object, names: tuple[str, ...] = SHARED) -> None:
@@ -176,6 +183,7 @@ class Commands:
         show = self._command("show", "one stored version and its files")
         show.add_argument("version", metavar="MODULE@VERSION", type=_version)
         self._add_removing()
+        self._add_gate()
         _limit(self._command("vms", "VMs that have told of themselves, those seen last first"), 1_000_000)
         refresh = self._command("refresh", "forget a module's cached list, @latest, queries and absences")
         refresh.add_argument("module", metavar="MODULE", type=_module)
@@ -220,6 +228,41 @@ class Commands:
         )
         for each in (purge, evict):
             each.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+    def _add_gate(self) -> None:
+        lasting = _parsed(values.duration(positive=True))
+        for name, what in (
+            ("block", "refuse a module, or versions of one, from the next request on"),
+            ("exempt", "let versions pass that are too young"),
+        ):
+            giving = self._command(name, what)
+            giving.add_argument("rule", metavar="RULE", type=_rule, help=_RULE)
+            giving.add_argument(
+                "--reason", required=True, metavar="TEXT", help="what clients are told, and the list of rules"
+            )
+            giving.add_argument("--by", metavar="NAME", help="who gives it (default: the user who asks)")
+            giving.add_argument(
+                "--for",
+                dest="lasting",
+                type=lasting,
+                metavar="DURATION",
+                required=name == "exempt",
+                help="until then alone",
+            )
+            giving.add_argument("--dry-run", action="store_true", help="only say what it would mean")
+            if name == "block":
+                giving.add_argument(
+                    "--whole",
+                    action="store_true",
+                    help="refuse .mod and .info of the versions, too: every go.mod that names one breaks",
+                )
+                giving.add_argument("--purge", action="store_true", help="remove what is stored of it, too")
+        unblock = self._command("unblock", "take back a block or an exemption")
+        unblock.add_argument("rule", metavar="ID|RULE", help="its number, or the rule as it was given")
+        blocks = self._command("blocks", "the gate's rules")
+        blocks.add_argument("--all", action="store_true", help="also those that ended in the last 90 days")
+        check = self._command("check", "whether a module or a version passes the gate (exit 5: it does not)")
+        check.add_argument("version", metavar="MODULE[@VERSION]", type=_module_or_version)
 
     def _add_pins(self) -> None:
         for name, what in (("pin", "keep what matches from eviction"), ("unpin", "take back a pin")):
@@ -308,6 +351,17 @@ def _module(text: str) -> str:
     except MalformedPath as error:
         raise argparse.ArgumentTypeError(error.sentence) from None
     return text
+
+
+def _module_or_version(text: str) -> tuple[str, str]:
+    return _version(text) if "@" in text else (_module(text), "")
+
+
+def _rule(text: str) -> str:
+    try:
+        return Rule.parse(text).text
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: {error}") from None
 
 
 def _version(text: str) -> tuple[str, str]:

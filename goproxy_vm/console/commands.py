@@ -8,10 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.config.text import printable, size
-from goproxy_vm.console import tables
+from goproxy_vm.console import gate_tables, tables
 from goproxy_vm.console.meant import Meant
 from goproxy_vm.console.progress import Progress
-from goproxy_vm.errors import ConfigError, NotDone, NotFound
+from goproxy_vm.errors import ConfigError, NotDone, NotFound, NotPassing
 
 if TYPE_CHECKING:
     import argparse
@@ -146,6 +146,59 @@ class Console:
         """Forget a module's cached answers."""
         answer = self._client.post("refresh", module=given.module)
         self._show(answer, tables.refreshed, () if answer["forgotten"] else [given.module])
+
+    def block(self, given: argparse.Namespace) -> None:
+        """Refuse what a rule means."""
+        self._give("block", given, whole=given.whole or None, purge=given.purge or None)
+
+    def exempt(self, given: argparse.Namespace) -> None:
+        """Let what a rule means pass whatever its age."""
+        self._give("exempt", given)
+
+    def _give(self, kind: str, given: argparse.Namespace, **more: object) -> None:
+        answer = self._client.post(
+            "gate/rules",
+            kind=kind,
+            rule=given.rule,
+            reason=given.reason,
+            by=given.by,
+            **{"for": given.lasting},
+            dry_run=given.dry_run or None,
+            **more,
+        )
+        self._show(answer, gate_tables.given)
+
+    def unblock(self, given: argparse.Namespace) -> None:
+        """Take back a rule, by its number or as it was given."""
+        number = given.rule
+        if not number.isdecimal():
+            number = str(self._number_of(number))
+        self._show(self._client.ask("DELETE", ("gate", "rules", number)), gate_tables.ended)
+
+    def _number_of(self, rule: str) -> int:
+        """The number of a rule in force. NotFound; NotDone: the settings have it."""
+        same = [each for each in self._client.get("gate", "rules")["items"] if each["rule"] == rule]
+        numbers = [each["id"] for each in same if each["id"] is not None]
+        if len(numbers) == 1:
+            return int(numbers[0])
+        if numbers:
+            listed = ", ".join(map(str, numbers))
+            raise NotDone(f"{rule} was given more than once: name one of {listed}", {})
+        if same:
+            raise NotDone(f"{rule} is a rule of the setting deny, and is taken back there", {})
+        raise NotFound(f"there is no rule {rule} (see blocks)", {})
+
+    def blocks(self, given: argparse.Namespace) -> None:
+        """The gate's rules."""
+        self._show(self._client.get("gate", "rules", all="true" if given.all else None), gate_tables.rules)
+
+    def check(self, given: argparse.Namespace) -> None:
+        """Whether something passes. Barred by exit status 5 where it does not."""
+        module, version = given.version
+        answer = self._client.get("gate", "check", module=module, version=version or None)
+        self._show(answer, gate_tables.passing)
+        if answer["verdict"] != "passes":
+            raise NotPassing(f"{module}{version and '@'}{version} does not pass the gate", {})
 
     def pins(self, _: argparse.Namespace) -> None:
         """All pins."""

@@ -36,6 +36,8 @@ UPSTREAM_OUTCOMES = (
 )
 VERIFICATION_KINDS = ("mod", "zip", "lookup", "tile", "head")
 VERIFICATION_OUTCOMES = ("verified", "known", "mismatch", "malformed", "unavailable", "absent", "fork")
+REFUSALS = ("block", "deny", "allow", "age")
+RULES = ("block", "exempt", "deny", "allow")
 EVICTION_REASONS = ("size", "idle", "min_free", "evict", "purge", "corrupt")
 SOURCE = {"hit": "cache", "stale": "cache", "miss": "upstream", "collapsed": "upstream"}
 """Where the bytes of an answer came from, by its result; those of errors and pages are ``other``."""
@@ -63,6 +65,8 @@ class Metrics:
         self._evictions: _Counts = {(reason,): 0 for reason in EVICTION_REASONS}
         self._evicted: _Counts = {(reason,): 0 for reason in EVICTION_REASONS}
         self._idle = Histogram(IDLE_SECONDS)
+        self._refusals: _Counts = {(rule,): 0 for rule in REFUSALS}
+        self._rules: _Counts = {(kind,): 0 for kind in RULES}
         self._scrubbed = 0
         self._corrupt = 0
         self._gauges: tuple[Metric, ...] = ()
@@ -107,6 +111,14 @@ class Metrics:
         self._evicted[reason,] += size
         if idle_seconds is not None:
             self._idle.observe(idle_seconds)
+
+    def barred(self, rule: str) -> None:
+        """A request was refused by a rule of the gate."""
+        self._refusals[rule,] += 1
+
+    def rules(self, kind: str, count: int) -> None:
+        """So many rules of a kind are in force now."""
+        self._rules[kind,] = count
 
     def scrubbed(self, size: int) -> None:
         """Bytes of stored files were read and compared."""
@@ -160,6 +172,8 @@ class Metrics:
         yield histogram(
             "eviction_idle_seconds", "Age since last use of files at eviction.", (), {(): self._idle}
         )
+        yield counter("refusals", "Requests that a rule of the gate refused.", ("rule",), self._refusals)
+        yield gauge("gate_rules", "Rules of the gate that are in force.", ("kind",), self._rules)
         yield counter("scrubbed_bytes", "Bytes of stored files compared.", (), {(): self._scrubbed})
         yield counter("corrupt", "Stored files that were not what they were.", (), {(): self._corrupt})
         yield from self._gauges

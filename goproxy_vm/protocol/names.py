@@ -157,6 +157,34 @@ def match_prefix_patterns(globs: str, target: str) -> bool:
     return False
 
 
+# The syntax of Go's path.Match, on a whole pattern.
+_GLOB_CHARACTER = r"(?:\\.|[^\\\]\-])"
+_GLOB = re.compile(
+    rf"(?:\\.|[^\\\[]|\[\^?+(?:{_GLOB_CHARACTER}(?:-{_GLOB_CHARACTER})?)+\])*",
+    re.DOTALL,
+)
+_SPECIAL = re.compile(r"[*?\[\\]")
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern may match more than the path that it is."""
+    return _SPECIAL.search(pattern) is not None
+
+
+def check_pattern(pattern: str) -> None:
+    """ValueError, with a reason, for one pattern that matches no module: a rule that never holds is a hole
+    that nobody sees."""
+    if not pattern.isprintable() or " " in pattern:
+        raise ValueError("holds a space or control character, and can match nothing")
+    if not _GLOB.fullmatch(pattern):
+        raise ValueError("is malformed, and would match nothing")
+    if pattern.startswith("/") or "//" in pattern:
+        raise ValueError("has an empty part before a slash, as https:// has: it can match nothing")
+    domain = pattern.partition("/")[0]
+    if domain != domain.lower() and not {"[", "\\"} & {*domain}:
+        raise ValueError("has a domain in capitals, but modules' are in lower case: it can match nothing")
+
+
 def exempt(nosumdb: str, module: str) -> bool:
     """Whether the patterns ``nosumdb`` exempt a module from the checksum database; toolchains never are
     (PROTOCOL case 62)."""

@@ -15,10 +15,11 @@ from goproxy_vm.proxy.answer import Answer
 if TYPE_CHECKING:
     from goproxy_vm.cache.fences import Fences
     from goproxy_vm.config import Settings
+    from goproxy_vm.protocol.artifact import Artifact
+    from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.asker import Asker
     from goproxy_vm.proxy.gate import Gate
     from goproxy_vm.traffic.absence import Absences
-    from goproxy_vm.traffic.backlog import Named
     from goproxy_vm.traffic.flight import Flights
     from goproxy_vm.traffic.slots import Claim, FairSlots
     from goproxy_vm.upstream.chain import Upstreams
@@ -78,16 +79,18 @@ class Fetching:
         self._silent_at: int | None = None
         """The signs of life of the upstreams when they were found silent."""
 
-    async def hold(self, resource: Named, claim: Claim, fetch: Callable[[], Awaitable[_T]]) -> _T:
+    async def hold(
+        self, resource: ModuleResource | Artifact, claim: Claim, fetch: Callable[[], Awaitable[_T]]
+    ) -> _T:
         """The body of a flight: ``fetch`` within a slot and the deadline of one file.
 
         Absence is remembered, unless a purge came between; what is not to be expected is logged.
-        Denied: nothing of the module may be given, or not any more.
+        Barred: it may not be given, or not any more.
         """
         since = self._fences.now
         try:
             async with claim.hold(self._limit):
-                self._gate.check(resource.module)  # asked again: it may have waited for long
+                self._gate.check(resource)  # asked again: it may have waited for long
                 value = await fetch()
             await self.absences.remove(resource.path)
         except Absent as error:

@@ -1,40 +1,99 @@
 """What may pass, and to whom: asked at the door, by whatever is given, and once more before something is
-fetched."""
+fetched.
+
+A rule about whole modules refuses everything of them. One about versions refuses their code: the zip, what
+resolves to them, their place in lists; ``.mod`` and ``.info`` pass, for a project whose graph mentions the
+version needs them, and so does whoever goes back to an older one
+(docs/decisions/0016-what-a-block-refuses.md).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from goproxy_vm.config.networks import within
-from goproxy_vm.errors import Absent, Denied
+from goproxy_vm.errors import Absent, Barred, Denied
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.names import match_prefix_patterns
+from goproxy_vm.protocol.policy import GateRule, RuleSet
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.config.token import Tokens
+    from goproxy_vm.protocol.policy import Rule
+    from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.asker import Asker
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something may not pass: ``rule`` is block, deny, allow or age; ``whole`` where all of the module
+    is refused."""
+
+    rule: str
+    why: str
+    whole: bool
+    then: str = ""
+
+    def error(self, newest: str | None = None) -> Barred:
+        """What a client is told; ``newest``: the version it might take."""
+        instead = f"; newest version allowed: {newest}" if newest else ""
+        return Barred(f"{self.why}{instead}{self.then}", self.rule)
+
+
 class Gate:
-    """This server's rules; :meth:`change` puts others into force while it serves."""
+    """This server's rules; :meth:`change` and :meth:`rule` put others into force while it serves."""
 
     def __init__(self, settings: Settings, tokens: Tokens | None = None) -> None:
         self._private = settings.private
         self.offline = settings.offline
         """Whether nothing is fetched for anybody."""
+        self.generation = 0
+        """Raised by every change of the rules."""
+        self._watchers: list[Callable[[], None]] = []
+        self._rules: tuple[GateRule, ...] = ()
         self.change(settings, tokens)
 
     def change(self, settings: Settings, tokens: Tokens | None) -> None:
-        """From now on ``deny`` and ``private_clients`` count as they are in ``settings``; ``tokens`` are
-        those of ``private_tokens_file``."""
-        self._deny = settings.deny
+        """From now on ``deny``, ``allow`` and ``private_clients`` count as they are in ``settings``;
+        ``tokens`` are those of ``private_tokens_file``."""
+        self._deny = tuple(GateRule("deny", rule) for rule in settings.deny)
+        self._allow = settings.allow
         self._clients = settings.private_clients
         self._tokens = tokens
+        self.rule(self._rules)
+
+    def rule(self, rules: Iterable[GateRule]) -> None:
+        """From now on these are in force, given while the server runs, besides the settings'."""
+        self._rules = tuple(rules)
+        self._blocks = RuleSet([*(each for each in self._rules if each.kind == "block"), *self._deny])
+        self._exempt = RuleSet(each for each in self._rules if each.kind == "exempt")
+        self.generation += 1
+        for changed in self._watchers:
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called when other rules are in force."""
+        self._watchers.append(changed)
+
+    def count(self, kind: str) -> int:
+        """How many rules of a kind are in force: block, exempt, deny or allow."""
+        if kind == "allow":
+            return len(self._allow)
+        return sum(each.kind == kind for each in (*self._rules, *self._deny))
+
+    @property
+    def denied(self) -> tuple[GateRule, ...]:
+        """The rules of the setting deny."""
+        return self._deny
 
     @property
     def open(self) -> bool:
-        """Whether every module passes, to everyone: nothing need be known of what is asked for then."""
-        return not self._deny and not self._restricted
+        """Whether everything passes, to everyone: nothing need be known of what is asked for then."""
+        return not (self._blocks or self._allow or self._restricted)
 
     @property
     def _restricted(self) -> bool:
@@ -44,23 +103,55 @@ class Gate:
         """Whether a module comes from version control alone (setting private)."""
         return match_prefix_patterns(self._private, module)
 
-    def passes(self, module: str) -> bool:
-        """Whether anything of a module may be given to everyone who may ask."""
-        return not match_prefix_patterns(self._deny, module) and not self.reserved(module)
-
     def reserved(self, module: str) -> bool:
         """Whether some may have a module, and others who may ask may not."""
         return self._restricted and self.private(module)
 
-    def check(self, module: str) -> None:
-        """Denied: nothing of that module may be given to anybody."""
-        if match_prefix_patterns(self._deny, module):
-            raise Denied(f"module {module} is denied by this server's policy (setting deny)")
+    def exempt(self, module: str, version: str) -> bool:
+        """Whether a version passes whatever its age."""
+        return self._exempt.find(module, version) is not None
+
+    def passes(self, artifact: Artifact) -> bool:
+        """Whether a file may be given to everyone who may ask."""
+        return self.refusal_of(artifact) is None and not self.reserved(artifact.module)
+
+    def selects(self, module: str) -> bool:
+        """Whether some versions of a module may be refused where others pass: its lists are looked at."""
+        return bool(self._allow) or any(each.rule.versions for each in self._blocks.about(module))
+
+    def refusal(self, module: str, version: str = "", *, code: bool = True) -> Refusal | None:
+        """Why a version ("": all of the module) may not pass, if so; without ``code`` only what means more
+        than its code counts."""
+        given = self._blocks.find(module, version, code=code)
+        if given is not None:
+            return _refused(given)
+        if self._allow and not self._allowed(module, version if code else ""):
+            named = any(_leads_to(rule, module) for rule in self._allow)
+            return Refusal("allow", NOT_ALLOWED, whole=not named, then=ASK_TO_ADD)
+        return None
+
+    def refusal_of(self, artifact: Artifact) -> Refusal | None:
+        """As :meth:`refusal`, of one file."""
+        return self.refusal(artifact.module, artifact.version, code=artifact.kind is Kind.ZIP)
+
+    def _allowed(self, module: str, version: str) -> bool:
+        if not version:
+            return any(_leads_to(rule, module) for rule in self._allow)
+        return any(rule.covers(module, version) for rule in self._allow)
+
+    def check(self, resource: ModuleResource | Artifact) -> None:
+        """Barred: nobody may have it."""
+        artifact = resource if isinstance(resource, Artifact) else resource.artifact
+        refusal = self.refusal(resource.module) if artifact is None else self.refusal_of(artifact)
+        if refusal is not None:
+            raise refusal.error()
 
     def admit(self, module: str, asker: Asker) -> None:
         """Denied: nothing of that module may be given, or not to that one. Whether there is such a module
         does not show."""
-        self.check(module)
+        refusal = self.refusal(module)
+        if refusal is not None:
+            raise refusal.error()
         if not self.reserved(module):
             return
         # Who comes by a Unix socket, a reverse proxy perhaps, has no address that says anything.
@@ -86,3 +177,33 @@ class Gate:
                 "have it fetched once by a server that may"
             )
         return Absent("not stored here, and this request may not fetch it")
+
+
+NOT_ALLOWED = "not on this host's allow list (setting allow)"
+ASK_TO_ADD = "; ask the host's operators to add it"
+
+
+def _leads_to(rule: Rule, module: str) -> bool:
+    """Whether a rule of ``allow`` is about a module, or about one that it may be a package of: ``go get``
+    asks for longer paths first, and stops where one of them is refused."""
+    return match_prefix_patterns(rule.pattern, module)
+
+
+def _refused(given: GateRule) -> Refusal:
+    rule, until = given.rule, ""
+    if given.until is not None:
+        until = f", until {datetime.fromtimestamp(given.until, UTC):%Y-%m-%d}"
+    if rule.versions is None and given.kind == "deny":
+        why = f"module denied on this host (setting deny: {rule.text}); ask the host's operators"
+    elif rule.versions is None:
+        why = (
+            f"module blocked on this host: {given.reason} (block {given.number}{until}); "
+            "ask the host's operators"
+        )
+    elif given.kind == "deny":
+        why = f"denied on this host (setting deny: {rule.text})"
+    else:
+        why = f"blocked on this host: {given.reason} (block {given.number}{until})"
+    if rule.versions is None:
+        return Refusal(given.kind, why, whole=True)
+    return Refusal(given.kind, why, whole=False, then="; if a VM has it already, see /vm/incident")

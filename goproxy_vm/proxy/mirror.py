@@ -91,7 +91,6 @@ class SumdbMirror:
         return Answer(data, TEXT, max_age(self._settings.fresh), CACHE_STATUS[result], result)
 
     async def _lookup(self, path: str, module: str, version: str, asker: Asker) -> Answer:
-        self._gate.check(module)
         if self._proofs.exempt(module):
             setting = "private" if self._gate.private(module) else "nosumdb"
             raise Absent(
@@ -105,7 +104,6 @@ class SumdbMirror:
             raise self._gate.not_here()
 
         async def lookup() -> tuple[bytes, bool]:
-            self._gate.check(module)  # asked again, as in Fetching.hold
             found, joined = await self._database.lookup(module, version)
             return found.data, joined
 

@@ -10,13 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.errors import Absent, GoproxyError
+from goproxy_vm.errors import Absent, Denied, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import RESERVED, Answer, Result, file_answer
 from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.intake import Intake
+from goproxy_vm.proxy.offers import Offers
 from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.proxy.routing import Routing
 from goproxy_vm.proxy.substitutes import Substitutes
@@ -85,6 +86,7 @@ class Proxy:
             # For clients it is the version's .info, which they ask for no more, and others will.
             named=self._prefetch.complete,
         )
+        self._offers = Offers(gate, self._documents, self._file)
 
     async def close(self) -> None:
         """Cancel the flights under way."""
@@ -100,14 +102,23 @@ class Proxy:
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
         self._gate.admit(resource.module, asker)
+        artifact = resource.artifact
         reserved = self._gate.reserved(resource.module)
         try:
-            if resource.artifact is not None:
-                answer = await self._file(resource.artifact, asker)
+            if artifact is not None:
+                await self._check(artifact)
+                answer = await self._file(artifact, asker)
             else:
-                answer = await self._documents.get(resource, asker)
+                answer = await self._offers.get(resource, asker)
         except Absent as error:
             error.reserved = reserved
+            raise
+        try:
+            if artifact is not None:
+                await self._check(artifact)  # asked again: it may have waited for long
+            self._gate.admit(resource.module, asker)
+        except Denied:
+            answer.close()
             raise
         if reserved:
             answer.cache_control, answer.until = RESERVED, None
@@ -115,13 +126,22 @@ class Proxy:
 
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
 
+    async def _check(self, artifact: Artifact) -> None:
+        """Barred: a file may not be given."""
+        refusal = self._gate.refusal_of(artifact)
+        if refusal is not None:
+            raise await self._offers.refused(refusal, artifact.module)
+
     async def stored(self, artifact: Artifact) -> Answer | None:
         """The answer to a request for a file of a version if it is a hit, else None; the request may have
         others fetched. Unavailable as the store."""
-        if not self._gate.passes(artifact.module):
+        if not self._gate.passes(artifact):
             return None
         stored = await self._store.get(artifact)
         if stored is None:
+            return None
+        if not self._gate.passes(artifact):  # any more
+            stored.close()
             return None
         self._prefetch.hit(artifact.path)
         return file_answer(artifact.kind, stored, Result.HIT)
@@ -130,7 +150,7 @@ class Proxy:
         """As :meth:`stored`, by a path, where that takes no waiting; a file of up to ``most`` bytes is in
         memory then. None says nothing."""
         if not self._gate.open and (
-            not self._store.remembers(path) or not self._gate.passes(Artifact.stored(path).module)
+            not self._store.remembers(path) or not self._gate.passes(Artifact.stored(path))
         ):
             return None
         stored = self._store.get_at_once(path, most)
@@ -268,6 +288,10 @@ class Proxy:
     def watch(self, forget: Callable[[], None]) -> None:
         """Have ``forget`` called when lists and queries may be older than what is known."""
         self._watchers.append(forget)
+
+    async def newest_allowed(self, module: str) -> str | None:
+        """The newest version of a module that passes the gate, of those that are known here."""
+        return await self._offers.newest(module)
 
     async def absences(self, module: str) -> int:
         """Absences of a module that are remembered in memory alone."""

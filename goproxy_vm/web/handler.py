@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from aiohttp import hdrs, web
 from goproxy_vm.cache.health import readiness
 from goproxy_vm.config.networks import allowed
 from goproxy_vm.errors import (
+    Barred,
     Denied,
     GoproxyError,
     Looped,
@@ -21,6 +23,7 @@ from goproxy_vm.errors import (
     Unconfirmed,
     UnderWay,
 )
+from goproxy_vm.lru import Lru
 from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
@@ -58,6 +61,12 @@ log = get_logger("web")
 
 _TEXT = "text/plain; charset=utf-8"
 _PAGES = frozenset({"/", "/robots.txt", "/healthz", "/readyz"})
+
+
+TOLD_AGAIN = 3600.0
+"""Seconds until it is logged again that the same client is refused the same version."""
+TOLD_MOST = 10_000
+"""Of how many of these it is remembered."""
 
 
 class _MethodNotAllowed(RequestError):
@@ -101,6 +110,8 @@ class Handler:
         self._sumdb_name = settings.sumdb.name if settings.sumdb else None
         self.networks = settings.allow_clients
         """Whose clients may ask; empty for everyone."""
+        self._refusals: Lru[tuple[str, str, str], float] = Lru(TOLD_MOST)
+        """When they were logged last, by client, module and version."""
         self._scripts = Scripts(settings)
         self._forwarded = forwarded
 
@@ -147,6 +158,8 @@ class Handler:
             raise
         except GoproxyError as error:
             result = error.result
+            if isinstance(error, Barred):
+                self._barred(error, client, asked)
             level = log.warning if _is_trouble(error) else log.debug
             if not isinstance(error, UnderWay):
                 level(
@@ -181,6 +194,14 @@ class Handler:
                 Line(request_id, client, request.method, path, *about, response.status, result, seconds, sent)
             )
         return response
+
+    def _barred(self, error: Barred, client: str, asked: _Asked) -> None:
+        """Count it; a line for each client and version once an hour, for it asks again and again."""
+        self._metrics.barred(error.rule)
+        key, now = (client, asked.module, asked.version), time.monotonic()
+        if now - self._refusals.get(key, -math.inf) >= TOLD_AGAIN:
+            self._refusals.keep(key, now)
+            log.info("refused", client=client, module=asked.module, version=asked.version, rule=error.rule)
 
     async def _answer(self, request: web.BaseRequest, requester: Requester, asked: _Asked) -> Answer:
         path = _raw_path(request)

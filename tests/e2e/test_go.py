@@ -272,7 +272,10 @@ def test_sentences_that_go_prints(
 
         denied = said(vm, "example.com/secret/code@v1.0.0")
         assert "403 Forbidden" in denied
-        assert "module example.com/secret/code is denied by this server's policy (setting deny)" in denied
+        assert (
+            "module denied on this host (setting deny: example.com/secret); ask the host's operators"
+            in denied
+        )
         assert upstream.fake.count("/example.com/secret/*") == 0
 
 

@@ -8,10 +8,10 @@ from typing import Self
 
 from aiohttp import web
 
-from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.api import Api
 from goproxy_vm.admin.app import api_app
 from goproxy_vm.admin.auth import Guard
+from tests.fakes.gatekeeping import every_route
 from tests.fakes.operations import FakeOperations
 
 
@@ -38,7 +38,7 @@ class ApiThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        app = api_app(Api(Actions(self.operations).routes, Guard(self._token)))
+        app = api_app(Api(every_route(self.operations), Guard(self._token)))
         runner = web.AppRunner(app, access_log=None)
         self._loop.run_until_complete(self._start(runner))
         self._started.set()

@@ -16,6 +16,7 @@ from yarl import URL
 
 from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
+from goproxy_vm.config.values import RULES
 from goproxy_vm.server import Server
 from goproxy_vm.upstream.direct.dial import Roads
 from goproxy_vm.upstream.upstream import Pace
@@ -77,6 +78,11 @@ class Host:
         return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(sample))
 
 
+def _parsed(name: str, value: object) -> object:
+    """Rules may be given as text."""
+    return RULES.parse(value) if name in ("deny", "allow") and isinstance(value, str) else value
+
+
 Serve = Callable[..., Awaitable[Host]]
 
 
@@ -114,7 +120,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 "stall_timeout": 2.0,
                 "stale_while_revalidate": 0.0,
                 "shutdown_timeout": 5.0,
-                **settings,
+                **{name: _parsed(name, value) for name, value in settings.items()},
             }
             chosen = Settings(**given)
             server = Server(

@@ -16,7 +16,6 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from goproxy_vm.admin import call as calls
-from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.api import Api
 from goproxy_vm.admin.app import api_app
 from goproxy_vm.admin.auth import Guard
@@ -24,6 +23,7 @@ from goproxy_vm.cache.facts import Selection
 from goproxy_vm.config import values
 from goproxy_vm.errors import NoRoom, Overloaded
 from goproxy_vm.protocol.selector import normalize
+from tests.fakes.gatekeeping import every_route
 from tests.fakes.lines import logged
 from tests.fakes.operations import SIZE, FakeOperations
 from tests.fakes.wire import Wire
@@ -85,7 +85,7 @@ def audit(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     operations = FakeOperations()
-    runner = web.AppRunner(api_app(Api(Actions(operations).routes, Guard(TOKEN))), access_log=None)
+    runner = web.AppRunner(api_app(Api(every_route(operations), Guard(TOKEN))), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -117,10 +117,17 @@ ROUTES = [
     (
         method,
         route.template.format(
-            module="a.b/c", version="v1.0.0", pattern="a.b/*", a="x", b="y", name="n", **{"pass": "1"}
+            module="a.b/c",
+            version="v1.0.0",
+            pattern="a.b/*",
+            a="x",
+            b="y",
+            name="n",
+            number="1",
+            **{"pass": "1"},
         ),
     )
-    for route in Actions(FakeOperations()).routes
+    for route in every_route(FakeOperations())
     for method in (*route.methods, "PATCH", "OPTIONS")
 ]
 
@@ -188,9 +195,7 @@ async def test_document_and_routes_are_the_same(client: Client) -> None:
         for path, item in client.document["paths"].items()
         for method in item.keys() - {"parameters"}
     }
-    routed = {
-        (route.template, method) for route in Actions(FakeOperations()).routes for method in route.methods
-    }
+    routed = {(route.template, method) for route in every_route(FakeOperations()) for method in route.methods}
     assert documented == routed
     for path, item in client.document["paths"].items():
         for method in item.keys() - {"parameters"}:

@@ -19,6 +19,7 @@ from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.api import Api
 from goproxy_vm.admin.app import api_app
 from goproxy_vm.admin.auth import Guard
+from tests.fakes.gatekeeping import every_route
 from tests.fakes.operations import FakeOperations
 
 ACTIONS = Actions(FakeOperations())
@@ -40,13 +41,24 @@ LIKELY = {
     "dry_run": st.booleans(),
     "target_bytes": st.integers(-5, 1 << 70) | st.sampled_from(["2MiB", "80%"]),
     "module": st.sampled_from(["example.com/a", "github.com/Azure/x", "nodots", "", "!a.b/c", 7]),
+    "kind": st.sampled_from(["block", "exempt", "deny", 1]),
+    "rule": st.sampled_from(["example.com/a@v1.*", "example.com/*", "a@", "a b", "x.y@>=v1.0.0 <v2", "", 3]),
+    "reason": st.sampled_from(["INC-1", "", " ", "a\nb", "x" * 201]),
+    "by": st.text(max_size=5),
+    "until": st.sampled_from(["2099-01-01T00:00:00Z", "2001-01-01", "soon", "9999-12-31T23:59:59-23:00"]),
+    "for": st.sampled_from(["14d", 60, 0, "1w", -1]),
+    "whole": st.booleans(),
+    "purge": st.booleans(),
     "rate": st.sampled_from([0, 1, "20MB", "0", -1]),
     "name": st.from_regex(r"\A[a-z.:+-]{0,4}\Z") | st.just("now"),
 }
 PARAMETERS = st.dictionaries(
-    st.sampled_from(["prefix", "sort", "limit", "cursor", "dry_run", "forget_hash", "x"])
+    st.sampled_from(
+        ["prefix", "sort", "limit", "cursor", "dry_run", "forget_hash", "all", "module", "version", "x"]
+    )
     | st.text(max_size=3),
-    st.sampled_from(["", "true", "false", "1", "1000", "1001", "size", "x"]) | st.text(max_size=5),
+    st.sampled_from(["", "true", "false", "1", "1000", "1001", "size", "example.com/a", "v1.0.0"])
+    | st.text(max_size=5),
     max_size=2,
 )
 PARTS = {
@@ -58,6 +70,7 @@ PARTS = {
     "b": st.sampled_from(["x", "now"]) | st.text(min_size=1),
     "pass": st.sampled_from(["1", "2", "0", "-1", "9223372036854775808", "x"]) | st.text(min_size=1),
     "name": st.sampled_from(["x", "now"]) | st.text(min_size=1),
+    "number": st.sampled_from(["1", "2", "0", "-1", "9223372036854775808", "x"]) | st.text(min_size=1),
 }
 OPERATIONS = [
     (path, method, item[method])
@@ -133,7 +146,7 @@ class Served:
         self._runner.close()
 
     async def _start(self) -> TestClient[web.Request, web.Application]:
-        client = TestClient(TestServer(api_app(Api(Actions(self.operations).routes, Guard("t")))))
+        client = TestClient(TestServer(api_app(Api(every_route(self.operations), Guard("t")))))
         await client.start_server()
         return client
 

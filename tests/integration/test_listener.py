@@ -23,6 +23,7 @@ from goproxy_vm.cache import background
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import Settings, Shown
 from goproxy_vm.config.address import Address, parse_address
+from goproxy_vm.config.values import RULES
 from goproxy_vm.errors import StartError
 from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.server import Server
@@ -532,7 +533,7 @@ async def test_a_reload_that_fails_changes_nothing(serve: Serve, upstream: FakeU
     """The next one finds all that has changed, still."""
     host = await serve(upstream)
     server = host.server
-    wanted = replace(host.settings, pins=("example.com/*",), deny="example.com/m")
+    wanted = replace(host.settings, pins=("example.com/*",), deny=RULES.parse("example.com/m"))
 
     with closing(sqlite3.connect(host.settings.cache_dir / "index.db")) as index:
         index.execute(f"CREATE TRIGGER fails BEFORE INSERT ON pins {FAILS}")

@@ -498,7 +498,7 @@ async def test_no_request_makes_a_series(serve: Serve, upstream: FakeUpstream) -
     assert page.series() == before
     names = {label for _, labels in before for label, _ in labels}
     assert names == {
-        "endpoint", "go", "kind", "le", "outcome", "reason", "result", "source", "upstream", "version"
+        "endpoint", "go", "kind", "le", "outcome", "reason", "result", "rule", "source", "upstream", "version"
     }  # fmt: skip
 
 

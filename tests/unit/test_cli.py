@@ -63,11 +63,17 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 2) -
 def test_serve_with_flags(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOPROXY_VM_PORT", "tcp://x")
     argv = ["serve", "--listen", "127.0.0.1:0", "--listen=unix:/x,[::1]:0", "--offline", "--fresh", "5s"]
-    assert cli.main([*argv, "--upstream", "https://a|direct", "--deny", "a", "--deny", "b,c"]) == 0
+    assert (
+        cli.main(
+            [*argv, "--upstream", "https://a|direct", "--deny", "a.b", "--deny", "b,c.d/e@>=v1.2.0 <v1.3.0"]
+        )
+        == 0
+    )
     settings = served.settings
     assert settings is not None
     assert [str(address) for address in settings.listen] == ["127.0.0.1:0", "unix:/x", "[::1]:0"]
-    assert (settings.offline, settings.fresh, settings.deny) == (True, 5, "a,b,c")
+    assert (settings.offline, settings.fresh) == (True, 5)
+    assert [rule.text for rule in settings.deny] == ["a.b", "b", "c.d/e@>=v1.2.0 <v1.3.0"]
     (ignored,) = served.warnings
     assert ignored == "environment variable GOPROXY_VM_PORT is no setting and is ignored"
 

@@ -10,7 +10,9 @@ import pytest
 
 from goproxy_vm.config import Settings
 from goproxy_vm.config.token import MOST_TOKENS, Tokens, private_tokens
+from goproxy_vm.config.values import RULES
 from goproxy_vm.errors import ConfigError, Denied
+from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.gate import Gate
 
@@ -29,6 +31,10 @@ def gate(**settings: object) -> Gate:
     return Gate(Settings(cache_dir=Path("/c"), private="git.corp", **settings), tokens)  # type: ignore[arg-type]
 
 
+def zipped(module: str) -> Artifact:
+    return Artifact.of(module, "v1.0.0", Kind.ZIP)
+
+
 def admitted(rules: Gate, client: str = "192.0.2.1", authorization: str = "", module: str = PRIVATE) -> bool:
     try:
         rules.admit(module, Asker(client, authorization=authorization))
@@ -42,7 +48,7 @@ def test_everyone_where_nothing_is_said() -> None:
     assert rules.open
     assert admitted(rules)
     assert not rules.reserved(PRIVATE)
-    assert rules.passes(PRIVATE)
+    assert rules.passes(zipped(PRIVATE))
 
 
 def test_by_network() -> None:
@@ -55,8 +61,8 @@ def test_by_network() -> None:
     assert admitted(rules, module=PUBLIC)
     assert rules.reserved(PRIVATE)
     assert not rules.reserved(PUBLIC)
-    assert not rules.passes(PRIVATE), "what asks for nobody in particular gets none of it"
-    assert rules.passes(PUBLIC)
+    assert not rules.passes(zipped(PRIVATE)), "what asks for nobody in particular gets none of it"
+    assert rules.passes(zipped(PUBLIC))
 
 
 @pytest.mark.parametrize(
@@ -91,10 +97,10 @@ def test_by_either() -> None:
 
 def test_changes() -> None:
     rules = gate(private_clients=NETWORK)
-    rules.change(Settings(cache_dir=Path("/c"), private="other", deny="git.corp/team"), None)
-    assert not rules.passes(PRIVATE)
+    rules.change(Settings(cache_dir=Path("/c"), private="other", deny=RULES.parse("git.corp/team")), None)
+    assert not rules.passes(zipped(PRIVATE))
     with pytest.raises(Denied, match="deny"):
-        rules.check(PRIVATE)
+        rules.check(Artifact.of(PRIVATE, "v1.0.0", Kind.MOD))
     rules.change(Settings(cache_dir=Path("/c")), None)
     assert rules.private(PRIVATE), "which modules are private needs a restart"
     assert admitted(rules)
