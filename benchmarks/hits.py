@@ -32,6 +32,7 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=URL", help="another GOPROXY server"
     )
     parser.add_argument("--access-log", default="misses", help="ours' setting of that name")
+    parser.add_argument("--rules", type=int, default=0, help="rules of deny that ours has, not the older one")
     parser.add_argument(
         "--older", metavar="PYTHON", help="the interpreter of an environment with another version of ours"
     )
@@ -53,10 +54,12 @@ def main() -> None:
         sumdb = f"{database.key}"
         arguments = ("--sumdb", sumdb, "--nosumdb", "example.com", "--fresh", "1h", "--max-size", "1GB")
         arguments += ("--access-log", options.access_log)
+        denied = ",".join(f"example.org/m{number}@>=v1.0.0 <v1.2.3" for number in range(options.rules))
+        rules = ("--deny", denied) if denied else ()
         upstream = f"file://{root}/tree"
         targets = [
             stack.enter_context(
-                ours(root / "cache", upstream, *arguments, "--max-client-connections", "2000")
+                ours(root / "cache", upstream, *arguments, *rules, "--max-client-connections", "2000")
             ),
             stack.enter_context(nginx(root / "tree")),
             stack.enter_context(plain(root / "tree")),
@@ -87,6 +90,8 @@ def main() -> None:
     names = ["goproxy_vm", "nginx", "plain", *older, *(peer.partition("=")[0] for peer in options.peer)]
     head = ["what", *load.head(names)]
     title = "Hits" if options.access_log == "misses" else f"Hits with access_log = {options.access_log}"
+    if options.rules:
+        title += f" with {options.rules:,} rules"
     load.write(title, load.table(head, rows))
 
 

@@ -24,6 +24,7 @@ TITLES = {
     "database": "Checksum database",
     "toolchain": "Go of the VMs",
     "version_control": "Version control",
+    "gate": "Gate",
     "clock": "Clock",
     "descriptors": "File descriptors",
     "server": "Running server",

@@ -12,6 +12,7 @@ from goproxy_vm.doctor.asking import Inquiry
 from goproxy_vm.doctor.check import TITLES, Check, Finding
 from goproxy_vm.doctor.descriptors import check_descriptors
 from goproxy_vm.doctor.elsewhere import ask_running
+from goproxy_vm.doctor.gate import check_gate
 from goproxy_vm.doctor.judged import Judged, judge
 from goproxy_vm.doctor.listeners import check_admin, check_listeners
 from goproxy_vm.doctor.network import check_clock, check_database, check_toolchain, check_upstreams
@@ -129,14 +130,15 @@ def _host(settings: Settings) -> dict[str, Finding]:
     running = look(settings)
     directory = check_directory(settings, running.holder)
     unusable = Finding("skipped", "the cache directory must be usable first")
-    disk, token = unusable, running.token
+    disk, gate, token = unusable, unusable, running.token
     if directory.status != "failed":
-        disk = check_disk(settings)
+        disk, gate = check_disk(settings), check_gate(settings)
     elif not settings.admin_token and settings.admin_token_file is None:
         token = unusable
     return {
         "directory": directory,
         "disk": disk,
+        "gate": gate,
         "listener": check_listeners(settings, running),
         "admin_listener": check_admin(settings, running),
         "descriptors": check_descriptors(settings, running.holder),

@@ -91,6 +91,11 @@ class Gate:
         return self._deny
 
     @property
+    def refusing(self) -> list[Rule]:
+        """The rules that refuse something: blocks, and those of the setting deny."""
+        return [each.rule for each in (*self._rules, *self._deny) if each.kind != "exempt"]
+
+    @property
     def open(self) -> bool:
         """Whether everything passes, to everyone: nothing need be known of what is asked for then."""
         return not (self._blocks or self._allow or self._restricted)

@@ -1,4 +1,4 @@
-"""``/vm/*.sh``: scripts for VMs, which know the host that they were asked of (docs/vms.md)."""
+"""``/vm/``: scripts and a page for VMs, which know the host that they were asked of (docs/vms.md)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 TOP = "/vm/"
 """What their paths begin with; no module file's path: it has no ``/@``."""
-NAMES = ("setup.sh", "clean.sh", "install.sh")
-"""The scripts, which lie beside this module."""
+FILES = {
+    "setup.sh": "setup.sh",
+    "clean.sh": "clean.sh",
+    "install.sh": "install.sh",
+    "incident": "incident.txt",
+}
+"""By their names, the files, which lie beside this module."""
 
 
 class UnknownHost(RequestError):
@@ -37,7 +42,7 @@ class Scripts:
 
     def __init__(self, settings: Settings) -> None:
         top = resources.files("goproxy_vm.web")
-        self._texts = {f"{TOP}{name}": (top / name).read_text("utf-8") for name in NAMES}
+        self._texts = {f"{TOP}{name}": (top / file).read_text("utf-8") for name, file in FILES.items()}
         self._public_url = settings.public_url
         self._values = {
             "proxy": "",
@@ -53,7 +58,7 @@ class Scripts:
         elif settings.sumdb is not None:
             # Without its URL, which would have the VM go around the mirror.
             self._values["sumdb"] = settings.sumdb.vkey
-        self._blank = re.compile(rf"^({'|'.join(self._values)})=''$", re.MULTILINE)
+        self._blank = re.compile(rf"^( *)({'|'.join(self._values)})=''$", re.MULTILINE)
 
     def __contains__(self, path: str) -> bool:
         return path in self._texts
@@ -73,6 +78,8 @@ class Scripts:
         if not url:
             raise UnknownHost("the request's Host is not one HOST[:PORT] (see the setting public_url)")
         values = self._values | {"proxy": url}
-        text = self._blank.sub(lambda blank: f"{blank[1]}={shlex.quote(values[blank[1]])}", self._texts[path])
-        kind = "text/x-shellscript; charset=utf-8"
+        text = self._blank.sub(
+            lambda blank: f"{blank[1]}{blank[2]}={shlex.quote(values[blank[2]])}", self._texts[path]
+        )
+        kind = f"text/{'x-shellscript' if path.endswith('.sh') else 'plain'}; charset=utf-8"
         return Answer(text.encode(), kind, UNCACHEABLE, "detail=page", Result.HIT)
