@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.gocommand import Running, Vm, serving
+from tests.e2e.gocommand import Running, Vm, serving, start
 from tests.e2e.upstream_thread import UpstreamThread
 from tests.fakes.upstream import Reply
 
@@ -237,3 +243,40 @@ def test_the_commands(server: Running) -> None:
     command(server, "exempt", "example.com/other@v1.0.0", "--reason", "for ever", status=2)
     command(server, "block", "example.com/other@^v1", "--reason", "x", status=2)
     command(server, "block", "example.com/other", status=2)
+
+
+def test_a_kill_right_after_the_answer(upstream: UpstreamThread, tmp_path: Path) -> None:
+    """What was answered is on disk; what was under way is whole, or was never given."""
+    cache, token = tmp_path / "cache", {"GOPROXY_VM_ADMIN_TOKEN": "x" * 16}
+    arguments = ("--sumdb", "off", "--upstream", upstream.url)
+    for number in range(1, 6):
+        running = start(cache, *arguments, env=token)
+        try:
+            given = post(running, f"example.com/k@v1.{number}.0")
+            under_way = threading.Thread(target=attempt, args=(running, f"example.com/k@v2.{number}.0"))
+            under_way.start()
+        finally:
+            running.process.kill()
+            running.process.communicate()
+        under_way.join()
+        kept = json.loads((cache / "gate.json").read_text())["rules"]
+        assert f"example.com/k@v1.{number}.0" in [each["rule"] for each in kept]
+        assert given["id"] in [each["number"] for each in kept]
+    with serving(cache, *arguments, env=token) as server:
+        listed = command(server, "blocks")
+        assert all(f"example.com/k@v1.{number}.0" in listed for number in range(1, 6))
+
+
+def post(server: Running, rule: str) -> dict[str, Any]:
+    body = json.dumps({"kind": "block", "rule": rule, "reason": "r"}).encode()
+    headers = {"Authorization": f"Bearer {'x' * 16}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.admin_url}/api/v1/gate/rules", body, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answered: dict[str, Any] = json.loads(answer.read())
+    return answered
+
+
+def attempt(server: Running, rule: str) -> None:
+    """What the server may be killed in the middle of."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        post(server, rule)
