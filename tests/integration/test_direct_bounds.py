@@ -31,7 +31,7 @@ async def test_more_memory_than_allowed(bed: Bed) -> None:
     error = await failure(source, zipped(made.module, "v1.0.0"))
     assert type(error) is NoRoom, error.sentence
     assert "direct_max_memory" in error.sentence
-    bed.nothing_runs()
+    await bed.nothing_runs()
     assert bed.locks() == []
     assert await h1(source, small.module, "v1.0.0")
 
@@ -54,7 +54,7 @@ async def test_a_repository_larger_than_allowed(bed: Bed) -> None:
     assert type(error) is NoRoom, error.sentence
     assert "direct_max_size" in error.sentence
     assert bed.server.sent < 5 * MIB
-    bed.nothing_runs()
+    await bed.nothing_runs()
     assert bed.locks() == []
 
 
@@ -74,7 +74,7 @@ async def test_an_answer_without_end(bed: Bed, what: str) -> None:
     error = await failure(source, zipped(made.module, "v1.0.0"))
     assert isinstance(error, NoRoom | UpstreamError), error.sentence
     assert bed.server.sent < 16 * MIB
-    bed.nothing_runs()
+    await bed.nothing_runs()
 
 
 async def test_clones_beyond_their_size_go_again(bed: Bed) -> None:

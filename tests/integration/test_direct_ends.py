@@ -142,7 +142,7 @@ async def test_a_server_that_falls_silent(bed: Bed, step: str) -> None:
     assert type(error) is UpstreamTimeout, error.sentence
     assert module in error.sentence or "git.corp.test" in error.sentence
     assert bed.server.count(glob) >= 1
-    bed.nothing_runs()
+    await bed.nothing_runs()
     assert bed.locks() == []
     bed.server.forget_rules()
     assert await h1(source, module, "v1.1.0")
@@ -169,7 +169,7 @@ async def test_a_server_that_never_shakes_hands(bed: Bed, where: str) -> None:
         source = await bed.source(private="*.corp.test", hosts=hosts, stall=SHORT)
         error = await failure(source, info(module, "v1.0.0"))
         assert type(error) is UpstreamTimeout
-        bed.nothing_runs()
+        await bed.nothing_runs()
 
 
 async def test_a_deadline(bed: Bed) -> None:
@@ -179,7 +179,7 @@ async def test_a_deadline(bed: Bed) -> None:
     source = await bed.source(timeout=3.0)
     error = await failure(source, zipped(module, "v1.0.0"))
     assert type(error) is UpstreamTimeout
-    bed.nothing_runs()
+    await bed.nothing_runs()
     assert bed.locks() == []
     bed.server.forget_rules()
     again = await bed.start()
@@ -205,7 +205,7 @@ async def test_a_go_command_that_is_killed(bed: Bed) -> None:
     os.kill(leader(bed), signal.SIGKILL)
     error: GoproxyError = await asked
     assert isinstance(error, UpstreamError), error.sentence
-    bed.nothing_runs()
+    await bed.nothing_runs()
     gate.open()
     bed.server.forget_rules()
     assert await h1(source, module, "v1.0.0")
@@ -243,7 +243,7 @@ async def test_a_stop_in_the_middle(bed: Bed, step: str) -> None:
     for task in asked:
         with pytest.raises((asyncio.CancelledError, Failure)):
             await task
-    bed.nothing_runs()
+    await bed.nothing_runs()
     gate.open()
     bed.server.forget_rules()
     again = await bed.start()
