@@ -76,6 +76,22 @@ def test_what_a_public_module_may_reach() -> None:
         assert not anywhere.allows(host)
 
 
+def test_public_modules_do_not_lead_to_hosts_of_private_ones() -> None:
+    """By its address alone this host may be told there what others are not to see."""
+    options: dict[str, Any] = {
+        "private": "git.corp.example,*.lab.example,github.com/acme",
+        "hosts": frozenset({"code.corp.example:443", "gitlab.com:443"}),
+        "repos": (Mapped("go.corp.example/x", "https://files.corp.example/x.git"),),
+    }
+    target = rules(**options, modules="*,gitlab.com").target("example.org/x", private=False)
+    for host in ("git.corp.example", "a.lab.example", "code.corp.example", "files.corp.example"):
+        assert not target.allows(f"{host}:443")
+    for host in ("github.com", "gitlab.com", "example.org", "go.example.net"):
+        assert target.allows(f"{host}:443")
+    own = rules(**options, modules="*").target("code.corp.example/team/secret.git", private=False)
+    assert not own.allows("code.corp.example:443")
+
+
 def test_repositories_that_a_setting_names() -> None:
     repos = (
         Mapped("git.corp/group/*/*", "ssh://git@ssh.corp:2222/{1}/{2}.git"),

@@ -28,9 +28,9 @@ class Target:
     """What the fetch of one module may reach.
 
     ``first``: the ``host:port`` that is asked first, whose health counts; ``reachable``: those that may be
-    connected to; ``anywhere``: so may any other at port 443; ``private``: with the credentials of this
-    host, and by addresses of any kind; ``page``: the root and the URL of the repository, where they are
-    named by a setting and not asked for.
+    connected to; ``anywhere``: so may any other at port 443, save those of ``closed`` and the hosts that the
+    patterns ``reserved`` match; ``private``: with the credentials of this host, and by addresses of any kind;
+    ``page``: the root and the URL of the repository, where they are named by a setting and not asked for.
     """
 
     module: str
@@ -39,13 +39,21 @@ class Target:
     reachable: frozenset[str]
     anywhere: bool = False
     page: tuple[str, str] | None = None
+    closed: frozenset[str] = frozenset()
+    reserved: str = ""
 
     def allows(self, target: str) -> bool:
         """Whether ``host:port`` may be connected to, its address permitting."""
         if target in self.reachable:
             return True
         host, _, port = target.rpartition(":")
-        return self.anywhere and port == "443" and _NAMED.fullmatch(host) is not None
+        return (
+            self.anywhere
+            and port == "443"
+            and _NAMED.fullmatch(host) is not None
+            and target not in self.closed
+            and not match_prefix_patterns(self.reserved, host)
+        )
 
 
 class Rules:
@@ -87,7 +95,11 @@ class Rules:
         if _NAMED.fullmatch(host) is None:
             raise Denied(f"{module}: {host} is no host that modules are fetched from")
         if not private:
-            return Target(module, False, f"{host}:443", self._public | {f"{host}:443"}, self._anywhere)
+            # A host of private modules may tell this one, by its address alone, what others are not to see.
+            reachable = self._public | ({f"{host}:443"} - self._hosts)
+            closed, reserved = self._hosts, self._private
+            first = f"{host}:443"
+            return Target(module, False, first, reachable, self._anywhere, closed=closed, reserved=reserved)
         beginning = False
         for mapped in self._repos:
             if page := mapped.repository(elements):
