@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.errors import ChecksumMismatch, StartError, UpstreamError
 from goproxy_vm.protocol.dirhash import h1_mod
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.direct.direct import Direct
 from goproxy_vm.upstream.direct.options import Options
 from tests.fakes.gitplain import go_command
+from tests.fakes.gitrepos import gomod
 from tests.integration.direct import (
     HOST,
     Bed,
@@ -50,6 +52,22 @@ async def test_a_zip_of_another_commit_than_the_mod_is_refused(bed: Bed) -> None
     assert made.module in error.sentence
     assert await h1(source, made.module, "v1.0.0")  # nobody knows the other one any more
     assert await fetch(source, mod(made.module, "v1.0.0")) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["github.com/acme", "bitbucket.org/acme", f"{HOST}/acme", f"{HOST}/acme.git"]
+)
+async def test_a_setting_names_the_repository_whatever_go_knows(bed: Bed, path: str) -> None:
+    """Of some hosts, and of paths that say .git, go asks for no page."""
+    module, tail = (f"{path}/x", "x") if "." not in path.partition("/")[2] else (path, "acme.git")
+    prefix, _, _ = module.rpartition("/")
+    bed.repositories.add(f"team/{tail}").commit({"go.mod": gomod(module), "m.go": "package m\n"}, "v1.0.0")
+    repos = (Mapped(f"{prefix}/*", f"https://{HOST}/team/{{1}}.git"),)
+    source = await bed.source(private=prefix, repos=repos)
+    assert await h1(source, module, "v1.0.0")
+    assert await fetch(source, listed(module)) == b"v1.0.0\n"
+    assert set(bed.names.looked) == {HOST}
+    assert not [seen.key for seen in bed.server.requests if "go-get" in seen.key]
 
 
 @pytest.mark.parametrize("known", ["same", "other"])

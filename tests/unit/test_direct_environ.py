@@ -23,7 +23,7 @@ def surroundings(tmp_path: Path, **changes: object) -> Surroundings:
         "run": tmp_path / "run",
         "home": tmp_path / "home",
         "private": True,
-        "insecure": "",
+        "page": None,
         "certificates": None,
         "stall": 30.0,
         "port": 4711,

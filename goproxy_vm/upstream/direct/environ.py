@@ -44,7 +44,8 @@ class Surroundings:
     """What the environment of one run depends on.
 
     ``goroot``: the go command's own files; ``run``: the directory of the run; ``home``: HOME; ``private``:
-    whether there are credentials; ``insecure``: the module whose go-import page is the gate's own, or "";
+    whether there are credentials; ``page``: the root and the URL of a repository whose go-import page is the
+    gate's own, or None;
     ``certificates``: a file with all that are trusted, or None; ``stall``: seconds; ``port``, ``token``,
     ``go_proxy``, ``git_proxy``: the gate.
     """
@@ -53,7 +54,7 @@ class Surroundings:
     run: Path
     home: Path
     private: bool
-    insecure: str
+    page: tuple[str, str] | None
     certificates: Path | None
     stall: float
     port: int
@@ -90,7 +91,7 @@ class Surroundings:
             "GOPRIVATE": "",
             "GOVCS": "*:git",
             "GOAUTH": "netrc",
-            "GOINSECURE": self.insecure,
+            "GOINSECURE": self.page[0] if self.page else "",
             "HTTPS_PROXY": self.go_proxy,
             "HTTP_PROXY": self.go_proxy,
             "NO_PROXY": "",
@@ -117,10 +118,20 @@ class Surroundings:
             "http.lowSpeedTime": str(max(1, round(self.stall))),
             "http.proxy": self.git_proxy,
         }
-        found["GIT_CONFIG_COUNT"] = str(len(config))
-        for index, (key, value) in enumerate(config.items()):
+        settings = [*config.items(), *self._instead()]
+        found["GIT_CONFIG_COUNT"] = str(len(settings))
+        for index, (key, value) in enumerate(settings):
             found |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
         return found
+
+    def _instead(self) -> list[tuple[str, str]]:
+        """Configuration by which git goes to the repository that a setting names where go asks for no page:
+        github.com's and some others', and those whose path says .git, it knows by itself."""
+        if self.page is None:
+            return []
+        root, url = self.page
+        known = dict.fromkeys((root, root.removesuffix(".git")))
+        return [(f"url.{url}.insteadOf", f"https://{each}") for each in known]
 
     def _ssh(self) -> str:
         """What git calls for ssh, as words for the shell. ssh itself takes its home from the password

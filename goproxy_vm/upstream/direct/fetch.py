@@ -226,7 +226,7 @@ class Fetcher:
             run=place,
             home=home,
             private=target.private,
-            insecure=target.module if target.page is not None else "",
+            page=target.page,
             certificates=certificates,
             stall=options.stall,
             port=self._egress.port,
