@@ -21,7 +21,15 @@ from goproxy_vm.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from goproxy_vm.upstream.direct.judge import SAID_MOST, UNKNOWN, is_ours, judge, loggable, of_disk
+from goproxy_vm.upstream.direct.judge import (
+    SAID_MOST,
+    UNKNOWN,
+    directory_of,
+    is_ours,
+    judge,
+    loggable,
+    of_disk,
+)
 
 RECORDED = json.loads((Path(__file__).parents[1] / "direct_texts.json").read_text())["texts"]
 LS_REMOTE = "git ls-remote -q --end-of-options https://git.corp.test/x.git in $VCS: exit status 128:\n\t"
@@ -202,11 +210,21 @@ def test_damages_of_our_own_clone(text: str) -> None:
             ("git.corp.test/x", "corrupt"),
         ),
         ("git fetch: exit status 1:\n\tremote: fatal: packed object is corrupt\n\tfatal: early EOF", ()),
+        ("git ls-remote: exit status 128:\n\tfatal: remote error: bad object\nshallow file has changed", ()),
     ],
 )
 def test_what_others_can_have_said_is_no_damage(text: str, names: tuple[str, ...]) -> None:
     """A VM chooses names, and a server what it says: neither is to make us fetch everything again."""
     assert not is_ours(text, *names)
+
+
+def test_which_clone_a_run_used() -> None:
+    """go says it before what git has printed, and that may be a server's words."""
+    ours, others = "ab" * 32, "cd" * 32
+    lies = f"fatal: remote error: git x in /r/cache/vcs/{others}: exit status 1\n{others} https://git.corp.test/y"
+    text = f"git.corp.test/x@v1: git fetch -f origin in /r/1/cache/vcs/{ours}: exit status 128:\n\t{lies}"
+    assert directory_of(text) == ours
+    assert directory_of(f"git.corp.test/vcs/{others}@v1: unknown revision v1") == ""
 
 
 def test_the_log_has_no_secret_and_no_length() -> None:

@@ -261,9 +261,9 @@ class Fetcher:
         if killed:
             await self._sweep()
         url = str(answer.origin.get("URL", ""))
-        concerns = _named(answer.text, url)
+        vcs = vcs_directory(self._options.root, private=target.private)
+        concerns = _used(vcs, judge.directory_of(answer.text), url)
         if fresh:
-            vcs = vcs_directory(self._options.root, private=target.private)
             return await self._see_to(partial(self._clones.adopt, place / "cache" / "vcs", vcs))
         if damaged:
             await self._see_to(partial(self._clones.drop, concerns, "it is damaged"))
@@ -306,10 +306,10 @@ def _configure(directory: Path, home: Path) -> None:
             (directory / entry.name).symlink_to(entry)
 
 
-def _named(text: str, url: str) -> Callable[[Clone], bool]:
-    """Whether a text is about a clone: it names its directory or its repository, if that is not ``url``."""
+def _used(vcs: Path, name: str, url: str) -> Callable[[Clone], bool]:
+    """Whether a clone is the one that a run used: the directory ``name`` in ``vcs``, or that of ``url``."""
 
     def concerns(clone: Clone) -> bool:
-        return clone.path.name in text or (bool(clone.url) and (clone.url == url or clone.url in text))
+        return clone.path.parent == vcs and (clone.path.name == name or (bool(url) and clone.url == url))
 
     return concerns

@@ -171,7 +171,9 @@ _LOCALLY = re.compile(r"\bgit (?:-c \S+ )*(?!ls-remote|fetch|-c )[^\n]* in \S*/v
 _NO_SPACE = re.compile(r"[Nn]o space left on device|[Dd]isk quota exceeded")
 """Of this host's disk, as long as it is not the server that says so."""
 _USERINFO = re.compile(r"://[^\s'\"]*@")
-_REMOTE = re.compile(r"^\s*remote: .*$", re.MULTILINE)
+_REMOTE = re.compile(r"^\s*remote: .*$|\bremote error: (?s:.*)", re.MULTILINE)
+"""What a server says; by the latter git ends."""
+_DIRECTORY = re.compile(r"\bgit [^\n]* in \S*/vcs/([0-9a-f]{64}): exit status")
 _BLANK = re.compile(r"\s+")
 
 UNKNOWN = Ruling(UpstreamError, "not fetched from version control; the log of the proxy says why")
@@ -225,6 +227,13 @@ def is_ours(text: str, *names: str) -> bool:
     return _LOCALLY.search(ours) is not None and not any(
         re.search(each, ours) for each in (_OUT_OF_MEMORY, _NO_SPACE)
     )
+
+
+def directory_of(text: str) -> str:
+    """The directory of the clone in which a git failed, or "". go says so before what that git printed, which
+    may be whatever a server likes; no module or version reads like that."""
+    match = _DIRECTORY.search(text)
+    return match[1] if match else ""
 
 
 def loggable(text: str) -> str:
