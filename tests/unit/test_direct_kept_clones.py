@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from goproxy_vm.upstream.direct.clones import Clones
+from goproxy_vm.upstream.direct.clones import OLD_SECONDS, Clones
 
 
 class Kept:
@@ -160,6 +161,40 @@ def test_clones_without_anything_go(tmp_path: Path) -> None:
     (fresh / "refs" / "heads" / "main").unlink()
     assert not clones.adopt(made.root, kept.root)
     assert (whole / "refs" / "heads" / "main").exists()
+
+
+def test_no_more_clones_than_can_be_looked_at(tmp_path: Path) -> None:
+    """Whoever asks for what does not exist has a clone made each time: those go first."""
+    public, private = Kept(tmp_path / "vcs-public"), Kept(tmp_path / "vcs")
+    whole = [public.clone(f"https://g/{n}", used=n) for n in range(3)]
+    others = [private.clone(f"https://p/{n}") for n in range(2)]
+    clones = Clones((public.root, private.root), 1 << 30, 4)
+    for number in range(20):
+        empty = public.clone(f"https://none/{number}", used=10**10 + number)
+        (empty / "refs" / "heads" / "main").unlink()
+        clones.used(lambda _: False)
+        assert len(list(public.root.glob("*.info"))) <= 4
+    assert all(clone.exists() for clone in (*whole, *others))
+    public.clone("https://g/3", used=3)
+    public.clone("https://g/4", used=4)
+    clones.used(lambda _: False)
+    assert [clone.exists() for clone in whole] == [False, True, True]
+
+
+def test_locks_of_clones_that_are_gone_go_while_go_runs(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "vcs")
+    whole, busy = (kept.clone(f"https://g/{n}") for n in range(2))
+    for number in range(20):
+        (kept.root / f"{number:064}.lock").touch()
+    now = whole.with_suffix(".lock").stat().st_mtime
+    clones = Clones((kept.root,), 1 << 30, 4, wall=lambda: now)
+    clones.measure()
+    assert len(list(kept.root.glob("*.lock"))) == 22  # somebody may be about to take one that is new
+    now += OLD_SECONDS + 60
+    shutil.rmtree(busy)
+    with in_use(busy):
+        clones.measure()
+    assert sorted(kept.root.glob("*.lock")) == sorted(each.with_suffix(".lock") for each in (whole, busy))
 
 
 def test_whatever_else_lies_there(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ log = get_logger("upstream")
 _LOCKS = ("*.lock", "refs/**/*.lock")
 """git's own locks in a clone: whoever has go's finds none of somebody at work."""
 _BLOCK = 512
+MOST_CLONES = 1000
+"""Clones that are kept: all are looked at after each run."""
+OLD_SECONDS = 3600.0
+"""Age from which on the lock of a clone that is gone may go while go runs. Whoever opens it in that moment
+shares the next clone with another; git's own locks stand between the two then."""
 _HALF = "objects/*/tmp_*"
 """Packs and objects that were not finished."""
 _KIND = "git3:"
@@ -47,11 +53,20 @@ class Clone:
 
 
 class Clones:
-    """The clones below some directories, of which all together keep ``most`` bytes."""
+    """The clones below some directories, of which all together keep ``most`` bytes; each directory keeps
+    ``most_clones``. ``wall``: now, in epoch seconds."""
 
-    def __init__(self, directories: tuple[Path, ...], most: int) -> None:
+    def __init__(
+        self,
+        directories: tuple[Path, ...],
+        most: int,
+        most_clones: int = MOST_CLONES,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._directories = directories
         self._most = most
+        self._most_clones = most_clones
+        self._wall = wall
         self._measured: dict[Path, tuple[int, int]] = {}
         """Bytes, and when that was the last change."""
 
@@ -81,6 +96,7 @@ class Clones:
             measured[clone.path] = known
         self._measured = measured
         self._evict()
+        self._trim()
 
     def clear_out(self) -> None:
         """Remove those into which nothing was ever fetched, as of what does not exist, and locks of clones
@@ -92,10 +108,7 @@ class Clones:
                         self._remove(clone, "nothing was fetched into it")
         for directory in self._directories:
             for lock in directory.glob("*.lock"):
-                clone = Clone(lock.with_suffix(""), "")
-                with _held(clone) as held:
-                    if held and not clone.path.exists():
-                        lock.unlink()
+                _unlock(lock)
 
     def used(self, concerns: Callable[[Clone], bool]) -> None:
         """A run has used the clones that ``concerns`` says, well or not: measure what changed, and keep to
@@ -138,14 +151,37 @@ class Clones:
         return 0 < adopted == len(every)
 
     def _evict(self) -> None:
-        if self.size <= self._most:
-            return
-        for clone in sorted(self._all(), key=_last_used):
-            if self.size <= self._most:
-                return
+        for directory in self._directories:
+            surplus = sum(path.parent == directory for path in self._measured) - self._most_clones
+            if surplus > 0:
+                removing = self._removing(_below(directory), f"more than {self._most_clones} clones")
+                for removed, _ in enumerate(removing, 1):
+                    if removed >= surplus:
+                        break
+        if self.size > self._most:
+            for _ in self._removing(self._all(), "no room for all (setting direct_max_size)"):
+                if self.size <= self._most:
+                    break
+
+    def _removing(self, clones: list[Clone], reason: str) -> Iterator[None]:
+        """Remove one after the other, save such as are in use: first those into which nothing was fetched,
+        then those used longest ago."""
+        for clone in sorted(clones, key=lambda clone: (_has_refs(clone), _last_used(clone))):
             with _held(clone) as held:
                 if held:
-                    self._remove(clone, "no room for all (setting direct_max_size)")
+                    self._remove(clone, reason)
+                    yield
+
+    def _trim(self) -> None:
+        """Remove old locks of clones that are gone, where there are too many: while somebody asks all the
+        time for what does not exist, there is no moment in which no go runs."""
+        for directory in self._directories:
+            locks = list(directory.glob("*.lock"))
+            if len(locks) > 2 * self._most_clones:
+                for lock in locks:
+                    with contextlib.suppress(OSError):
+                        if self._wall() - lock.stat().st_mtime >= OLD_SECONDS:
+                            _unlock(lock)
 
     def _remove(self, clone: Clone, reason: str) -> None:
         with contextlib.suppress(OSError):
@@ -194,6 +230,14 @@ def _held(clone: Clone) -> Iterator[bool]:
         yield True
     finally:
         os.close(fd)
+
+
+def _unlock(lock: Path) -> None:
+    """Remove the lock of a clone that is gone. OSError."""
+    clone = Clone(lock.with_suffix(""), "")
+    with _held(clone) as held:
+        if held and not clone.path.exists():
+            lock.unlink()
 
 
 def _url(path: Path) -> str:
