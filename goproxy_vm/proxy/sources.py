@@ -122,9 +122,12 @@ class _Opening:
         async def known_mod(module: str, version: str) -> str:
             return (await store.known(module, version)).mod or ""
 
+        processes = settings.direct_processes
         direct = Direct(
             options,
-            FairSlots(settings.direct_processes, parts=2),
+            FairSlots(processes, parts=2),
+            # Whoever may have no private modules does not keep all processes from those who may.
+            public=FairSlots(max(1, processes - 1), parts=2),
             room=await self._room(store),
             known_mod=known_mod,
             roads=self.roads,

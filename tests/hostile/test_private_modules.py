@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -101,6 +102,39 @@ async def test_a_public_module_does_not_lead_to_a_private_host(bed: Bed) -> None
     direct = await bed.start(private="code.corp.example", modules="*")
     assert type(await failure(direct.source(private=False), zipped(module, "v1.0.0"))) is Denied
     assert ours.requests == []
+
+
+async def test_public_modules_that_never_come_keep_no_private_one_waiting(
+    serve: Serve, bed: Bed, upstream: FakeUpstream
+) -> None:
+    """As many VMs as there are processes ask a server of theirs, which is in no hurry."""
+    public = Repositories(bed.directory / "public", "code.example.test")
+    slow = await bed.stack.enter_async_context(GitServer(public, bed.authority, bed.names, public=True))
+    for number in range(3):
+        public.shape("root", f"team/m{number}")
+    module = bed.repositories.shape("root", "team/real").module
+    host = await private(
+        serve,
+        bed,
+        f"{upstream.url},direct",  # type: ignore[arg-type]
+        direct_modules="code.example.test",
+        direct_processes=2,
+        stall_timeout=60.0,
+        trusted_proxies=(ip_network("127.0.0.0/8"),),
+    )
+    gate = slow.hold("*go-get=1")
+    asking = [
+        asyncio.create_task(
+            host.get(f"/code.example.test/team/m{each}/@v/list", X_Forwarded_For=f"192.0.2.{each}")
+        )
+        for each in range(3)
+    ]
+    await asyncio.wait_for(gate.arrived.wait(), 20)
+    got = await asyncio.wait_for(host.get(f"/{module}/@v/list", X_Forwarded_For="192.0.2.9"), 20)
+    assert got.status == 200
+    assert not any(task.done() for task in asking)
+    gate.open()
+    assert {got.status for got in await asyncio.gather(*asking)} == {200}
 
 
 @pytest.mark.parametrize("named", ["directory", "url"])

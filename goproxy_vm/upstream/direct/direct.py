@@ -56,7 +56,8 @@ log = get_logger("upstream")
 class Direct:
     """Fetches modules by the go command; one per server. :meth:`start` it; one event loop.
 
-    ``slots``: who of those that wait is next; ``room``: False while the disk has none to spare; ``roads``:
+    ``slots``: who of those that wait is next, ``public``: of those that want public modules, if they have
+    slots of their own; ``room``: False while the disk has none to spare; ``roads``:
     names and connections, otherwise those of this host; ``environ``: names the proxies on the
     way out; ``known_mod``: the h1 of a version's ``.mod`` that is stored, or ""; ``confined``: by Landlock,
     where the kernel has it.
@@ -67,6 +68,7 @@ class Direct:
         options: Options,
         slots: Slots,
         *,
+        public: Slots | None = None,
         room: Callable[[], bool] = lambda: True,
         roads: Roads | None = None,
         environ: Mapping[str, str] = os.environ,
@@ -75,7 +77,7 @@ class Direct:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
-        self._slots = slots
+        self._slots = {True: slots, False: public or slots}
         self._room = room
         self._roads = roads or Roads()
         self._environ = environ
@@ -229,7 +231,9 @@ class Direct:
             raise judge.of_disk(error).failure(wanted.what) from error
         if full:
             raise judge.FULL.failure(wanted.what)
-        joint = Joint(wanted, self._runs / secrets.token_hex(8), self._slots.claim(client))
+        joint = Joint(
+            wanted, self._runs / secrets.token_hex(8), self._slots[wanted.target.private].claim(client)
+        )
         joint.task = asyncio.create_task(self._run(fetcher, joint), name="direct")
         self._joints[wanted.key] = joint
         self._running.add(joint)
