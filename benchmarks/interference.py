@@ -10,12 +10,13 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from benchmarks import load, tree, wide
+from benchmarks import load, repositories, tree, wide
 from benchmarks.servers import CLIENT_CORE, SERVER_CORE, Target, fetch, ours
 from benchmarks.slow import counting
 from tests.fakes.modules import build_zip
@@ -24,6 +25,11 @@ HIT = f"/{tree.MODULE}/@v/v1.0.2.info"
 MISSES = 50
 SMALL_ZIPS = 10_000
 LARGE = 80 << 20
+VERSIONS = 200
+"""Of each repository, of which each round has one of its own."""
+CONTROL = "cold versions from version control"
+LONGER = 3
+"""How many times longer that goes on: beside a busy server, which comes before it, each takes seconds."""
 
 
 def many(root: Path, count: int) -> None:
@@ -77,18 +83,27 @@ def main() -> None:
         many(root / "tree", options.zips)
         write_large(root / "tree")
         upstream, _ = stack.enter_context(counting(root / "tree", 0.2))
-        arguments = ("--sumdb", "off", "--max-size", "2GB", "--access-log", "off", "--scrub-interval", "0")
-        target = stack.enter_context(ours(cache, upstream, *arguments, python=options.python))
+        arguments = ["--sumdb", "off", "--max-size", "2GB", "--access-log", "off", "--scrub-interval", "0"]
+        environ, modules = {}, []
+        if lacking := repositories.missing():
+            print(f"{CONTROL}: left out: {lacking}", flush=True)
+        else:
+            control = stack.enter_context(repositories.served(root / "control", options.rounds, VERSIONS))
+            environ, modules = {"HTTPS_PROXY": control.proxy}, control.modules
+            arguments += control.options
+        target = stack.enter_context(
+            ours(cache, upstream, *arguments, environ=environ, python=options.python)
+        )
         fetch(target.url + HIT)
         listed = root / "list"
         listed.write_text(
             "".join(f"/example.com/many/@v/v1.{number}.0.mod\n" for number in range(options.zips))
         )
 
-        def hits() -> load.Run:
+        def hits(seconds: int) -> load.Run:
             if not options.wide:
-                return load.wrk(target, HIT, 8, options.seconds)
-            return load.wrk(target, "/", 8, options.seconds, *wide.script(listed, "uniform"))
+                return load.wrk(target, HIT, 8, seconds)
+            return load.wrk(target, "/", 8, seconds, *wide.script(listed, "uniform"))
 
         def misses(over: threading.Event) -> None:
             process = client(target, "/example.com/many/@v/v9.{}.0.info", 100_000, MISSES)
@@ -109,20 +124,33 @@ def main() -> None:
                 fetch(f"{target.url}/example.com/large/@v/v1.{number}.0.zip")
                 number += 1
 
+        def fetch_cold(over: threading.Event) -> None:
+            module = modules.pop()
+            brought.append(0)
+            process = client(target, f"/{module}/@v/v1.{{}}.0.zip", VERSIONS, 4)
+            over.wait(60)
+            process.kill()
+            process.wait()
+            with suppress(urllib.error.HTTPError):  # there is none
+                brought[-1] = len(fetch(f"{target.url}/cached-only/{module}/@v/list").split())
+
         rows = []
+        brought: list[int] = []
         for name, work in (
             ("50 slow misses", misses),
             (f"evicting {options.zips} zips", evict),
             ("a scrub", scrub),
             ("proving zips of 80 MB", prove),
+            *([(CONTROL, fetch_cold)] if modules else []),
         ):
             idle, busy = [], []
+            seconds = options.seconds * (LONGER if work is fetch_cold else 1)
             for _ in range(options.rounds):
                 if work is evict or work is scrub or not idle:
                     fill(target, options.zips)
-                idle.append(hits())
+                idle.append(hits(seconds))
                 with beside(work):
-                    busy.append(hits())
+                    busy.append(hits(seconds))
             quiet, noisy = load.median(idle), load.median(busy)
             rows.append(
                 [
@@ -136,10 +164,10 @@ def main() -> None:
             print(*rows[-1], flush=True)
     text = load.table(["beside", "p99 idle ms", "p99 ms", "ratio", "requests/s, ratio"], rows)
     what = f"the `.mod` of {options.zips} versions" if options.wide else "one `.info`"
-    load.write(
-        "Interference, wide" if options.wide else "Interference",
-        f"8 connections on {what}; server and worker on core {SERVER_CORE}.\n\n{text}",
-    )
+    said = f"8 connections on {what}; server, worker, go and git on core {SERVER_CORE}."
+    if brought:
+        said += f" Version control: {' + '.join(map(str, brought))} versions in {options.rounds} rounds."
+    load.write("Interference, wide" if options.wide else "Interference", f"{said}\n\n{text}")
 
 
 def write_large(root: Path) -> None:
