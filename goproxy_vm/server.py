@@ -17,15 +17,15 @@ from goproxy_vm import __version__
 from goproxy_vm.admin.api import Api
 from goproxy_vm.admin.app import ADMIN_CONNECTIONS, LOCAL_CONNECTIONS, admin_app
 from goproxy_vm.admin.auth import Guard, admin_token
-from goproxy_vm.admin.details import not_http, refusal
 from goproxy_vm.admin.gatekeeping import Gatekeeping
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.admin.routes import routes
+from goproxy_vm.admin.serving import NEVER, administer, local_socket
 from goproxy_vm.admin.status import Activity, InForce
 from goproxy_vm.cache.background import cancel, supervised
 from goproxy_vm.cache.store import Store
 from goproxy_vm.config import keys
-from goproxy_vm.config.token import SOCKET_NAME, private_tokens
+from goproxy_vm.config.token import private_tokens
 from goproxy_vm.console.greeting import Serving, greeting, said
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import (
@@ -39,6 +39,7 @@ from goproxy_vm.observe.metrics import RULES, Metrics
 from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import Repacker, ZipProver
+from goproxy_vm.proxy.advisories import AdvisoryWatch, open_advisories
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proxy import Proxy
@@ -54,22 +55,14 @@ from goproxy_vm.web.forwarded import Forwarded
 from goproxy_vm.web.front import Front
 from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http_protocol import HttpProtocol
-from goproxy_vm.web.listener import Bound, Listener, bind, bind_unix, reachable, url_of
+from goproxy_vm.web.listener import Bound, Listener, bind, reachable, url_of
 from goproxy_vm.web.shares import most_connections, most_kept, most_of_one
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from goproxy_vm.config import Settings, Shown
 
-NEVER = 1e8
-"""Seconds of aiohttp's idle timer: it does not see what the short cut sends; ours does."""
-SOCKET_MODE = 0o600
-"""Permissions of the socket that commands use."""
-ADMIN_SHUTDOWN = 2.0
-"""Seconds that answers of the admin listener may take to finish at a stop."""
-LINGERING = 2.0
-"""Seconds for which the rest of an API request's body is still taken after the answer, and thrown away."""
 RELOADED = (
     "admin_token",
     "admin_token_file",
@@ -130,6 +123,7 @@ class Server:
         self.store: Store
         self.proxy: Proxy
         self.mirror: SumdbMirror | None = None
+        self.advisories: AdvisoryWatch | None = None
         self.operations: Operations
         self._reloading = asyncio.Lock()
 
@@ -233,6 +227,8 @@ class Server:
         if database is not None:
             self.mirror = mirror = SumdbMirror(settings, gate, database, proofs, slots)
             stack.push_async_callback(mirror.close)
+        advisories = open_advisories(stack, settings, gate, store, sources.vulndb, slots)
+        self.advisories = advisories
         toolchains = Toolchains(proxy, store, Repacker())
         stack.push_async_callback(toolchains.close)
         access = AccessLog(settings.access_log)
@@ -272,6 +268,7 @@ class Server:
             forwarded,
             toolchains,
             front,
+            advisories.mirror if advisories else None,
         )
         server = web.Server(handler, handler_cancellation=True)
         in_all = most_connections(open_files, settings.max_misses)
@@ -306,7 +303,10 @@ class Server:
             store,
             proxy,
             __version__,
-            lambda: mirror.fetches_in_flight if mirror else 0,
+            lambda: (
+                (mirror.fetches_in_flight if mirror else 0)
+                + (advisories.mirror.fetches_in_flight if advisories else 0)
+            ),
             activity,
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
             direct.forget if direct else None,
@@ -316,53 +316,23 @@ class Server:
         token = await asyncio.to_thread(admin_token, settings)
         guards = [Guard(token), Guard(token, users={0, os.geteuid()})]
         self._guards, self._handler, self._front, self._connections = guards, handler, front, connections
-        every = routes(operations, Gatekeeping(gate, rulebook, proxy, operations))
-        await self._administer(stack, Api(every, guards[0]), admin, ADMIN_CONNECTIONS)
-        local = self._local_socket(stack, admin)
+        every = routes(operations, Gatekeeping(gate, rulebook, proxy, operations), advisories)
+
+        async def serve_admin(guard: Guard, sockets: list[Bound], most: int) -> None:
+            api = Api(every, guard)
+            app = admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api, advisories)
+            await administer(stack, app, sockets, most, settings.send_timeout)
+
+        await serve_admin(guards[0], admin, ADMIN_CONNECTIONS)
+        local = local_socket(stack, settings.cache_dir, admin)
         if local is not None:
-            await self._administer(stack, Api(every, guards[1]), [local], LOCAL_CONNECTIONS)
+            await serve_admin(guards[1], [local], LOCAL_CONNECTIONS)
             self.admin_socket = local.sock.getsockname()
         listener.start()
         stack.push_async_callback(listener.stop, settings.shutdown_timeout)
         self.urls = listener.urls
         self.url = listener.urls[0]
         self.admin_url = url_of(admin[0].sock)
-
-    def _local_socket(self, stack: AsyncExitStack, admin: Sequence[Bound]) -> Bound | None:
-        """The socket in the cache directory, which is ours alone by now; without it the rest is served."""
-        path = str(self._settings.cache_dir.absolute() / SOCKET_NAME)
-        if any(url_of(each.sock) == f"unix:{path}" for each in admin):
-            return None
-        try:
-            bound = bind_unix(path, SOCKET_MODE)
-        except OSError as error:
-            log.warning("admin socket not served", path=path, reason=error.strerror or str(error))
-            return None
-        stack.callback(bound.close)
-        return bound
-
-    async def _administer(self, stack: AsyncExitStack, api: Api, sockets: Sequence[Bound], most: int) -> None:
-        """Serve API, metrics and health on ``most`` connections, with timers as the main listener's."""
-        app = admin_app(self.store, self.metrics, lambda: self.operations.fetches_in_flight, api)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        server = runner.server
-        if server is None:
-            raise StartError("admin_listen: it cannot be served")
-        connections = Connections(
-            lambda: HttpProtocol(
-                server, not_http, access_log=None, keepalive_timeout=NEVER, lingering_time=LINGERING
-            ),
-            most=most_of_one(most, most),
-            in_all=most,
-            send_timeout=self._settings.send_timeout,
-            bodies=True,
-            refusal=refusal,
-        )
-        listener = Listener(server, connections, sockets)
-        listener.start()
-        stack.push_async_callback(listener.stop, ADMIN_SHUTDOWN)
 
     def _sockets(self, stack: AsyncExitStack) -> tuple[list[Bound], list[Bound]]:
         """What to listen on: sockets handed over by systemd first, else what the settings name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from goproxy_vm.admin.api import Api
     from goproxy_vm.cache.store import Store
     from goproxy_vm.observe.metrics import Metrics
+    from goproxy_vm.proxy.advisories import AdvisoryWatch
 
 ADMIN_CONNECTIONS = 64
 """Connections of the admin listener at a time."""
@@ -64,7 +65,13 @@ async def _name(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER
 
 
-def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api: Api) -> web.Application:
+def admin_app(
+    store: Store,
+    metrics: Metrics,
+    in_flight: Callable[[], int],
+    api: Api,
+    advisories: AdvisoryWatch | None = None,
+) -> web.Application:
     """The application behind ``admin_listen``; ``in_flight`` counts the fetches under way."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -74,6 +81,7 @@ def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api:
         return web.Response(text=f"{readiness(store)}\n")
 
     async def scrape(_: web.Request) -> web.Response:
+        report = None if advisories is None else advisories.report
         page = metrics.render(
             gauges(
                 await store.figures.status(),
@@ -81,6 +89,7 @@ def admin_app(store: Store, metrics: Metrics, in_flight: Callable[[], int], api:
                 store.vms.releases(),
                 reached=store.target_reached,
                 writable=store.writable,
+                vulnerable=None if report is None else report.total,
             )
         )
         return web.Response(body=page, headers={"Content-Type": EXPOSITION})

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def gauges(
-    cache: CacheStatus, fetches_in_flight: int, vms: Mapping[str, int], *, reached: bool, writable: bool
+    cache: CacheStatus,
+    fetches_in_flight: int,
+    vms: Mapping[str, int],
+    *,
+    reached: bool,
+    writable: bool,
+    vulnerable: int | None = None,
 ) -> Iterator[Metric]:
     """``vms`` counts them by release of Go. ``reached``: the janitor's last pass for room got there;
-    ``writable``: so was the last write."""
+    ``writable``: so was the last write; ``vulnerable`` is None where nobody can tell."""
     by = ("kind",)
     sizes: dict[Labels, float] = {(kind,): float(size) for kind, size in cache.sizes.items()}
     sizes |= {("answers",): cache.answers_bytes, ("sumdb",): cache.sumdb_bytes}
@@ -31,6 +37,8 @@ def gauges(
     yield gauge("cache_entries", "What is stored, in number.", by, entries)
     running: dict[Labels, float] = {(release,): float(count) for release, count in vms.items()}
     yield gauge("vms", "VMs that have reported within seven days, by their release of Go.", ("go",), running)
+    known: dict[Labels, float] = {} if vulnerable is None else {(): float(vulnerable)}
+    yield gauge("vulnerable_versions", "Stored versions that an advisory is about.", (), known)
     for name, help_, value in (
         ("fetches_in_flight", "Fetches from upstreams under way or not on disk yet.", fetches_in_flight),
         ("cache_limit_bytes", "Bytes that stored files and downloads may use.", cache.limit_bytes),

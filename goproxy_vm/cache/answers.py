@@ -43,6 +43,8 @@ MOST_SPARE = 64 << 20
 """Bytes left so at most."""
 ABSENT = "absent/"
 """What the keys of absences begin with; no module path does, for want of a dot."""
+VULNDB = "vulndb"
+"""What the keys of files of the vulnerability database begin with, before a slash; and their tag."""
 UNBOUNDED = sys.maxsize
 OVERHEAD = 64 << 10
 """Bytes that a write may take beside its values: pages of indexes, and what the file has to begin with."""
@@ -58,7 +60,9 @@ class Desks:
 
 def module_of(key: str) -> str:
     """The module that an answer is about, by its key, which is the path that was asked for, after ``absent/``
-    perhaps; empty where it is about none."""
+    perhaps; ``vulndb`` where it is a file of the vulnerability database, empty where it is about none."""
+    if key.startswith(f"{VULNDB}/"):
+        return VULNDB
     escaped, at, _ = key.removeprefix(ABSENT).partition("/@")
     try:
         return unescape_path(escaped) if at else ""

@@ -114,6 +114,12 @@ class Settings:
     nosumdb: str = _key(
         values.PATTERNS, "", "modules that the checksum database does not know, as in GONOSUMDB"
     )
+    vulndb: str = _key(
+        values.VULNDB,
+        "off",
+        "the Go vulnerability database that is mirrored under /vulndb/ and held against what is stored, such "
+        "as https://vuln.go.dev",
+    )
     private: str = _key(
         values.PATTERNS,
         "",

@@ -19,6 +19,7 @@ from goproxy_vm.config.goversion import parse_go_version
 from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
 from goproxy_vm.config.text import MASKED, quoted
+from goproxy_vm.config.vulndb import parse_vulndb
 from goproxy_vm.protocol.names import check_pattern
 from goproxy_vm.protocol.policy import Rule
 from goproxy_vm.protocol.selector import normalize
@@ -383,6 +384,9 @@ HOSTS: Form[frozenset[str]] = Form(
 DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
 CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
 URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
+VULNDB: Form[str] = Form(
+    lambda text: parse_vulndb(text, _url), "http(s)://HOST[:PORT][/PATH], file:///DIRECTORY or off", "URL"
+)
 FILE: Form[Path | None] = Form(_file, "a file's path, or nothing", "FILE")
 HOME: Form[Path | None] = Form(_file, "a directory's path, or nothing", "DIR")
 TOKEN: Form[str] = Form(token, "16 to 1024 visible ASCII characters, or nothing", "TOKEN")

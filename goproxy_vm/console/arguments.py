@@ -185,6 +185,8 @@ class Commands:
         self._add_removing()
         self._add_gate()
         _limit(self._command("vms", "VMs that have told of themselves, those seen last first"), 1_000_000)
+        vulns = self._command("vulns", "stored versions that advisories are about (setting vulndb)")
+        _limit(vulns, 1_000_000)
         refresh = self._command("refresh", "forget a module's cached list, @latest, queries and absences")
         refresh.add_argument("module", metavar="MODULE", type=_module)
         self._add_pins()

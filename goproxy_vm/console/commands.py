@@ -86,6 +86,10 @@ class Console:
         """What VMs have told of themselves."""
         self._show(self._paged("vms", given.limit), tables.vms)
 
+    def vulns(self, given: argparse.Namespace) -> None:
+        """Stored versions that advisories are about."""
+        self._show(self._paged("vulnerabilities", given.limit), tables.vulns)
+
     def show(self, given: argparse.Namespace) -> None:
         """One version."""
         module, version = given.version

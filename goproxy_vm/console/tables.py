@@ -286,6 +286,21 @@ def refreshed(answer: Json) -> list[str]:
     return [f"{answer['module']}: {plural(answer['forgotten'], 'cached answer')} forgotten"]
 
 
+def vulns(answer: Json) -> list[str]:
+    """Stored versions that advisories are about, an advisory a line."""
+    rows = [
+        (f"{each['module']}@{each['version']}", one["id"], one["fixed"] or "none", one["summary"][:60])
+        for each in answer["items"]
+        for one in each["advisories"]
+    ]
+    lines = table(("VERSION", "ADVISORY", "FIXED IN", "SUMMARY"), rows) if rows else []
+    shown, total = len(answer["items"]), answer["total"]
+    listed = f"; {shown:,} of them listed" if shown < total else ""
+    unread = f", of which {answer['unread']:,} could not be read," if answer["unread"] else ""
+    database = f"{answer['database']['url']} as of {moment(answer['database']['modified'])}"
+    return [*lines, f"advisories{unread} are about {plural(total, 'stored version')}{listed}; {database}"]
+
+
 def pins(answer: Json) -> list[str]:
     """All pins. Their bytes are those of zips: nothing else would be evicted for room."""
     rows = [

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-ENDPOINTS = ("list", "latest", "info", "mod", "zip", "sumdb", "other")
+ENDPOINTS = ("list", "latest", "info", "mod", "zip", "sumdb", "vulndb", "other")
 RESULTS = ("hit", "miss", "collapsed", "stale", "negative", "refused", "pending", "error")
 SOURCES = ("cache", "upstream", "other")
 UPSTREAM_OUTCOMES = (

@@ -42,13 +42,15 @@ LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """``upstreams`` are those of the setting of that name, ``private`` what private modules come from, and
-    ``database`` the checksum database, None where the settings name none."""
+    """``upstreams`` are those of the setting of that name, ``private`` what private modules come from,
+    ``database`` the checksum database and ``vulndb`` the vulnerability database; None where the settings name
+    none."""
 
     upstreams: Upstreams
     private: Upstreams | None
     direct: Direct | None
     database: ChecksumDatabase | None
+    vulndb: Upstreams | None
 
     @classmethod
     async def open(
@@ -75,7 +77,10 @@ class Sources:
         private = None
         if settings.private:
             private = await opening.upstreams(PRIVATE, direct=direct.source(private=True) if direct else None)
-        return cls(upstreams, private, direct, await opening.database(store, upstreams, slots))
+        vulndb = None
+        if settings.vulndb:
+            vulndb = await opening.upstreams(parse_upstreams(settings.vulndb), database=True)
+        return cls(upstreams, private, direct, await opening.database(store, upstreams, slots), vulndb)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ class Upstreams:
     """Fetches files from the first upstream that has them, by the rules of PROTOCOL §2.
 
     Where it was not started, as in offline mode, nothing can be asked: each fetch is an UpstreamError that
-    says so. ``name`` is this server's in CDN-Loop. ``database`` is set where they are the checksum database
-    itself and bring no modules. ``direct`` is what an entry of that name means.
+    says so. ``name`` is this server's in CDN-Loop. ``database`` is set where they are a database
+    and bring no modules. ``direct`` is what an entry of that name means.
     """
 
     def __init__(

@@ -30,6 +30,8 @@ from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
 from goproxy_vm.protocol.request import ModuleResource, Request, parse
+from goproxy_vm.protocol.vulndb import PREFIX as VULNDB
+from goproxy_vm.protocol.vulndb import parse_path
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
 from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.toolchains import zip_of
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.mirror import SumdbMirror
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.proxy.toolchains import Toolchains
+    from goproxy_vm.proxy.vulndb import VulndbMirror
     from goproxy_vm.web.forwarded import Forwarded, Requester
     from goproxy_vm.web.front import Front
 
@@ -94,8 +97,9 @@ class Handler:
         forwarded: Forwarded,
         toolchains: Toolchains,
         front: Front | None = None,
+        vulndb: VulndbMirror | None = None,
     ) -> None:
-        """``name`` is this server's in CDN-Loop."""
+        """``name`` is this server's in CDN-Loop; ``vulndb`` None where no such database is mirrored."""
         self._settings = settings
         self._name = name
         self._front = front
@@ -104,6 +108,7 @@ class Handler:
         self._proxy = proxy
         self._sumdb = sumdb
         self._toolchains = toolchains
+        self._vulndb = vulndb
         self._metrics = metrics
         self._upstreams = upstreams
         self._reader = reader
@@ -216,21 +221,14 @@ class Handler:
         if path == SEEN:
             keep = request.method == hdrs.METH_GET
             return seen(self._store.vms, requester.client, _raw_query(request), keep=keep)
+        if path.startswith(VULNDB):
+            return await self._advisories(path, request, requester.client)
         toolchain = zip_of(path)
         wanted = parse(path, self._sumdb_name) if toolchain is None else Request(toolchain)
-        forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
-        asker = Asker(
-            requester.client,
-            fetch=not (forbidden or wanted.cached_only),
-            patience=patience(request.headers.getall(PREFER, ())),
-            authorization=_only(request.headers.getall(hdrs.AUTHORIZATION, ())),
-        )
+        asker = self._asker(request, requester.client, cached_only=wanted.cached_only)
         resource = wanted.resource
         asked.resource(resource)
-        through = loop.names(request.headers.getall(loop.FIELD, ()))
-        if self._name in through:
-            raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
-        trail.begin(through, requester.client)
+        self._begin(request, requester.client)
         front = self._front
         since = 0 if front is None else front.generation
         if toolchain is not None:
@@ -244,6 +242,31 @@ class Handler:
         if front is not None and not wanted.cached_only:
             front.offer(request.raw_path, resource, answer, since)
         return answer
+
+    async def _advisories(self, path: str, request: web.BaseRequest, client: str) -> Answer:
+        if self._vulndb is None:
+            raise MalformedPath("no vulnerability database is mirrored here (setting vulndb)")
+        file = parse_path(path)
+        if file is None:
+            raise MalformedPath("not a file of a Go vulnerability database")
+        self._begin(request, client)
+        return await self._vulndb.get(file, self._asker(request, client))
+
+    def _asker(self, request: web.BaseRequest, client: str, *, cached_only: bool = False) -> Asker:
+        forbidden = request.headers.get("Disable-Module-Fetch", "").lower() == "true"
+        return Asker(
+            client,
+            fetch=not (forbidden or cached_only),
+            patience=patience(request.headers.getall(PREFER, ())),
+            authorization=_only(request.headers.getall(hdrs.AUTHORIZATION, ())),
+        )
+
+    def _begin(self, request: web.BaseRequest, client: str) -> None:
+        """From here on upstreams are asked on behalf of this request. Looped: it is one of our own."""
+        through = loop.names(request.headers.getall(loop.FIELD, ()))
+        if self._name in through:
+            raise Looped("this server asked for it itself: an upstream leads back here (setting upstream)")
+        trail.begin(through, client)
 
     def _check_client(self, client: str) -> None:
         if not allowed(self.networks, client):
@@ -296,6 +319,9 @@ class _Asked:
 
     def guess(self, path: str) -> None:
         """The metric's endpoint by the look of the path: malformed ones are counted too."""
+        if path.startswith(VULNDB):
+            self.endpoint = "vulndb"
+            return
         if "/@" not in path:
             self.endpoint = "sumdb" if "/sumdb/" in path else "other"
             return

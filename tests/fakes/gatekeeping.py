@@ -69,4 +69,6 @@ def every_route(operations: Any, most: int = 50) -> Any:
     """All routes of the admin API, over fakes."""
     gate = Gate(Settings(cache_dir=Path("/nowhere"), deny=RULES.parse(DENIED)))
     book = FakeRulebook(gate.rule, most)
-    return routes(operations, Gatekeeping(gate, cast("Any", book), cast("Any", FakeNewest()), operations))
+    return routes(
+        operations, Gatekeeping(gate, cast("Any", book), cast("Any", FakeNewest()), operations), None
+    )

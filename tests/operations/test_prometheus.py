@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.observe.metrics import Metrics
+from tests.fakes.vulndb import documents, write
 from tests.operations import promql
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def series() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics("1")
     metrics.add_upstream("goproxy.cn:443", lambda: (0, True))
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, KINDS, KINDS, *[0] * 8)
-    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True)).decode()
+    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0)).decode()
     found: dict[str, dict[str, set[str]]] = {"up": {}}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -205,7 +206,8 @@ def prometheus(directory: Path, target: str) -> Iterator[str]:
 @pytest.mark.timeout(120)
 async def test_prometheus_sees_the_server(serve: Serve, upstream: FakeUpstream, tmp_path: Path) -> None:
     """It finds the target, evaluates every rule, and has an answer for every panel."""
-    host = await serve(upstream)
+    write(tmp_path / "vulndb", documents([]))
+    host = await serve(upstream, vulndb=f"file://{tmp_path}/vulndb")
     with prometheus(tmp_path, host.server.admin_url.removeprefix("http://")) as api:
 
         async def ask(path: str, **query: str) -> Any:

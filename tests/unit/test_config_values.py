@@ -14,6 +14,7 @@ from goproxy_vm.config.values import (
     HOSTS,
     REPOSITORIES,
     URL,
+    VULNDB,
     Amount,
     amount,
     bounded_duration,
@@ -248,3 +249,32 @@ def test_private_for_everyone_is_warned_about() -> None:
         ("private_tokens_file", "/t"),
     ):
         assert warnings(**{key: value}) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("off", ""),
+        ("", ""),
+        ("https://vuln.go.dev", "https://vuln.go.dev"),
+        ("http://127.0.0.1:8080/vulndb/", "http://127.0.0.1:8080/vulndb"),
+        ("file:///srv/vuln db/", "file:///srv/vuln db"),
+    ],
+)
+def test_vulndb(text: str, value: str) -> None:
+    assert VULNDB.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("on", "vuln.go.dev", "ftp://vuln.go.dev", "https://user:secret@vuln.go.dev", "https://"),
+        *("file://", "file:///", "file://host/x", "file:srv", "file:///a%20b", "file:///a?b", "file:///a\nb"),
+        "https://vuln.go.dev|https://other.example",
+    ],
+)
+def test_no_vulndb(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (the form says what is allowed)
+        VULNDB.parse(text)
+    with pytest.raises(ConfigError, match=r"vulndb.*http\(s\)://HOST"):
+        load({"vulndb": text}, {}, None)

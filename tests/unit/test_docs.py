@@ -79,7 +79,11 @@ def test_annotated_file_explains_the_key(name: str, key: Key) -> None:
 
 def test_every_metric_is_in_the_docs() -> None:
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
-    page = Metrics("1").render(gauges(cache, 0, {"other": 0}, reached=True, writable=True)).decode()
+    page = (
+        Metrics("1")
+        .render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0))
+        .decode()
+    )
     names = {
         name.removesuffix("_created") for name in re.findall(r"^# TYPE (goproxy_vm_\w+)", page, re.MULTILINE)
     }
@@ -102,7 +106,7 @@ def test_the_docs_list_each_value_of_a_label() -> None:
     metrics.add_upstream("u", lambda: (0, True))
     kinds = dict.fromkeys(("info", "mod", "zip"), 1)
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, kinds, kinds, *[0] * 8)
-    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True)).decode()
+    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0)).decode()
     values: dict[tuple[str, str], set[str]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

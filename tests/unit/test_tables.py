@@ -73,3 +73,25 @@ def test_recovery_and_truncation() -> None:
     difference = {"a": "x", "b": "y", "came": [], "went": [], "bytes_came": 0, "bytes_freed": 0,
                   "freed_by_reason": {}, "truncated": True}  # fmt: skip
     assert tables.difference(difference) == ["...", "from x to y: 0 B came, 0 B freed"]
+
+
+def test_vulns() -> None:
+    one = {"id": "GO-2026-0001", "summary": "Trouble", "aliases": [], "fixed": "v1.2.0"}
+    other = {**one, "id": "GO-2026-0002", "fixed": None, "summary": "x" * 100}
+    answer = {
+        "database": {"url": "https://vuln.go.dev", "modified": "2026-01-02T03:04:05.000Z"},
+        "unread": 0,
+        "items": [{"module": "example.com/m", "version": "v1.0.0", "advisories": [one, other]}],
+        "total": 1,
+    }
+    lines = tables.vulns(answer)
+    assert [line.split()[:3] for line in lines[1:3]] == [
+        ["example.com/m@v1.0.0", "GO-2026-0001", "v1.2.0"],
+        ["example.com/m@v1.0.0", "GO-2026-0002", "none"],
+    ]
+    assert lines[2].endswith(" " + "x" * 60)
+    assert lines[3].startswith("advisories are about 1 stored version; https://vuln.go.dev as of 2026-01-0")
+    (last,) = tables.vulns({**answer, "items": [], "total": 12_345, "unread": 2})
+    assert last.startswith(
+        "advisories, of which 2 could not be read, are about 12,345 stored versions; 0 of them listed; "
+    )

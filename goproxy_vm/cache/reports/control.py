@@ -21,7 +21,7 @@ from goproxy_vm.protocol.selector import Selector, normalize
 from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from goproxy_vm.cache.answers import Answers
     from goproxy_vm.cache.core import Core
@@ -103,6 +103,11 @@ class Control:
         """What is stored of one version."""
         await self._settled()
         return await self._reading.run(self._reader.version, module, version)
+
+    async def zips_of(self, modules: Collection[str]) -> list[tuple[str, str]]:
+        """The versions of modules whose zip is stored, module by module."""
+        await self._core.queue.flushed()
+        return await self._reading.run(self._reader.zips_of, sorted(modules))
 
     async def _settled(self) -> None:
         """What was fetched and asked for until now is on record."""

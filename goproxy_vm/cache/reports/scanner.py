@@ -290,6 +290,16 @@ class Scanner:
             files,
         )
 
+    def zips_of(self, modules: Iterable[str]) -> list[tuple[str, str]]:
+        """The versions of modules whose zip is stored, module by module."""
+        # By the index of versions: + keeps SQLite from going through all zips for each module.
+        query = "SELECT module, version FROM files WHERE module = ? AND +kind = 'zip' AND +state = 0"
+        return [
+            (str(module), str(version))
+            for each in paused(modules)
+            for module, version in self.connection.execute(query, (each,))
+        ]
+
     def pins(self, pins: Mapping[str, str]) -> list[Pin]:
         """What pins cover, by pattern, each with its source: versions, and the bytes of their zips."""
         selectors = {pattern: Selector([pattern]) for pattern in paused(sorted(pins))}
