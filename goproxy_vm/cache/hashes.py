@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reader import Reader
-from goproxy_vm.cache.rows import BLOCK, Known, Proven, Victim, stray
+from goproxy_vm.cache.rows import BLOCK, Known, Proven, Sight, Victim, stray
 from goproxy_vm.errors import ContentError, Unavailable
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.artifact import HASHED
 from goproxy_vm.waiting import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from goproxy_vm.cache.core import Core
     from goproxy_vm.protocol.artifact import Artifact
@@ -26,8 +26,10 @@ log = get_logger("cache")
 class Hashes:
     """What is on record of versions whose files are to be stored, or are."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, wall: Callable[[], float] = time.time) -> None:
+        """``wall`` tells when a hash is seen first, in epoch seconds."""
         self._core = core
+        self._wall = wall
 
     async def hold(self, artifact: Artifact, h1: str | None, proven: Proven | None = None) -> None:
         """Hold a file that is to be stored to the hash first seen of it, or ``proven``.
@@ -72,7 +74,7 @@ class Hashes:
     async def _remember(self, artifact: Artifact, h1: str, proven: Proven | None) -> str:
         hold = self._core.index.hold
         try:
-            held = await self._core.ask(hold, artifact, h1, proven, time.time())
+            held = await self._core.ask(hold, artifact, h1, proven, self._wall())
         except sqlite3.Error as error:
             self._core.unavailable(error)
             raise Unavailable("this host cannot read its index") from error
@@ -95,11 +97,17 @@ class Hashes:
 
     async def _prove(self, module: str, version: str, proven: Proven) -> None:
         prove = partial(self._core.index.prove, fetched=False)
-        doubted = await self._core.attempt(
-            [], prove, module, version, proven.hashes, proven.database, time.time()
-        )
+        doubted = await self._core.attempt([], prove, module, version, proven, self._wall())
         self._core.memory.forget_known((module, version))
         self._doubt(doubted, proven)
+
+    async def first_sight(self, module: str, version: str, now: float) -> Sight:
+        """When a version was first asked about by this. Unavailable: the index cannot be read or written."""
+        try:
+            return await self._core.ask(self._core.index.first_sight, module, version, now)
+        except sqlite3.Error as error:
+            self._core.unavailable(error)
+            raise Unavailable("this host cannot use its index") from error
 
     def _doubt(self, doubted: Sequence[Victim], proven: Proven) -> None:
         for victim in doubted:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.reader import Doubts, Reader
-from goproxy_vm.cache.rows import BLOCK, VICTIM, Held, possible, stray, total, victim
+from goproxy_vm.cache.rows import BLOCK, VICTIM, Held, Sight, possible, stray, total, victim
 from goproxy_vm.cache.threads import paused
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.database import Database
     from goproxy_vm.cache.rows import Proven, Row, Sum, Touch, Victim
     from goproxy_vm.protocol.artifact import Artifact, Kind
+
+MOST_SEEN = 100_000
+"""Versions of which is kept when they were first seen, where no checksum database tells their age."""
 
 
 class Index(Reader):
@@ -227,7 +230,7 @@ class Index(Reader):
         failure = None
         try:
             if proven is not None:
-                doubted = self.prove(artifact.module, artifact.version, proven.hashes, proven.database, now)
+                doubted = self.prove(artifact.module, artifact.version, proven, now)
         except sqlite3.Error as error:
             failure = error
         recorded = self.known(artifact.module, artifact.version).h1(artifact.kind)
@@ -244,8 +247,7 @@ class Index(Reader):
         self,
         module: str,
         version: str,
-        hashes: dict[str, str],
-        database: str,
+        proven: Proven,
         now: float,
         *,
         fetched: bool = True,
@@ -260,12 +262,15 @@ class Index(Reader):
         if not (fetched or self.known(module, version).on_record):
             return doubted
         with self._database.transaction():
-            for kind, h1 in hashes.items():
+            for kind, h1 in proven.hashes.items():
+                # Another hash is seen first now.
                 self._connection.execute(
-                    "INSERT INTO known (module, version, kind, h1, seen, database) VALUES (?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET h1 = excluded.h1, database = excluded.database"
+                    "INSERT INTO known (module, version, kind, h1, seen, database, number)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET h1 = excluded.h1,"
+                    " seen = iif(h1 = excluded.h1, seen, excluded.seen),"
+                    " database = excluded.database, number = excluded.number"
                     " WHERE h1 = excluded.h1 OR database = ''",
-                    (module, version, kind, h1, now, database),
+                    (module, version, kind, h1, now, proven.database, proven.number),
                 )
                 doubted += self._doubt(
                     "module = ? AND version = ? AND kind = ? AND h1 <> ?", module, version, kind, h1
@@ -285,6 +290,26 @@ class Index(Reader):
             ((each.path, each.kind.value, each.bytes // BLOCK) for each in doubted),
         )
         return doubted
+
+    def first_sight(self, module: str, version: str, now: float) -> Sight:
+        """When a version was first asked about by this: now, if it was not yet. Of more than ``MOST_SEEN``
+        those that were seen first go, which are old by now."""
+        since = self._database.number("sights_since", now)
+        found = "SELECT seen FROM first_seen WHERE module = ? AND version = ?"
+        row = self._connection.execute(found, (module, version)).fetchone()
+        if row is not None:
+            return Sight(row[0], min(since, row[0]))
+        with self._database.transaction():
+            self._connection.execute("INSERT INTO first_seen VALUES (?, ?, ?)", (module, version, now))
+            self._database.set("sights_since", since)
+            (count,) = self._connection.execute("SELECT count(*) FROM first_seen").fetchone()
+            if count > MOST_SEEN:
+                self._connection.execute(
+                    "DELETE FROM first_seen WHERE (module, version) IN"
+                    " (SELECT module, version FROM first_seen ORDER BY seen LIMIT ?)",
+                    (count - MOST_SEEN + MOST_SEEN // 100,),
+                )
+        return Sight(now, since)
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop the hashes known of versions: the next ones seen count as the first."""

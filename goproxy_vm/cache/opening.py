@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -107,6 +108,7 @@ class Parts:
     downloads: Threads
     published: Published
     min_free: int
+    wall: Callable[[], float]
 
 
 async def open_parts(
@@ -120,11 +122,13 @@ async def open_parts(
     boot: str,
     begin: Callable[[Database], LogicalClock] = begin_clock,
     free: Callable[[Path], int] = free_bytes,
+    wall: Callable[[], float] = time.time,
 ) -> Parts:
     """Take possession of a cache directory; ``stack`` leaves it again. StartError: it cannot be used.
 
     Nothing goes on by itself before :func:`begin_work`. ``begin`` has this run's clock go on where the
-    index says that the last one's was; ``free`` tells the bytes that a directory's file system has left.
+    index says that the last one's was; ``free`` tells the bytes that a directory's file system has left,
+    ``wall`` when hashes are seen first, in epoch seconds.
     """
     layout, health, usage = Layout.at(root), Health(), Usage()
     layout.prepare()
@@ -316,6 +320,7 @@ async def open_parts(
         downloads=threads["downloads"],
         published=published,
         min_free=min_free,
+        wall=wall,
     )
 
 

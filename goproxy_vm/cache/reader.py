@@ -122,15 +122,25 @@ class Reader:
     def known(self, module: str, version: str) -> Known:
         """The hashes first seen for that version."""
         rows = self._connection.execute(
-            "SELECT kind, h1, database FROM known WHERE module = ? AND version = ?", (module, version)
+            "SELECT kind, h1, database, seen, number FROM known WHERE module = ? AND version = ?",
+            (module, version),
         ).fetchall()
-        if not all(isinstance(value, str) for row in rows for value in row):
-            raise Impossible(f"known {module}@{version}")
-        found = {kind: (h1, database) for kind, h1, database in rows}
-        mod, mod_database = found.get("mod", (None, ""))
-        zip_, zip_database = found.get("zip", (None, ""))
-        on_record = bool(found) or self._stored(module, version)
-        return Known(mod, zip_, mod_database, zip_database, on_record=on_record)
+        for *texts, seen, number in rows:
+            sound = all(isinstance(text, str) for text in texts) and isinstance(seen, float)
+            if not sound or not (number is None or (isinstance(number, int) and number >= 0)):
+                raise Impossible(f"known {module}@{version}")
+        found = {kind: (h1, database, seen) for kind, h1, database, seen, _ in rows}
+        mod, mod_database, _ = found.get("mod", (None, "", None))
+        zip_, zip_database, zip_seen = found.get("zip", (None, "", None))
+        return Known(
+            mod,
+            zip_,
+            mod_database,
+            zip_database,
+            on_record=bool(found) or self._stored(module, version),
+            numbers={row[2]: row[4] for row in rows if row[4] is not None},
+            zip_seen=zip_seen,
+        )
 
     def _stored(self, module: str, version: str) -> bool:
         (found,) = self._connection.execute(

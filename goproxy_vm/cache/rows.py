@@ -67,6 +67,10 @@ class Known:
     zip_database: str = ""
     on_record: bool = field(default=False, compare=False)
     """Whether anything is on record of the version: a hash, or a file."""
+    numbers: dict[str, int] = field(default_factory=dict, compare=False)
+    """Those of the version's record in the logs of checksum databases, as far as they are on record."""
+    zip_seen: float | None = field(default=None, compare=False)
+    """When the zip's hash was first on record here, in epoch seconds of this host's clock."""
 
     def h1(self, kind: Kind) -> str | None:
         """The one of that kind."""
@@ -86,10 +90,20 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The h1 hashes of a version, by kind (mod, zip), that the log of a checksum database holds."""
+    """The h1 hashes of a version, by kind (mod, zip), that the log of a checksum database holds, in record
+    ``number``."""
 
     hashes: dict[str, str]
     database: str
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """When a version was first seen, and since when such sights are noted, in epoch seconds."""
+
+    seen: float
+    since: float
 
 
 class Touch(NamedTuple):

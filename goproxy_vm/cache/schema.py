@@ -108,5 +108,17 @@ SCHEMAS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        "ALTER TABLE known ADD COLUMN number INTEGER",  # of its record in the log of ``database``
+        """
+        CREATE TABLE first_seen (              -- versions that no checksum database knows the age of
+            module TEXT NOT NULL,
+            version TEXT NOT NULL,
+            seen REAL NOT NULL,                -- epoch seconds
+            PRIMARY KEY (module, version)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX first_seen_order ON first_seen (seen)",
+    ),
 )
 """Statements that lead from each schema version to the next."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from goproxy_vm.cache import tree
@@ -22,7 +23,7 @@ from goproxy_vm.cache.reader import Reader
 from goproxy_vm.cache.reading import Mismatch, open_stored
 from goproxy_vm.cache.recency import begin_clock
 from goproxy_vm.cache.reports.figures import Figures
-from goproxy_vm.cache.rows import Known, Proven
+from goproxy_vm.cache.rows import Known, Proven, Sight
 from goproxy_vm.cache.upkeep.strays import Strays
 from goproxy_vm.config import Settings
 from goproxy_vm.errors import NoRoom, Unavailable
@@ -90,7 +91,7 @@ class Store:
         self._memory = parts.core.memory
         self._queue = parts.core.queue
         self._exits = exits
-        self._hashes = Hashes(parts.core)
+        self._hashes = Hashes(parts.core, parts.wall)
         self._finder = Finder(parts.core, parts.scrub, parts.hits, parts.published)
         self.strays = Strays(
             parts.core,
@@ -116,13 +117,14 @@ class Store:
         boot: str | None = None,
         begin: Callable[[Database], LogicalClock] = begin_clock,
         free: Callable[[Path], int] = free_bytes,
+        wall: Callable[[], float] = time.time,
     ) -> Self:
         """Take possession of a cache directory, made if need be.
 
         ``lock_wait``: seconds to wait for another server to leave it. ``checkpoint``: called before each
         step of the write protocol, for tests. ``observer`` is told what goes and what was checked.
-        ``boot`` names this boot of the host, as the system does if None. ``begin`` and ``free``: see
-        :func:`open_parts`. StartError: it cannot be used, in one line that says why.
+        ``boot`` names this boot of the host, as the system does if None. ``begin``, ``free`` and ``wall``:
+        see :func:`open_parts`. StartError: it cannot be used, in one line that says why.
         """
         settings = settings or Settings(cache_dir=root)
         async with contextlib.AsyncExitStack() as stack:
@@ -136,6 +138,7 @@ class Store:
                 boot=boot_id() if boot is None else boot,
                 begin=begin,
                 free=free,
+                wall=wall,
             )
             begin_work(stack, parts, settings)
             return cls(parts, settings, stack.pop_all())
@@ -344,6 +347,10 @@ class Store:
     async def prove(self, module: str, version: str, proven: Proven) -> None:
         """As :meth:`Hashes.prove`."""
         await self._hashes.prove(module, version, proven)
+
+    async def first_sight(self, module: str, version: str, now: float) -> Sight:
+        """As :meth:`Hashes.first_sight`."""
+        return await self._hashes.first_sight(module, version, now)
 
     async def versions_with(self, module: str, *kinds: Kind) -> list[str]:
         """The versions of a module of which files of all these kinds are stored."""

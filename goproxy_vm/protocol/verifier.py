@@ -75,6 +75,12 @@ class LookupVerdict(Verdict):
     mod: str | None
     zip: str | None
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The h1 hashes that it has, by kind."""
+        found = {"mod": self.mod, "zip": self.zip}
+        return {kind: h1 for kind, h1 in found.items() if h1 is not None}
+
     def check(self, kind: Kind, h1: str) -> None:
         """Hold a file to its record: raises ChecksumMismatch, or ContentError where it has no line."""
         recorded = self.mod if kind is Kind.MOD else self.zip

@@ -15,7 +15,7 @@ import pytest
 
 from goproxy_vm.cache import tree
 from goproxy_vm.cache.health import FULL
-from goproxy_vm.cache.rows import Entry
+from goproxy_vm.cache.rows import Entry, Proven
 from goproxy_vm.cache.upkeep import beginning
 from goproxy_vm.config.sumdb import parse_sumdb
 from goproxy_vm.errors import Unavailable
@@ -91,7 +91,7 @@ async def test_an_index_that_cannot_be_written_at_the_start(
         for i in (1, 2):
             (await s.put(artifact(path(i, "mod")), b"x", h1="h1:x")).close()
             await s.core.queue.flushed()
-        await s.core.ask(s.core.index.prove, module(1), V, {"mod": "h1:x"}, "db", 1.0)
+        await s.core.ask(s.core.index.prove, module(1), V, Proven({"mod": "h1:x"}, "db"), 1.0)
     with closing(sqlite3.connect(root / "index.db")) as database:
         database.execute("UPDATE meta SET value = 1 WHERE key = 'running'")
         database.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from goproxy_vm.cache.database import Database
-from goproxy_vm.cache.index import Index
-from goproxy_vm.cache.rows import Entry, Known, Row, Sum, Touch
+from goproxy_vm.cache.database import Database, Impossible
+from goproxy_vm.cache.index import MOST_SEEN, Index
+from goproxy_vm.cache.rows import Entry, Known, Proven, Row, Sight, Sum, Touch
 from goproxy_vm.cache.schema import SCHEMAS
 from goproxy_vm.errors import StartError
 from goproxy_vm.protocol.artifact import Artifact, Kind
@@ -107,6 +108,85 @@ def test_the_hash_seen_first_stays(path: Path, index: Index) -> None:
     assert index.remember(artifact("a.b/@v/v1.0.0.mod"), "h1:mod", 2.0) == "h1:mod"
     assert index.known("a.b", "v1.0.0") == Known("h1:mod", "h1:first")
     assert query(path, "SELECT seen FROM known WHERE kind = 'zip'") == [(1.0,)]
+
+
+PROVEN = Proven({"mod": "h1:mod", "zip": "h1:zip"}, "db", 7)
+
+
+def test_the_number_of_a_record_is_kept_with_what_it_proves(index: Index) -> None:
+    index.prove("a.b", "v1.0.0", PROVEN, 5.0)
+    assert index.known("a.b", "v1.0.0").numbers == {"db": 7}
+    assert index.known("a.b", "v1.0.0").zip_seen == 5.0
+    index.prove("a.b", "v1.0.0", replace(PROVEN, database="other", hashes={"zip": "h1:zip"}, number=9), 6.0)
+    assert index.known("a.b", "v1.0.0").numbers == {"db": 7, "other": 9}
+    index.forget([("a.b", "v1.0.0")])
+    assert index.known("a.b", "v1.0.0").numbers == {}
+
+
+def test_a_hash_from_before_numbers_were_kept_gets_its_number(path: Path, index: Index) -> None:
+    index.prove("a.b", "v1.0.0", replace(PROVEN, number=None), 5.0)
+    assert index.known("a.b", "v1.0.0").numbers == {}
+    index.prove("a.b", "v1.0.0", PROVEN, 6.0, fetched=False)
+    assert index.known("a.b", "v1.0.0").numbers == {"db": 7}
+    assert query(path, "SELECT DISTINCT seen FROM known") == [(5.0,)]
+
+
+def test_another_hash_is_seen_first_when_it_is_proven(index: Index) -> None:
+    """Else bytes that were swapped would count as old as those in whose place they came."""
+    index.remember(artifact("a.b/@v/v1.0.0.zip"), "h1:swapped", 5.0)
+    index.prove("a.b", "v1.0.0", PROVEN, 900.0)
+    assert index.known("a.b", "v1.0.0").zip_seen == 900.0
+    index.prove("a.b", "v1.0.0", PROVEN, 1000.0)
+    assert index.known("a.b", "v1.0.0").zip_seen == 900.0
+
+
+def test_a_number_that_cannot_be_is_damage(path: Path, index: Index) -> None:
+    index.prove("a.b", "v1.0.0", PROVEN, 5.0)
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE known SET number = -1")
+    database.close()
+    with pytest.raises(Impossible, match=r"known a\.b@v1\.0\.0"):
+        index.known("a.b", "v1.0.0")
+
+
+def test_a_first_sight_stays_the_first(path: Path, index: Index) -> None:
+    assert index.first_sight("a.b", "v1.0.0", 5.0) == Sight(5.0, 5.0)
+    assert index.first_sight("a.b", "v1.0.0", 9.0) == Sight(5.0, 5.0)
+    assert index.first_sight("a.b", "v1.1.0", 9.0) == Sight(9.0, 5.0)
+    again = Database.open(path)
+    assert Index(again).first_sight("a.b", "v1.1.0", 70.0) == Sight(9.0, 5.0)
+    again.close()
+
+
+def test_first_sights_have_a_bound(path: Path, index: Index) -> None:
+    index.first_sight("a.b", "v1.0.0", 5.0)
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+            " INSERT INTO first_seen SELECT 'm' || i, 'v1.0.0', 10.0 + i FROM n",
+            (MOST_SEEN - 1,),
+        )
+    database.close()
+    index.first_sight("new", "v1.0.0", 1e6)
+    ((count,),) = query(path, "SELECT count(*) FROM first_seen")
+    assert count == MOST_SEEN - MOST_SEEN // 100
+    assert index.first_sight("new", "v1.0.0", 2e6) == Sight(1e6, 5.0)
+    assert index.first_sight("a.b", "v1.0.0", 3e6) == Sight(3e6, 5.0), "it was the first to go"
+
+
+def test_the_second_schema_is_migrated(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        for statement in (*SCHEMAS[0], *SCHEMAS[1], "PRAGMA user_version = 2"):
+            database.execute(statement)
+        database.execute("INSERT INTO known VALUES ('a.b', 'v1.0.0', 'zip', 'h1:zip', 5.0, 'db')")
+    database.close()
+    opened = Database.open(path)
+    known = Index(opened).known("a.b", "v1.0.0")
+    assert (known, known.numbers, known.zip_seen) == (Known(None, "h1:zip", "", "db"), {}, 5.0)
+    opened.close()
 
 
 def test_sums_and_kinds(index: Index) -> None:
