@@ -102,6 +102,16 @@ def write(data: bytes, target: Path, top: Path, tmp: Path) -> None:
         sync(changed, top)
 
 
+def append(data: bytes, file: Path, top: Path) -> None:
+    """Add to a file that is there, in or below ``top``; it is on disk then. After an error a part may be."""
+    with directory(file.parent, top) as parent:
+        fd = os.open(file.name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent)
+    with os.fdopen(fd, "ab") as opened_file:
+        opened_file.write(data)
+        opened_file.flush()
+        os.fsync(fd)
+
+
 def sync(path: Path, top: Path) -> None:
     """Have the entries of a directory on disk."""
     if not path.is_relative_to(top):  # the cache directory itself, which may well be a link

@@ -6,13 +6,13 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
 from goproxy_vm.protocol.loop import new_name
+from goproxy_vm.upstream.dates import clock_offset
 from goproxy_vm.upstream.failure import Failure, Outcome
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.sink import Buffer
@@ -96,16 +96,3 @@ class Inquiry:
         host = params.url.host
         if offset is not None and host is not None:
             self.offsets[host] = offset
-
-
-def clock_offset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds by which an answer's clock is ahead of ``now`` (Unix time); None where it tells no date.
-
-    What a cache on the way has held for ``Age`` seconds was dated that long ago.
-    """
-    try:
-        date = parsedate_to_datetime(headers["Date"]).timestamp()
-    except (KeyError, ValueError, OverflowError):
-        return None
-    age = headers.get("Age", "0").strip()
-    return date + (int(age) if age.isdecimal() and len(age) < 10 else 0) - now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache import tree
@@ -15,6 +16,7 @@ from goproxy_vm.sumdb.carriers import Carriers
 from goproxy_vm.sumdb.client import ChecksumDatabase
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.chain import Upstreams
+from goproxy_vm.upstream.dates import DatedClock
 from goproxy_vm.upstream.direct.direct import Direct
 from goproxy_vm.upstream.direct.options import Options
 from goproxy_vm.upstream.http import Timeouts
@@ -63,14 +65,16 @@ class Sources:
         name: str,
         roads: Roads,
         pace: Pace | None = None,
+        clock: DatedClock | None = None,
     ) -> Sources:
         """Open what the settings name; ``stack`` closes it. ``name`` is this server's in CDN-Loop; ``roads``
-        lead to version control; ``pace`` is the clock by which upstreams are tried again.
+        lead to version control; ``pace`` is the clock by which upstreams are tried again, ``clock`` tells the
+        time, and hears what they say of it.
 
         StartError: something that a setting needs is missing, or cannot be used.
         """
         await settle(store, settings)
-        opening = _Opening(stack, settings, metrics, name, roads, pace)
+        opening = _Opening(stack, settings, metrics, name, roads, pace, clock or DatedClock())
         direct = await opening.direct(store)
         listed = parse_upstreams(settings.upstream)
         upstreams = await opening.upstreams(listed, direct=direct.source(private=False) if direct else None)
@@ -91,6 +95,7 @@ class _Opening:
     name: str
     roads: Roads
     pace: Pace | None
+    clock: DatedClock
 
     async def upstreams(
         self,
@@ -111,6 +116,7 @@ class _Opening:
             database=database,
             pace=self.pace,
             direct=direct,
+            clock=self.clock,
         )
         if not settings.offline:
             await found.start(probe=probe)
@@ -153,9 +159,13 @@ class _Opening:
             probe=spec.url is not None,
         )
         carriers = Carriers(spec.name, None if spec.url else upstreams, itself, slots)
-        database = ChecksumDatabase(spec, self.settings, store, carriers, self.metrics)
+        database = ChecksumDatabase(spec, self.settings, store, carriers, self.metrics, self.clock)
         await database.open()
         self.stack.push_async_callback(database.close)
+        if not self.settings.offline:
+            noting = partial(database.history.run, database.latest)
+            task = asyncio.create_task(supervised(noting), name="newest-head")
+            self.stack.push_async_callback(cancel, task)
         return database
 
     async def _room(self, store: Store) -> Callable[[], bool]:

@@ -29,8 +29,10 @@ from goproxy_vm.protocol.names import escape_path, escape_version
 from goproxy_vm.protocol.note import VerifierKey
 from goproxy_vm.protocol.tlog import DATA_LEVEL, Tile
 from goproxy_vm.protocol.verifier import LookupVerdict, Verdict, Verifier
+from goproxy_vm.sumdb.history import HeadHistory
 from goproxy_vm.traffic.flight import Flights
 from goproxy_vm.traffic.negative import Negatives
+from goproxy_vm.upstream.dates import DatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,9 +71,17 @@ class ChecksumDatabase:
     """One database, held to its signed log. ``open`` it; its head outlives the process."""
 
     def __init__(
-        self, spec: SumdbSpec, settings: Settings, store: Store, carriers: Carriers, metrics: Metrics
+        self,
+        spec: SumdbSpec,
+        settings: Settings,
+        store: Store,
+        carriers: Carriers,
+        metrics: Metrics,
+        clock: DatedClock | None = None,
     ) -> None:
+        """``clock``: by which heads are noted, by default this host's alone."""
         self.name = spec.name
+        self.history = HeadHistory(spec.name, store.heads, clock or DatedClock())
         self._key = VerifierKey.parse(spec.vkey)
         self._store = store
         self._carriers = carriers
@@ -91,6 +101,7 @@ class ChecksumDatabase:
 
     async def open(self) -> None:
         """Take up the head that was persisted last; StartError if it is not one of this database."""
+        await self.history.open()
         file = self._store.heads.file(self.name)
         try:
             self._persisted = await self._store.heads.read(self.name)
@@ -107,6 +118,7 @@ class ChecksumDatabase:
         await self._lookups.close()
         await self._bytes.close()
         await self._saved()
+        await self.history.close()
 
     @property
     def condition(self) -> Condition:
@@ -172,8 +184,7 @@ class ChecksumDatabase:
 
     def proven(self, verdict: LookupVerdict) -> Proven:
         """What this database has proven by it, for the index."""
-        hashes = {"mod": verdict.mod, "zip": verdict.zip}
-        return Proven({kind: h1 for kind, h1 in hashes.items() if h1 is not None}, self.name)
+        return Proven(verdict.hashes, self.name, verdict.number)
 
     async def _latest(self) -> bytes:
         async def check(data: bytes) -> Verdict:
@@ -249,6 +260,7 @@ class ChecksumDatabase:
 
     async def _keep(self, verdict: Verdict, found: Mapping[str, bytes]) -> None:
         """Store what was proven, the head last: it promises that its tiles are there."""
+        self.history.note(self._verifier.size)
         for tile, data in verdict.tiles.items():
             if len(data) > len(await self._widest(tile.full)):
                 self._tiles.keep(tile.full, data)

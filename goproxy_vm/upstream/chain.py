@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from goproxy_vm.errors import Absent, GoproxyError, Refused, UpstreamError
 from goproxy_vm.upstream.backoff import Backoff, Condition
+from goproxy_vm.upstream.dates import DatedClock
 from goproxy_vm.upstream.failure import Failure
 from goproxy_vm.upstream.http import Timeouts
 from goproxy_vm.upstream.probe import ProbeResult
@@ -28,7 +29,8 @@ class Upstreams:
 
     Where it was not started, as in offline mode, nothing can be asked: each fetch is an UpstreamError that
     says so. ``name`` is this server's in CDN-Loop. ``database`` is set where they are a database
-    and bring no modules. ``direct`` is what an entry of that name means.
+    and bring no modules. ``direct`` is what an entry of that name means. ``clock`` hears the date of
+    each answer.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class Upstreams:
         database: bool = False,
         pace: Pace | None = None,
         direct: Source | None = None,
+        clock: DatedClock | None = None,
     ) -> None:
+        self._clock = clock
         self._list = upstreams
         self._timeouts = timeouts
         self._counts = counts
@@ -142,7 +146,8 @@ class Upstreams:
         StartError: ``ca_file``, or what the environment says of proxies, cannot be used.
         """
         specs = self._list.entries
-        network = await Network.open(self._timeouts, self._name, specs, ca_file=self._ca_file)
+        traces = [] if self._clock is None else [self._clock.trace()]
+        network = await Network.open(self._timeouts, self._name, specs, ca_file=self._ca_file, traces=traces)
         for upstream in self._upstreams:
             upstream.source = self._source(network, upstream.spec)
             for carrier in self.carriers:

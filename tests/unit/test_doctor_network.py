@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from goproxy_vm.config import Address, Loaded, Settings, SumdbSpec
-from goproxy_vm.doctor.asking import Inquiry, clock_offset
+from goproxy_vm.doctor.asking import Inquiry
 from goproxy_vm.doctor.asking import Reply as Told
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.doctor.examine import examine
 from goproxy_vm.doctor.network import check_clock, check_database, check_upstreams
 from goproxy_vm.errors import StartError
+from goproxy_vm.upstream.dates import clock_offset
 from tests.fakes.sumdb import FakeSumdb, Signer
 from tests.fakes.upstream import FakeUpstream, Reply
 
