@@ -40,6 +40,7 @@ from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import Repacker, ZipProver
 from goproxy_vm.proxy.advisories import AdvisoryWatch, open_advisories
+from goproxy_vm.proxy.ages import Ages
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
 from goproxy_vm.proxy.proxy import Proxy
@@ -48,6 +49,7 @@ from goproxy_vm.proxy.sources import Sources
 from goproxy_vm.proxy.toolchains import Toolchains
 from goproxy_vm.sumdb.proof import Proofs
 from goproxy_vm.traffic.slots import FairSlots
+from goproxy_vm.upstream.dates import DatedClock
 from goproxy_vm.upstream.direct.dial import Roads
 from goproxy_vm.upstream.upstream import Pace
 from goproxy_vm.web.connections import Connections
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from goproxy_vm.config import Settings, Shown
+    from goproxy_vm.sumdb.client import ChecksumDatabase
 
 RELOADED = (
     "admin_token",
@@ -70,6 +73,10 @@ RELOADED = (
     "allow_clients",
     "deny",
     "log_level",
+    "min_age",
+    "min_age_exempt",
+    "min_age_private",
+    "min_age_unproven",
     "pins",
     "private_clients",
     "private_tokens_file",
@@ -104,10 +111,12 @@ class Server:
         open_store: Callable[..., Awaitable[Store]] = Store.open,
         roads: Roads | None = None,
         pace: Pace | None = None,
+        clock: DatedClock | None = None,
     ) -> None:
         """``in_force`` is what the admin API tells of the settings, by default nothing. ``open_store`` is
         called as :meth:`Store.open`; ``roads`` lead to version control, by default as this host's do;
-        ``pace`` is the clock by which upstreams are tried again."""
+        ``pace`` is the clock by which upstreams are tried again, ``clock`` the one by which versions age."""
+        self._clock = clock or DatedClock()
         self._roads = roads or Roads()
         self._pace = pace
         self._settings = settings
@@ -121,6 +130,8 @@ class Server:
         self.admin_socket: str | None = None
         self.metrics = Metrics(__version__)
         self.store: Store
+        self.ages: Ages
+        self.database: ChecksumDatabase | None = None
         self.proxy: Proxy
         self.mirror: SumdbMirror | None = None
         self.advisories: AdvisoryWatch | None = None
@@ -178,6 +189,7 @@ class Server:
             for guard in self._guards:
                 guard.change(token)
             self._gate.change(settings, tokens)
+            self.ages.change(settings)
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
@@ -190,7 +202,9 @@ class Server:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         main, admin = self._sockets(stack)
-        store = await self._open_store(settings.cache_dir, settings, observer=self.metrics)
+        store = await self._open_store(
+            settings.cache_dir, settings, observer=self.metrics, wall=self._clock.latest
+        )
         stack.push_async_callback(store.close)
         self.store = store
         prover = ZipProver()
@@ -201,7 +215,7 @@ class Server:
         # Both kinds need one at the least.
         slots = FairSlots(max(2, settings.max_misses), max(1, settings.max_misses // 4))
         sources = await Sources.open(
-            stack, settings, store, slots, self.metrics, self._name, self._roads, self._pace
+            stack, settings, store, slots, self.metrics, self._name, self._roads, self._pace, self._clock
         )
         self._upstreams_in_use = upstreams = sources.upstreams
         database, direct = sources.database, sources.direct
@@ -219,6 +233,8 @@ class Server:
         rulebook = Rulebook(settings.cache_dir.absolute(), gate.rule)
         await asyncio.to_thread(rulebook.load)
         stack.push_async_callback(cancel, asyncio.create_task(supervised(rulebook.run), name="rulebook"))
+        self.database = database
+        self.ages = Ages(settings, store, proofs, self._clock, database.history if database else None)
         proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots, sources.private)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
@@ -320,7 +336,9 @@ class Server:
 
         async def serve_admin(guard: Guard, sockets: list[Bound], most: int) -> None:
             api = Api(every, guard)
-            app = admin_app(store, self.metrics, lambda: operations.fetches_in_flight, api, advisories)
+            app = admin_app(
+                store, self.metrics, lambda: operations.fetches_in_flight, api, self.ages, advisories
+            )
             await administer(stack, app, sockets, most, settings.send_timeout)
 
         await serve_admin(guards[0], admin, ADMIN_CONNECTIONS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.proxy.advisories import AdvisoryWatch
+    from goproxy_vm.proxy.ages import Ages
 
 ADMIN_CONNECTIONS = 64
 """Connections of the admin listener at a time."""
@@ -70,6 +71,7 @@ def admin_app(
     metrics: Metrics,
     in_flight: Callable[[], int],
     api: Api,
+    ages: Ages,
     advisories: AdvisoryWatch | None = None,
 ) -> web.Application:
     """The application behind ``admin_listen``; ``in_flight`` counts the fetches under way."""
@@ -87,6 +89,7 @@ def admin_app(
                 await store.figures.status(),
                 in_flight(),
                 store.vms.releases(),
+                ages.aging,
                 reached=store.target_reached,
                 writable=store.writable,
                 vulnerable=None if report is None else report.total,

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.facts import CacheStatus
     from goproxy_vm.observe.metrics import Labels
+    from goproxy_vm.proxy.ages import Aging
 
 
 def gauges(
     cache: CacheStatus,
     fetches_in_flight: int,
     vms: Mapping[str, int],
+    aging: Aging,
     *,
     reached: bool,
     writable: bool,
@@ -51,6 +53,8 @@ def gauges(
             cache.oldest_idle_seconds,
         ),
         ("pass_target_reached", "1 if the last eviction freed what it had to.", reached),
+        ("min_age_seconds", "How old versions must be.", aging.min_age),
+        ("log_head_age_seconds", "Time since the checksum database's log last grew.", aging.head_age),
         ("cache_writable", "0 while the last write to any part of the cache directory failed.", writable),
     ):
         yield gauge(name, help_, (), {(): float(value)})

@@ -120,6 +120,28 @@ class Settings:
         "the Go vulnerability database that is mirrored under /vulndb/ and held against what is stored, such "
         "as https://vuln.go.dev",
     )
+    min_age: float = _key(
+        values.duration(positive=False),
+        "0s",
+        "how long ago a version must have been published, provably, before VMs may have it; 0 for any",
+    )
+    min_age_exempt: tuple[Rule, ...] = _key(
+        values.RULES,
+        "golang.org/toolchain",
+        "modules, or versions of them, that VMs may have at any age",
+    )
+    min_age_unproven: str = _key(
+        values.choice("time", "refuse"),
+        "time",
+        "what counts for versions published after this release and before the first start, whose age nothing "
+        "proves: time, that of their commit; refuse, nothing",
+    )
+    min_age_private: bool = _key(
+        values.BOOLEAN,
+        "false",
+        "have min_age count for modules that the checksum database is not asked about, from when they are "
+        "first seen here",
+    )
     private: str = _key(
         values.PATTERNS,
         "",

@@ -22,6 +22,7 @@ TITLES = {
     "admin_listener": "Admin listener",
     "upstreams": "Upstreams",
     "database": "Checksum database",
+    "ages": "Ages of versions",
     "toolchain": "Go of the VMs",
     "version_control": "Version control",
     "gate": "Gate",

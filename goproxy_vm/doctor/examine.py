@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.layout import Layout
+from goproxy_vm.doctor.ages import check_ages
 from goproxy_vm.doctor.asking import Inquiry
 from goproxy_vm.doctor.check import TITLES, Check, Finding
 from goproxy_vm.doctor.descriptors import check_descriptors
@@ -139,6 +140,7 @@ def _host(settings: Settings) -> dict[str, Finding]:
         "directory": directory,
         "disk": disk,
         "gate": gate,
+        "ages": unusable if directory.status == "failed" else check_ages(settings),
         "listener": check_listeners(settings, running),
         "admin_listener": check_admin(settings, running),
         "descriptors": check_descriptors(settings, running.holder),

@@ -65,6 +65,17 @@ def check_latest(data: bytes, module: str) -> str:
     return version
 
 
+def commit_time(info: bytes) -> float | None:
+    """When a version was committed, as its ``.info`` says and its committer wanted: epoch seconds; None where
+    it says nothing of it."""
+    try:
+        (told, *_) = [value for key, value in _fields(info) if key == "time"] or [None]
+        when = datetime.fromisoformat(told) if isinstance(told, str) else None
+        return None if when is None or when.tzinfo is None else when.timestamp()
+    except (ContentError, ValueError, OverflowError):
+        return None
+
+
 def minimal_info(version: str) -> bytes:
     """An ``.info`` that says what the version itself does: it alone, and of a pseudo-version its time, by
     which ``go get -u`` moves to nothing older."""

@@ -15,7 +15,8 @@ from goproxy_vm.errors import (
     Unproven,
 )
 from goproxy_vm.observe.logs import get_logger
-from goproxy_vm.protocol.names import TOOLCHAIN, exempt
+from goproxy_vm.protocol.names import TOOLCHAIN, escape_path, escape_version, exempt
+from goproxy_vm.protocol.record import parse_record
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.rows import Known, Proven
@@ -51,6 +52,28 @@ class Proofs:
     def recorded(self, module: str) -> bool:
         """Whether the checksum database is asked about a module."""
         return self._database is not None and not self.exempt(module)
+
+    async def number(self, module: str, version: str) -> int:
+        """The number of a version's record in the log, looked up if need be; its module must be ``recorded``.
+        NoRecord, Unproven as of :meth:`Proof.verdict`."""
+        at_hand = await self.number_at_hand(module, version)
+        if at_hand is not None:
+            return at_hand
+        if self._database is None:
+            raise Unproven("there is no checksum database to look it up in (setting sumdb)")
+        return (await _look_up(self._database, module, version, hold=True)).number
+
+    async def number_at_hand(self, module: str, version: str) -> int | None:
+        """As :meth:`number`, of what is on record here; None where nothing is."""
+        database = self._database
+        if database is None:
+            return None
+        known = await self._store.known(module, version)
+        if database.name in known.numbers:
+            return known.numbers[database.name]
+        # Of before numbers were kept: it was proven before it was stored.
+        kept = await database.stored(f"lookup/{escape_path(module)}@{escape_version(version)}")
+        return None if kept is None else parse_record(kept)[0].number
 
     def begin(self, artifact: Artifact) -> Proof:
         """Start to gather the evidence about a file; what must be fetched runs beside the download.
@@ -124,20 +147,24 @@ class Proof:
         database = self._database
         if database is None or known.mod_database == known.zip_database == database.name:
             return known, None
-        try:
-            # Where nothing of it is on record, the file that is fetched now will be held to it by itself.
-            found, _ = await database.lookup(artifact.module, artifact.version, hold=known.on_record)
-        except Absent:
-            raise NoRecord(
-                f"{database.name} has no record of {artifact.module}@{artifact.version}; "
-                "if it is private, name it on the server (setting private or nosumdb)"
-            ) from None
-        except GoproxyError as error:
-            raise Unproven(
-                f"not proven by checksum database {database.name}: {error.sentence}; "
-                "a private module can be exempted (setting private or nosumdb)"
-            ) from error
-        return known, found.verdict
+        # Where nothing of it is on record, the file that is fetched now will be held to it by itself.
+        return known, await _look_up(database, artifact.module, artifact.version, hold=known.on_record)
+
+
+async def _look_up(database: ChecksumDatabase, module: str, version: str, *, hold: bool) -> LookupVerdict:
+    try:
+        found, _ = await database.lookup(module, version, hold=hold)
+    except Absent:
+        raise NoRecord(
+            f"{database.name} has no record of {module}@{version}; "
+            "if it is private, name it on the server (setting private or nosumdb)"
+        ) from None
+    except GoproxyError as error:
+        raise Unproven(
+            f"not proven by checksum database {database.name}: {error.sentence}; "
+            "a private module can be exempted (setting private or nosumdb)"
+        ) from error
+    return found.verdict
 
 
 def _seen(task: asyncio.Task[tuple[Known, LookupVerdict | None]]) -> None:

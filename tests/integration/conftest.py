@@ -18,6 +18,7 @@ from goproxy_vm.config import Settings
 from goproxy_vm.config.address import Address
 from goproxy_vm.config.values import RULES
 from goproxy_vm.server import Server
+from goproxy_vm.upstream.dates import DatedClock
 from goproxy_vm.upstream.direct.dial import Roads
 from goproxy_vm.upstream.upstream import Pace
 from tests.fakes.stores import OpenStore
@@ -98,7 +99,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """Start servers: ``await serve(upstream, fresh=0)``; keywords are settings, but for ``store``: what
-    :meth:`Store.open` is to be given, and the server's ``roads`` and ``pace``."""
+    :meth:`Store.open` is to be given, and the server's ``roads``, ``pace`` and ``clock``."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
 
@@ -108,6 +109,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             store: Mapping[str, object] | None = None,
             roads: Roads | None = None,
             pace: Pace | None = None,
+            clock: DatedClock | None = None,
             **settings: object,
         ) -> Host:
             url = upstream if isinstance(upstream, str) else upstream.url
@@ -124,7 +126,11 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             }
             chosen = Settings(**given)
             server = Server(
-                chosen, open_store=partial(OpenStore.open, **(store or {})), roads=roads, pace=pace
+                chosen,
+                open_store=partial(OpenStore.open, **(store or {})),
+                roads=roads,
+                pace=pace,
+                clock=clock,
             )
             await server.start()
             stack.push_async_callback(server.stop)

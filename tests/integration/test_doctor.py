@@ -202,10 +202,10 @@ async def test_healthy_before_the_first_start(setup: Setup) -> None:
     status, out = await setup.text()
     assert status == 0
     lines = out.splitlines()
-    assert [line[:27].split("  ")[0].strip() for line in lines[:-1]] == ["ok"] * 12 + ["skipped", "ok"]
+    assert [line[:27].split("  ")[0].strip() for line in lines[:-1]] == ["ok"] * 13 + ["skipped", "ok"]
     assert [line[9:26].strip() for line in lines[:-1]] == list(TITLES.values())
     assert "does not exist yet and can be made in" in lines[1]
-    assert "none yet; the first start makes one" in lines[13]
+    assert "none yet; the first start makes one" in lines[14]
     assert lines[-1] == "healthy: 1 skipped"
     assert not Path(setup.settings["cache_dir"]).exists()
 

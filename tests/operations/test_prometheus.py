@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from goproxy_vm.admin.gauges import gauges
 from goproxy_vm.cache.facts import CacheStatus
 from goproxy_vm.observe.metrics import Metrics
+from goproxy_vm.proxy.ages import Aging
 from tests.fakes.vulndb import documents, write
 from tests.operations import promql
 
@@ -62,7 +63,9 @@ def series() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics("1")
     metrics.add_upstream("goproxy.cn:443", lambda: (0, True))
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, KINDS, KINDS, *[0] * 8)
-    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0)).decode()
+    page = metrics.render(
+        gauges(cache, 0, {"other": 0}, Aging(0.0, 0.0), reached=True, writable=True, vulnerable=0)
+    ).decode()
     found: dict[str, dict[str, set[str]]] = {"up": {}}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

@@ -196,3 +196,21 @@ def test_very_long_lines(size: int) -> None:
     assert all(len(each) < longest for each in versions)
     with pytest.raises(ContentError, match="no line that begins"):
         parse_list(b"<html>" + b"v1.0.0 " * size, M)
+
+
+@pytest.mark.parametrize(
+    ("data", "time"),
+    [
+        (info(), 1704164645.0),
+        (b'{"version":"v1.0.0","TIME":"2024-01-02T04:04:05.250000000+01:00"}', 1704164645.25),
+        (b'{"Version":"v1.0.0"}', None),
+        (info(Time=None), None),
+        (info(Time=5), None),
+        (info(Time="2024-01-02T3:04:05Z"), None),
+        (info(Time="2024-01-02T03:04:05"), None),
+        (b"", None),
+        (b"<html>", None),
+    ],
+)
+def test_commit_time(data: bytes, time: float | None) -> None:
+    assert content.commit_time(data) == time

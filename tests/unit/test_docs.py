@@ -15,6 +15,7 @@ from goproxy_vm.config import File, Key, environment_name, flag_name, keys, load
 from goproxy_vm.console.arguments import Commands
 from goproxy_vm.doctor.check import TITLES
 from goproxy_vm.observe.metrics import EVICTION_REASONS, RESULTS, Metrics
+from goproxy_vm.proxy.ages import Aging
 from goproxy_vm.server import RELOADED
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,9 @@ def test_every_metric_is_in_the_docs() -> None:
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
     page = (
         Metrics("1")
-        .render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0))
+        .render(
+            gauges(cache, 0, {"other": 0}, Aging(0.0, 0.0), reached=True, writable=True, vulnerable=0)
+        )
         .decode()
     )
     names = {
@@ -106,7 +109,9 @@ def test_the_docs_list_each_value_of_a_label() -> None:
     metrics.add_upstream("u", lambda: (0, True))
     kinds = dict.fromkeys(("info", "mod", "zip"), 1)
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, kinds, kinds, *[0] * 8)
-    page = metrics.render(gauges(cache, 0, {"other": 0}, reached=True, writable=True, vulnerable=0)).decode()
+    page = metrics.render(
+        gauges(cache, 0, {"other": 0}, Aging(0.0, 0.0), reached=True, writable=True, vulnerable=0)
+    ).decode()
     values: dict[tuple[str, str], set[str]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

@@ -15,6 +15,7 @@ from goproxy_vm.observe.metrics import (
     VERIFICATION_OUTCOMES,
     Metrics,
 )
+from goproxy_vm.proxy.ages import Aging
 
 CACHE = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
 LABELS = ["endpoint", "result", "upstream", "kind", "outcome", "version", "generation", "source", "reason"]
@@ -81,7 +82,8 @@ def test_counts() -> None:
 
 
 def test_names_and_help_follow_the_rules() -> None:
-    page = Metrics("1").render(gauges(CACHE, 0, {"other": 0}, reached=True, writable=True)).decode()
+    found = gauges(CACHE, 0, {"other": 0}, Aging(604800.0, 90.0), reached=True, writable=True)
+    page = Metrics("1").render(found).decode()
     types = re.findall(r"^# HELP (goproxy_vm_\w+) (.*)\n# TYPE (\S+) (\w+)$", page, re.MULTILINE)
     assert len(types) == page.count("# TYPE goproxy_vm") > 20
     for name, help_, again, kind in types:
