@@ -82,9 +82,7 @@ def test_every_metric_is_in_the_docs() -> None:
     cache = CacheStatus("", "", *[0] * 7, None, 0, 0, {}, {}, *[0] * 8)
     page = (
         Metrics("1")
-        .render(
-            gauges(cache, 0, {"other": 0}, Aging(0.0, 0.0), reached=True, writable=True, vulnerable=0)
-        )
+        .render(gauges(cache, 0, {"other": 0}, Aging(0.0, 0.0), reached=True, writable=True, vulnerable=0))
         .decode()
     )
     names = {
