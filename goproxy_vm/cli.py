@@ -22,7 +22,8 @@ from goproxy_vm.config import (
 )
 from goproxy_vm.config.text import printable, quoted
 from goproxy_vm.config.token import named_token
-from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared, check_order, left_out, near
+from goproxy_vm.console.arguments import CONFIG_HELP, Commands, add_shared
+from goproxy_vm.console.hints import check_order, left_out, near
 from goproxy_vm.errors import ConfigError, NoServer, OperatorError
 from goproxy_vm.hostos import leads_to_journal
 from goproxy_vm.observe.logs import PRIORITIES, STDERR

@@ -33,6 +33,8 @@ from goproxy_vm.hostos import (
     open_files_limit,
     own_names,
 )
+from goproxy_vm.ledger.ledger import NAME as LEDGER
+from goproxy_vm.ledger.ledger import FetchLedger
 from goproxy_vm.observe import logs
 from goproxy_vm.observe.access import AccessLog
 from goproxy_vm.observe.metrics import RULES, Metrics
@@ -59,6 +61,7 @@ from goproxy_vm.web.handler import Handler
 from goproxy_vm.web.http_protocol import HttpProtocol
 from goproxy_vm.web.listener import Bound, Listener, bind, reachable, url_of
 from goproxy_vm.web.shares import most_connections, most_kept, most_of_one
+from goproxy_vm.web.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -71,7 +74,11 @@ RELOADED = (
     "admin_token_file",
     "allow",
     "allow_clients",
+    "client_names",
     "deny",
+    "ledger",
+    "ledger_keep",
+    "ledger_rows",
     "log_level",
     "min_age",
     "min_age_exempt",
@@ -185,7 +192,8 @@ class Server:
             kept = {name: getattr(before, name) for name in changed if name not in RELOADED}
             if settings.pins != before.pins:
                 await self.store.control.configure_pins(replace(before, pins=settings.pins).pinned)
-            logs.set_level(settings.log_level)
+            await self._ledger.change(replace(settings, **kept))
+            logs.set_level(settings.log_level)  # from here on nothing waits
             for guard in self._guards:
                 guard.change(token)
             self._gate.change(settings, tokens)
@@ -250,6 +258,11 @@ class Server:
         access = AccessLog(settings.access_log)
         access.start()
         stack.callback(access.stop)
+        self._ledger = ledger = FetchLedger(settings.cache_dir.absolute() / LEDGER, settings)
+        stack.push_async_callback(ledger.close)
+        await ledger.open()
+        stack.push_async_callback(cancel, asyncio.create_task(supervised(ledger.run), name="ledger"))
+        self.metrics.watch_ledger(lambda: ledger.figures)
         forwarded = Forwarded(
             settings.trusted_proxies, own_names() | {address.host for address in settings.listen}
         )
@@ -258,11 +271,10 @@ class Server:
         if settings.fast_path:
             front = Front(
                 proxy,
-                self.metrics,
+                Tally(self.metrics, access, ledger.notes),
                 reader,
                 store.touch,
                 settings.allow_clients,
-                access,
                 forwarded,
                 most_kept(open_files),
             )
@@ -281,6 +293,7 @@ class Server:
             self._name,
             reader,
             access,
+            ledger.notes,
             forwarded,
             toolchains,
             front,
@@ -327,6 +340,7 @@ class Server:
             lambda: replace(self.in_force, urls=self.urls, admin_url=self.admin_url),
             direct.forget if direct else None,
             settings.vm_go,
+            ledger.page,
         )
         self.operations = operations
         token = await asyncio.to_thread(admin_token, settings)

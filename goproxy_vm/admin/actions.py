@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -17,17 +16,16 @@ from goproxy_vm.admin.call import (
     answer,
     answer_with,
     body_of,
+    cursor_of_ours,
     module_and_version,
     no_body,
     pattern_of,
     removal_flags,
 )
-from goproxy_vm.admin.details import HEADERS, Problem, malformed
+from goproxy_vm.admin.details import HEADERS, Problem
 from goproxy_vm.protocol.artifact import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from goproxy_vm.admin.operations import Operations
     from goproxy_vm.cache.facts import Pass, Pin, Selection
 
@@ -92,7 +90,7 @@ class Actions:
 
     async def _versions(self, call: Call) -> web.Response:
         asked = bodies.listing(call.query)
-        with _cursor_of_ours(asked.cursor):
+        with cursor_of_ours(asked.cursor):
             page = await self._operations.versions(asked)
         return answer(rendering.versions(page))
 
@@ -128,7 +126,7 @@ class Actions:
 
     async def _vms(self, call: Call) -> web.Response:
         limit, cursor = bodies.page(call.query)
-        with _cursor_of_ours(cursor):
+        with cursor_of_ours(cursor):
             page = await self._operations.vms(limit, cursor)
         return answer(rendering.vms(page))
 
@@ -247,17 +245,6 @@ class Actions:
             if pin.pattern == pattern:
                 return pin
         raise Problem(404, f"{pattern} is not pinned")
-
-
-@contextlib.contextmanager
-def _cursor_of_ours(cursor: str | None) -> Iterator[None]:
-    """A cursor that the list does not take is at fault, and nobody else."""
-    try:
-        yield
-    except (ValueError, OverflowError, RecursionError):
-        if cursor is None:
-            raise
-        raise malformed("cursor", "it is none of this server's for this list") from None
 
 
 def _described(selection: Selection) -> str:

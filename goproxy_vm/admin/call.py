@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
 
 from goproxy_vm.admin import bodies
-from goproxy_vm.admin.details import HEADERS, Problem
+from goproxy_vm.admin.details import HEADERS, Problem, malformed
 from goproxy_vm.cache.threads import slices
 from goproxy_vm.hostos import peer_user
 
@@ -94,6 +95,17 @@ async def answer_with(
     parts = [", ".join(json.dumps(render(each)) for each in some).encode() async for some in slices(items)]
     body = b'%b, "items": [%b]}\n' % (json.dumps(members)[:-1].encode(), b", ".join(parts))
     return web.Response(body=body, headers={**HEADERS, "Content-Type": JSON})
+
+
+@contextlib.contextmanager
+def cursor_of_ours(cursor: str | None) -> Iterator[None]:
+    """A cursor that the list does not take is at fault, and nobody else."""
+    try:
+        yield
+    except (ValueError, OverflowError, RecursionError):
+        if cursor is None:
+            raise
+        raise malformed("cursor", "it is none of this server's for this list") from None
 
 
 def module_and_version(call: Call) -> tuple[str, str]:

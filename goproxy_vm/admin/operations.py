@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from goproxy_vm.admin.status import Activity, InForce, Status
 from goproxy_vm.cache.facts import VmPage
 from goproxy_vm.errors import Unavailable
+from goproxy_vm.ledger.facts import FetchPage
 
 if TYPE_CHECKING:
     from goproxy_vm.cache.facts import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from goproxy_vm.cache.reports.purges import PurgePlan
     from goproxy_vm.cache.store import Store
+    from goproxy_vm.ledger.facts import Sought
     from goproxy_vm.proxy.proxy import Proxy
 
 P = ParamSpec("P")
@@ -58,9 +60,10 @@ class Operations:
         in_force: Callable[[], InForce] = InForce,
         doubt: Callable[[Collection[str]], Awaitable[None]] | None = None,
         vm_go: str = "",
+        fetches: Callable[[Sought], Awaitable[FetchPage]] | None = None,
     ) -> None:
         """``doubt`` is told of the modules of a purge: what is known of them elsewhere is to go, too;
-        ``vm_go`` is the setting."""
+        ``vm_go`` is the setting; ``fetches`` asks the ledger."""
         self._store = store
         self._proxy = proxy
         self._version = version
@@ -69,6 +72,7 @@ class Operations:
         self._in_force = in_force
         self._doubt = doubt
         self._vm_go = vm_go
+        self._fetches = fetches
         self._started = time.time()
         self._monotonic = time.monotonic()
 
@@ -219,6 +223,12 @@ class Operations:
         """A page of the VMs that have reported. ValueError: a cursor that is none."""
         page = self._store.vms.page(limit, cursor)
         return VmPage(page.items, page.next_cursor, page.total, self._vm_go)
+
+    async def fetches(self, wanted: Sought) -> FetchPage:
+        """A page of who got what. ValueError: a cursor that is none; Unavailable: it cannot be read."""
+        if self._fetches is None:
+            return FetchPage([], None, 0, "off", proxies=False)
+        return await self._fetches(wanted)
 
     @_index
     async def difference(self, a: str, b: str) -> Difference | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.admin.actions import Actions
 from goproxy_vm.admin.advisories import AdvisoryActions
+from goproxy_vm.admin.fetches import FetchRoutes
 from goproxy_vm.admin.rules import RuleActions
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def routes(operations: Operations, gate: Gatekeeping, advisories: AdvisoryWatch 
     """Those of the OpenAPI document; ``advisories`` is None where no vulnerability database is mirrored."""
     return (
         *Actions(operations).routes,
+        *FetchRoutes(operations).routes,
         *RuleActions(gate).routes,
         *AdvisoryActions(advisories).routes,
     )

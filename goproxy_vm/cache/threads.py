@@ -63,13 +63,13 @@ async def slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
         await asyncio.sleep(0)
 
 
-def paused(items: Iterable[T]) -> Iterator[T]:
+def paused(items: Iterable[T], stretch: float = STRETCH) -> Iterator[T]:
     """The items, in a worker thread, with a pause after each stretch of work: where the loop shares its core,
     a thread that goes on keeps it waiting for milliseconds, whoever holds the interpreter's lock."""
     since = time.thread_time()
     for item in items:
         yield item
-        if time.thread_time() - since > STRETCH:
+        if time.thread_time() - since > stretch:
             time.sleep(PAUSE)
             since = time.thread_time()
 

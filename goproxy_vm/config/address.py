@@ -76,3 +76,17 @@ def is_authority(text: str) -> bool:
     except ValueError:
         return False
     return 0 < int(match[2] or 80) <= 65535
+
+
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+
+
+def parse_url(text: str) -> str:
+    """``http(s)://HOST[:PORT][/PATH]``, or nothing; without its last slash. ValueError."""
+    scheme, _, rest = text.partition("://")
+    authority, slash, path = rest.partition("/")
+    if text and not (
+        scheme in ("http", "https") and is_authority(authority) and _URL_PATH.fullmatch(slash + path)
+    ):
+        raise ValueError
+    return text.rstrip("/")

@@ -244,6 +244,9 @@ def _as_text(name: str, key: Key, raw: _Raw) -> str:
     if isinstance(value, bool):
         if bool in key.form.native:
             return "true" if value else "false"
+    elif isinstance(value, dict):
+        if dict in key.form.native and all(isinstance(each, str) for each in value.values()):
+            return ",".join(f"{name}={each}" for name, each in value.items())
     elif isinstance(value, key.form.native):
         return str(value)
     elif key.form.many and isinstance(value, list) and all(isinstance(item, str) for item in value):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from goproxy_vm.config import values
 from goproxy_vm.config.address import Address
+from goproxy_vm.config.clients import ClientNames
 from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.sumdb import SumdbSpec
 from goproxy_vm.config.values import Amount, Form, Network
@@ -195,6 +196,22 @@ class Settings:
         values.GO_VERSION,
         "",
         "the Go version of all VMs that setup.sh or install.sh sets up; empty for what each go.mod asks for",
+    )
+    ledger: str = _key(
+        values.choice("off", "hashed", "on"),
+        "on",
+        "whether it is noted which client got which zip: hashed means without the addresses",
+    )
+    ledger_keep: float = _key(
+        values.duration(positive=True), "90d", "how long it is known that a client got a version"
+    )
+    ledger_rows: int = _key(
+        values.count(1000, 100_000_000),
+        "2000000",
+        "pairs of client and version that are known at most; those asked for least recently go first",
+    )
+    client_names: ClientNames = _key(
+        values.CLIENT_NAMES, "", "what clients are called where the ledger is shown"
     )
     prefetch: bool = _key(values.BOOLEAN, "true", "fetch zips that VMs are about to ask for")
     fast_path: bool = _key(values.BOOLEAN, "true", "answer hits by a short cut in front of the HTTP library")

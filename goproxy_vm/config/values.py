@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from goproxy_vm.config.address import Address, is_authority, parse_address
+from goproxy_vm.config.address import Address, parse_address, parse_url
+from goproxy_vm.config.clients import ClientNames, parse_client_names
 from goproxy_vm.config.goversion import parse_go_version
 from goproxy_vm.config.mapped import Mapped, parse_hosts, parse_mapped
 from goproxy_vm.config.sumdb import SumdbSpec, parse_sumdb
@@ -162,19 +163,6 @@ def _directory(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("it is empty")
     return _path(text)
-
-
-_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
-
-
-def _url(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    authority, slash, path = rest.partition("/")
-    if text and not (
-        scheme in ("http", "https") and is_authority(authority) and _URL_PATH.fullmatch(slash + path)
-    ):
-        raise ValueError
-    return text.rstrip("/")
 
 
 def _ca_file(text: str) -> Path | None:
@@ -378,14 +366,23 @@ REPOSITORIES: Form[tuple[Mapped, ...]] = Form(
     "PREFIX=URL",
     many=True,
 )
+CLIENT_NAMES: Form[ClientNames] = Form(
+    lambda text: parse_client_names(items(text)),
+    "a list of NETWORK=NAME like 10.0.0.7=build-7,10.1.0.0/24=ci, or a table of them in the file",
+    "NETWORK=NAME",
+    native=(dict,),
+    many=True,
+)
 HOSTS: Form[frozenset[str]] = Form(
     lambda text: parse_hosts(items(text)), "a list of HOST:PORT", "HOST:PORT", many=True
 )
 DIRECTORY: Form[Path] = Form(_directory, "a directory's path", "DIR")
 CA_FILE: Form[Path | None] = Form(_ca_file, "a readable file of PEM certificates, or nothing", "FILE")
-URL: Form[str] = Form(_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
+URL: Form[str] = Form(parse_url, "http(s)://HOST[:PORT][/PATH], or nothing", "URL")
 VULNDB: Form[str] = Form(
-    lambda text: parse_vulndb(text, _url), "http(s)://HOST[:PORT][/PATH], file:///DIRECTORY or off", "URL"
+    lambda text: parse_vulndb(text, parse_url),
+    "http(s)://HOST[:PORT][/PATH], file:///DIRECTORY or off",
+    "URL",
 )
 FILE: Form[Path | None] = Form(_file, "a file's path, or nothing", "FILE")
 HOME: Form[Path | None] = Form(_file, "a directory's path, or nothing", "DIR")

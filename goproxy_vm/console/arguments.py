@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from goproxy_vm.config import values
-from goproxy_vm.config.text import printable, quoted, redacted
-from goproxy_vm.errors import ConfigError, MalformedPath
+from goproxy_vm.config.text import quoted
+from goproxy_vm.console.hints import SIZE, left_out
+from goproxy_vm.errors import MalformedPath
 from goproxy_vm.protocol import names, selector
 from goproxy_vm.protocol.artifact import KINDS
-from goproxy_vm.protocol.policy import Rule
+from goproxy_vm.protocol.policy import Rule, Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable
 
 _T = TypeVar("_T")
 
 SORTS = ("name", "size", "idle", "hits")
 LISTED = 100
 """Items that a list has unless asked for more."""
+MOST_FETCHES = 10_000
+"""The same of fetches: a list of who has something bad is whole, or says so."""
 SHARED = ("admin_url", "token_file", "json")
 """What may stand before the command and after it."""
 CONFIG_HELP = (
@@ -63,101 +64,6 @@ def add_shared(parser: argparse.ArgumentParser, *, default: object, names: tuple
         )
 
 
-def _said(*beginnings: str) -> Callable[[str], bool]:
-    return lambda text: text.startswith(beginnings)
-
-
-def _file(text: str) -> bool:
-    return text.endswith(".toml") or Path(text).is_file()
-
-
-_SIZE = values.size(0, (1 << 63) - 1, "8EiB")
-_FORMS: tuple[tuple[str, Callable[[str], object]], ...] = (
-    ("--limit", values.count(1, 1_000_000).parse),
-    ("--target", _SIZE.parse),
-    ("--rate", values.SCRUB_RATE.parse),
-    ("--idle-for", values.duration(positive=True).parse),
-    ("--larger-than", _SIZE.parse),
-    ("--admin-url", _said("http://", "https://", "unix:")),
-    ("--config", _file),
-    ("--cache-dir", _said("/", "./", "~/")),
-    ("--upstream", _said("http://", "https://", "file:")),
-    ("--listen", values.ADDRESS.parse),
-)
-"""Flags that people leave out in front of what has only one meaning, and what is told from its form."""
-
-
-def left_out(parser: argparse.ArgumentParser, text: str) -> str:
-    """``; did you mean --target 1GB?`` of a value that ``parser`` takes behind a flag; "" if none fits."""
-    for flag, fits in _FORMS:
-        if flag in _flags(parser):
-            try:
-                if fits(text):
-                    return f"; did you mean {flag} {printable(text)}?"
-            except (ValueError, OverflowError, OSError):  # a path that is too long, or not for us
-                continue
-    return ""
-
-
-def near(parser: argparse.ArgumentParser, given: str, known: Iterable[str]) -> str:
-    """``; did you mean --limit?`` of what is nearly one of those ``known``, else where they are listed."""
-    close = difflib.get_close_matches(given.replace("_", "-"), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f" (see {parser.prog} --help)"
-
-
-def check_order(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
-    """ConfigError for a command's flag in front of it, with the line as it should be.
-
-    ``parser`` itself would not know whether a value belongs to the flag, and take it for the command.
-    """
-    known = {flag: action for each in _parsers(parser) for flag, action in _flags(each).items()}
-    known |= _flags(parser)
-    rest, moved, early = list(given), list[str](), list[str]()
-    while rest and rest[0].startswith("-") and rest[0] != "--":
-        moved.append(rest.pop(0))
-        flag, equals, _ = moved[-1].partition("=")
-        if flag not in known:
-            raise ConfigError(f"{printable(flag)}: no such flag or argument{near(parser, flag, known)}")
-        if known[flag].nargs != 0 and not equals:
-            moved.append(rest.pop(0) if rest else str(known[flag].metavar))
-        early += [flag] if flag not in _flags(parser) else []
-    if not early:
-        return
-    command, words = parser, list[str]()
-    while rest and rest[0] in _subcommands(command):
-        command = _subcommands(command)[rest[0]]
-        words.append(rest.pop(0))
-    if not words:
-        words = [rest.pop(0) if rest else "COMMAND"]
-    elif not _subcommands(command):
-        for flag in early:
-            if flag not in _flags(command):
-                raise ConfigError(f"{flag}: no such flag of this command (see {command.prog} --help)")
-    # Not the passwords of URLs: what is said may go to a log.
-    line = shlex.join(
-        redacted(word) if "://" in word else word for word in [parser.prog, *words, *moved, *rest]
-    )
-    raise ConfigError(f"{early[0]} comes after the command: {printable(line)}")
-
-
-def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    return parser._option_string_actions  # noqa: SLF001 (argparse tells it nobody)
-
-
-def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    for action in parser._actions:  # noqa: SLF001 (as above)
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            return dict(action.choices)
-    return {}
-
-
-def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Those of all commands below this one."""
-    for each in _subcommands(parser).values():
-        yield each
-        yield from _parsers(each)
-
-
 class Commands:
     """Adds the commands to ``parsers``, each with ``run`` as its ``command`` and its name as ``asked``."""
 
@@ -192,6 +98,7 @@ class Commands:
         self._add_pins()
         self._add_scrub()
         _limit(self._command("passes", "the last runs of janitor, scrub and recovery"), 1000)
+        self._add_fetches()
         snapshot = self._command("snapshot", "remember what is stored now, to compare later")
         snapshot.add_argument("name", metavar="NAME", nargs="?", help="default: the time")
         self._command("snapshots", "all snapshots").add_argument(
@@ -205,7 +112,7 @@ class Commands:
         purge = self._command("purge", "remove what meets all conditions, pinned or not")
         _patterns(purge)
         duration = _parsed(values.duration(positive=False))
-        bytes_ = _parsed(_SIZE)
+        bytes_ = _parsed(SIZE)
         purge.add_argument(
             "--idle-for", type=duration, metavar="DURATION", help="not requested for that long"
         )
@@ -271,6 +178,21 @@ class Commands:
             self._command(name, what).add_argument("pattern", metavar="PATTERN", type=_pattern, help=_GLOB)
         self._command("pins", "all pins")
 
+    def _add_fetches(self) -> None:
+        who = self._command("who", "which clients got a module's zips, the last ones first")
+        who.add_argument("fetched", metavar="MODULE[@VERSIONS]", type=_module_and_versions)
+        what = self._command("what", "which zips a client got, the last ones first")
+        what.add_argument(
+            "client", metavar="CLIENT", help="an address, or a name of the setting client_names"
+        )
+        since = _parsed(values.duration(positive=True))
+        for each in (who, what):
+            each.add_argument("--since", type=since, metavar="DURATION", help="only what was asked for since")
+            _limit(each, 1_000_000, MOST_FETCHES)
+        who.add_argument(
+            "--dns", action="store_true", help="look up what the addresses without a name are called"
+        )
+
     def _add_scrub(self) -> None:
         scrub = self._command("scrub", "hash stored files anew, in the background")
         _patterns(scrub)
@@ -304,10 +226,10 @@ class Commands:
         return parser
 
 
-def _limit(parser: argparse.ArgumentParser, most: int) -> None:
+def _limit(parser: argparse.ArgumentParser, most: int, default: int = LISTED) -> None:
     limit = _parsed(values.count(1, most))
     parser.add_argument(
-        "--limit", type=limit, default=LISTED, metavar="N", help=f"at most that many (default: {LISTED})"
+        "--limit", type=limit, default=default, metavar="N", help=f"at most that many (default: {default})"
     )
 
 
@@ -357,6 +279,14 @@ def _module(text: str) -> str:
 
 def _module_or_version(text: str) -> tuple[str, str]:
     return _version(text) if "@" in text else (_module(text), "")
+
+
+def _module_and_versions(text: str) -> tuple[str, str | None]:
+    module, at, versions = text.partition("@")
+    try:
+        return _module(module), Versions.parse(versions).text if at else None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: {error}") from None
 
 
 def _rule(text: str) -> str:

@@ -206,7 +206,7 @@ class Client:
         self._url = url
         self._connection()  # says at once what is wrong with the URL
 
-    def get(self, *path: str, **query: str | int | None) -> Json:
+    def get(self, *path: str, **query: str | float | None) -> Json:
         """What is there; see :meth:`ask`."""
         return self.ask("GET", path, query=query)
 
@@ -234,7 +234,7 @@ class Client:
         method: str,
         path: tuple[str, ...],
         *,
-        query: Mapping[str, str | int | None] | None = None,
+        query: Mapping[str, str | float | None] | None = None,
         body: Json | None = None,
     ) -> Json:
         """The answer's JSON object. ``path`` are segments below ``/api/v1``, quoted here.

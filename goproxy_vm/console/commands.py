@@ -8,9 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from goproxy_vm.config.text import printable, size
-from goproxy_vm.console import gate_tables, tables
+from goproxy_vm.console import fetches, gate_tables, tables
 from goproxy_vm.console.meant import Meant
 from goproxy_vm.console.progress import Progress
+from goproxy_vm.console.reverse import Reverse
 from goproxy_vm.errors import ConfigError, NotDone, NotFound, NotPassing
 
 if TYPE_CHECKING:
@@ -29,12 +30,21 @@ Json = dict[str, Any]
 class Console:
     """Runs one command against a server. ``printed`` takes the text for stdout."""
 
-    def __init__(self, client: Client, *, as_json: bool, printed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        as_json: bool,
+        printed: Callable[[str], None],
+        reverse: Reverse | None = None,
+    ) -> None:
+        """``reverse`` looks up the names of addresses, by default as this host does."""
         self._client = client
         self._as_json = as_json
         self._print = printed
         self._progress = Progress(sys.stderr)
         self._meant = Meant(self._listed)
+        self._reverse = reverse or Reverse()
 
     def run(self, command: str, arguments: argparse.Namespace) -> None:
         """Run a command by its name. NotDone and NoServer as the client; a refusal is printed as JSON too.
@@ -71,7 +81,7 @@ class Console:
         """So many stored versions, asked for by pages, in one list."""
         return self._paged("modules", most, prefix=prefix, **query)
 
-    def _paged(self, path: str, most: int, **query: str | None) -> Json:
+    def _paged(self, path: str, most: int, **query: str | float | None) -> Json:
         answer: Json | None = None
         cursor: str | None = None
         while answer is None or (cursor is not None and most > 0):
@@ -89,6 +99,21 @@ class Console:
     def vulns(self, given: argparse.Namespace) -> None:
         """Stored versions that advisories are about."""
         self._show(self._paged("vulnerabilities", given.limit), tables.vulns)
+
+    def who(self, given: argparse.Namespace) -> None:
+        """Which clients got a module."""
+        module, version = given.fetched
+        answer = self._paged("fetches", given.limit, module=module, version=version, since=given.since)
+        if given.dns:
+            with self._progress.ticking("looking up names"):
+                self._reverse.add(answer["items"])
+        missed = () if answer["total"] else ["@".join(filter(None, given.fetched))]
+        self._show(answer, fetches.who, missed)
+
+    def what(self, given: argparse.Namespace) -> None:
+        """What a client got."""
+        answer = self._paged("fetches", given.limit, client=given.client, since=given.since)
+        self._show(answer, fetches.what)
 
     def show(self, given: argparse.Namespace) -> None:
         """One version."""

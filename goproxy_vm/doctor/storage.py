@@ -14,6 +14,7 @@ from goproxy_vm.config.text import size
 from goproxy_vm.doctor.check import Finding
 from goproxy_vm.errors import StartError
 from goproxy_vm.hostos import file_system
+from goproxy_vm.ledger.ledger import NAME as LEDGER
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
@@ -74,7 +75,10 @@ def check_directory(settings: Settings, holder: int | None) -> Finding:
         )
     if there != root:
         return Finding("ok", f"{root} does not exist yet and can be made in {there}{on}")
-    return _owned(root, on, holder)
+    found = _owned(root, on, holder)
+    if found.status == "ok" and settings.ledger != "off":
+        return _ledger(root) or found
+    return found
 
 
 def check_disk(settings: Settings) -> Finding:
@@ -117,6 +121,20 @@ def _write(directory: Path) -> None:
         file.write(b"goproxy-vm doctor\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _ledger(root: Path) -> Finding | None:
+    """What is wrong with the ledger's file, if there is one."""
+    ledger, owner = root / LEDGER, root.stat().st_uid
+    if not os.path.lexists(ledger):
+        return None
+    if ledger.is_file() and ledger.stat().st_uid == owner and os.access(ledger, os.W_OK):
+        return None
+    return Finding(
+        "warning",
+        f"{ledger} is no file that user {owner} may write to: it is not known who gets what",
+        "remove it while the server is stopped, or give it to the server's user",
+    )
 
 
 def _owned(root: Path, on: str, holder: int | None) -> Finding:

@@ -69,6 +69,7 @@ class Metrics:
         self._rules: _Counts = {(kind,): 0 for kind in RULES}
         self._scrubbed = 0
         self._corrupt = 0
+        self._ledger: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._gauges: tuple[Metric, ...] = ()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -95,6 +96,10 @@ class Metrics:
             self._upstreams.setdefault((name, outcome), 0)
         self._upstream_durations.setdefault((name,), Histogram(REQUEST_SECONDS))
         self._watched.append((name, watch))
+
+    def watch_ledger(self, watch: Callable[[], tuple[int, int]]) -> None:
+        """``watch`` tells, at each scrape, the ledger's rows, and the fetches that it does not know of."""
+        self._ledger = watch
 
     def upstream(self, name: str, outcome: str, seconds: float) -> None:
         """One request that an upstream saw has ended, after so many seconds."""
@@ -176,6 +181,11 @@ class Metrics:
         yield gauge("gate_rules", "Rules of the gate that are in force.", ("kind",), self._rules)
         yield counter("scrubbed_bytes", "Bytes of stored files compared.", (), {(): self._scrubbed})
         yield counter("corrupt", "Stored files that were not what they were.", (), {(): self._corrupt})
+        rows, dropped = self._ledger()
+        yield gauge("ledger_rows", "Pairs of client and version in the ledger.", (), {(): rows})
+        yield counter(
+            "ledger_dropped", "Fetches and refusals that the ledger does not know of.", (), {(): dropped}
+        )
         yield from self._gauges
         yield InfoMetricFamily("goproxy_vm_build", "The version that runs.", {"version": self._version})
 

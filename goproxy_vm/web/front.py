@@ -14,13 +14,11 @@ import contextlib
 import re
 import time
 from email.utils import formatdate
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.config.networks import allowed
 from goproxy_vm.errors import GoproxyError
-from goproxy_vm.observe.access import Line
 from goproxy_vm.observe.logs import get_logger
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.answer import IMMUTABLE
@@ -34,14 +32,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from goproxy_vm.config.values import Network
-    from goproxy_vm.observe.access import AccessLog
-    from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.protocol.artifact import Artifact
     from goproxy_vm.protocol.request import SumdbResource
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.web.connection import Connection
     from goproxy_vm.web.forwarded import Forwarded
+    from goproxy_vm.web.tally import Tally
 
 MOST_TAILS = 1_000
 """Different heads remembered as plain, their targets left out: each client program sends its own."""
@@ -69,22 +66,20 @@ class Front:
     def __init__(
         self,
         proxy: Proxy,
-        metrics: Metrics,
+        tally: Tally,
         reader: Executor,
         touch: Callable[[str], None],
         networks: Sequence[Network],
-        access: AccessLog,
         forwarded: Forwarded,
         most_files: int,
     ) -> None:
         """``touch`` notes a hit on a stored file; only clients of the ``networks``, if any, are answered.
         ``most_files``: descriptors kept open for files that are too large to prepare."""
         self._proxy = proxy
-        self._metrics = metrics
+        self._tally = tally
         self._reader = reader
         self._touch = touch
         self.networks = networks
-        self._access = access
         self._forwarded = forwarded
         self._prepared = Prepared(most_files)
         self._left: list[Ready] = []
@@ -261,11 +256,11 @@ class Front:
         except (GoproxyError, OSError):
             answer = body = None  # aiohttp's way finds the same, and says it
         except Exception:
-            self._metrics.request(artifact.kind.value, "error", time.monotonic() - started, 0)
+            self._tally.failed(artifact.kind.value, "error", started)
             raise
         if answer is None or body is None:
             if connection.transport.is_closing():  # nobody is there any more, but they have asked
-                self._metrics.request(artifact.kind.value, "refused", time.monotonic() - started, 0)
+                self._tally.failed(artifact.kind.value, "refused", started)
             connection.hand_over(data)
             return
         ready = Ready(artifact.path, artifact.kind.value, answer, body)
@@ -329,7 +324,7 @@ class Front:
             sent = fileio.begin(connection, self._head(ready, started), body)
             if sent < ready.length:
                 return self._rest(connection, ready, body.share(), sent, started)
-        self._count(connection, ready, "HEAD" if head_only else "GET", started, sent)
+        self._tally.hit(connection.client, ready, "HEAD" if head_only else "GET", started, sent)
         return None
 
     def _head(self, ready: Ready, now: float) -> bytes:
@@ -353,28 +348,9 @@ class Front:
                     path = f"/{ready.path}"
                     sent = await fileio.go_on(connection, body, sent, ready.length, self._reader, path)
         finally:
-            self._count(connection, ready, "GET", started, sent)
+            self._tally.hit(connection.client, ready, "GET", started, sent)
         if sent < ready.length:
             connection.transport.abort()  # never a part that looks like the whole
-
-    def _count(self, connection: Connection, ready: Ready, method: str, started: float, sent: int) -> None:
-        seconds = time.monotonic() - started
-        self._metrics.request(ready.endpoint, "hit", seconds, sent)
-        if self._access.hits:
-            about = (ready.endpoint, *ready.about())
-            self._access.add(
-                Line(
-                    token_hex(6),
-                    connection.client,
-                    method,
-                    f"/{ready.path}",
-                    *about,
-                    200,
-                    "hit",
-                    seconds,
-                    sent,
-                )
-            )
 
     def _begin(self, connection: Connection, work: Coroutine[object, object, None]) -> None:
         connection.answering += 1

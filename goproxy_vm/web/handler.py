@@ -29,7 +29,7 @@ from goproxy_vm.observe.logs import cut, get_logger
 from goproxy_vm.protocol import loop
 from goproxy_vm.protocol.artifact import KINDS
 from goproxy_vm.protocol.prefer import PREFER, PREFERENCE_APPLIED, RESPOND_ASYNC, patience
-from goproxy_vm.protocol.request import ModuleResource, Request, parse
+from goproxy_vm.protocol.request import Endpoint, ModuleResource, Request, parse
 from goproxy_vm.protocol.vulndb import PREFIX as VULNDB
 from goproxy_vm.protocol.vulndb import parse_path
 from goproxy_vm.proxy.answer import UNCACHEABLE, Answer, Result
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
+    from goproxy_vm.ledger.notes import Notes
     from goproxy_vm.observe.access import AccessLog
     from goproxy_vm.observe.metrics import Metrics
     from goproxy_vm.protocol.request import SumdbResource
@@ -94,6 +95,7 @@ class Handler:
         name: str,
         reader: Executor,
         access: AccessLog,
+        notes: Notes,
         forwarded: Forwarded,
         toolchains: Toolchains,
         front: Front | None = None,
@@ -104,6 +106,7 @@ class Handler:
         self._name = name
         self._front = front
         self._access = access
+        self._notes = notes
         self._store = store
         self._proxy = proxy
         self._sumdb = sumdb
@@ -156,8 +159,11 @@ class Handler:
         try:
             answer = await self._answer(request, requester, asked)
             result = answer.result
+            length = answer.length
             response, sent = await send(request, answer, {}, self._reader)
             result = Result.REFUSED if response.status == 416 else answer.result
+            if asked.zip and response.status == 200 and sent == length:
+                self._notes.fetched(client, asked.zip, time.monotonic())
         except asyncio.CancelledError:  # the client has gone; what it got is not known
             self._metrics.request(asked.endpoint, result, time.monotonic() - started, 0)
             raise
@@ -183,6 +189,8 @@ class Handler:
                 failed.headers[hdrs.ALLOW] = "GET, HEAD"
             elif isinstance(error, UnderWay):
                 failed.headers[PREFERENCE_APPLIED] = RESPOND_ASYNC
+            if asked.zip and error.status == 403:
+                self._notes.refused(client, asked.zip, time.monotonic())
             response, sent = failed, await finish(request, failed)
         except Exception:
             log.exception("request crashed", request_id=request_id, client=client, path=request.raw_path)
@@ -228,6 +236,8 @@ class Handler:
         asker = self._asker(request, requester.client, cached_only=wanted.cached_only)
         resource = wanted.resource
         asked.resource(resource)
+        if request.method != hdrs.METH_GET or path.endswith(".h1"):
+            asked.zip = ""
         self._begin(request, requester.client)
         front = self._front
         since = 0 if front is None else front.generation
@@ -316,6 +326,8 @@ class _Asked:
         self.about = ""
         self.module = ""
         self.version = ""
+        self.zip = ""
+        """The escaped path of the zip that is sent to who asks, or what is made of it; "" for all else."""
 
     def guess(self, path: str) -> None:
         """The metric's endpoint by the look of the path: malformed ones are counted too."""
@@ -339,6 +351,8 @@ class _Asked:
             return
         self.endpoint = resource.endpoint
         self.module, self.version = resource.module, resource.version
+        if resource.endpoint is Endpoint.ZIP and resource.artifact is not None:
+            self.zip = resource.path
         version = f"@{resource.version}" if resource.version else ""
         self.about = f"{resource.module}{version} {resource.endpoint}"
 

@@ -19,12 +19,14 @@ class Ready:
     """A prepared answer: what its head is made of, and the body as bytes or as an open file. Small, for there
     are tens of thousands of them."""
 
-    __slots__ = ("_etag", "_frame", "body", "endpoint", "length", "path", "stored", "until")
+    __slots__ = ("_etag", "_frame", "body", "endpoint", "length", "path", "stored", "until", "zip")
 
     def __init__(self, path: str, endpoint: str, answer: Answer, body: bytes | StoredFile) -> None:
         """``path``: below the proxy's root; ``endpoint``: as the metrics have it; ``body`` belongs to it."""
         self.path = path
         self.endpoint = endpoint
+        self.zip = endpoint == "zip"
+        """Whether the ledger has who got it."""
         self.body = body
         self.length = len(body) if isinstance(body, bytes) else body.length
         self.until = answer.until

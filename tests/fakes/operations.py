@@ -28,6 +28,7 @@ from goproxy_vm.cache.facts import (
     Went,
 )
 from goproxy_vm.config import Shown
+from goproxy_vm.ledger.facts import Fetched, FetchPage, Sought
 from goproxy_vm.observe.traffic import Served
 from goproxy_vm.protocol.report import VmReport
 from goproxy_vm.protocol.selector import Selector, normalize
@@ -83,6 +84,13 @@ class FakeOperations:
             Vm("10.0.0.2", STARTED, right, right.release, 7),
             Vm("fd00::1", STARTED - DAY, wrong, wrong.release, 3),
         ]
+        at = int(STARTED)
+        self.fetched = [
+            Fetched("example.com/a", "v1.0.0", "10.0.0.7", "build-7", at - 60, at, 12, 3),
+            Fetched("example.com/a", "v1.0.0", "10.0.0.8", "", at - 90, at - 90, 1, 0),
+            Fetched("example.com/a", "v1.1.0", "10.0.0.7", "build-7", at - 99, at - 95, 1000, 0),
+        ]
+        self.ledger, self.proxies = "on", False
         self.failure: Exception | None = None
         self.hold: asyncio.Event | None = None
         """While it is not set, changes wait."""
@@ -322,6 +330,19 @@ class FakeOperations:
         left = [vm for vm in self.known if cursor is None or vm.number < int(cursor)]
         more = str(left[limit - 1].number) if len(left) > limit else None
         return VmPage(left[:limit], more, len(self.known), self.vm_go)
+
+    async def fetches(self, wanted: Sought) -> FetchPage:
+        await self._ask("fetches", wanted)
+        found = [
+            each
+            for each in self.fetched
+            if (each.module == wanted.module and (wanted.versions is None or each.version in wanted.versions))
+            or (wanted.client and wanted.client in (each.client, each.name))
+        ]
+        start = 0 if wanted.cursor is None else int(wanted.cursor)
+        end = start + wanted.limit
+        more = str(end) if end < len(found) else None
+        return FetchPage(found[start:end], more, len(found), self.ledger, self.proxies)
 
     async def difference(self, a: str, b: str) -> Difference | None:
         await self._ask("difference", a, b)

@@ -19,7 +19,7 @@ ELSE = "answers, but not as goproxy_vm's admin API"
 COMMANDS = [
     *(["status"], ["ls"], ["show", "a.b/c@v1"], ["purge", "x"], ["evict"], ["refresh", "a.b/c"], ["pins"]),
     *(["pin", "x"], ["unpin", "x"], ["scrub"], ["scrub", "--wait"], ["passes"], ["snapshot"], ["snapshots"]),
-    ["vms"],
+    *(["vms"], ["who", "a.b/c"], ["what", "10.0.0.1"]),
     ["diff", "a"],
 ]
 

@@ -346,6 +346,20 @@ async def test_malformed_path(client: Client, path: str, field: str | None) -> N
         ("vms?limit=0", "limit"),
         ("vms?cursor=x", "cursor"),
         ("vms?prefix=x", "prefix"),
+        ("fetches", "module"),
+        ("fetches?module=example.com/a&client=x", "module"),
+        ("fetches?module=nodots", "module"),
+        ("fetches?module=", "module"),
+        ("fetches?module=example.com/a&version=v1%21", "version"),
+        ("fetches?module=example.com/a&version=", "version"),
+        ("fetches?client=x&version=v1.0.0", "version"),
+        ("fetches?client=", "client"),
+        ("fetches?client=" + "x" * 201, "client"),
+        ("fetches?client=%0a", "client"),
+        ("fetches?client=x&since=soon", "since"),
+        ("fetches?client=10.0.0.7&cursor=x", "cursor"),
+        ("fetches?client=x&limit=0", "limit"),
+        ("fetches?client=x&dns=true", "dns"),
         ("passes?prefix=x", "prefix"),
         ("status?verbose=1", "verbose"),
     ],
@@ -441,6 +455,35 @@ async def test_vms(client: Client) -> None:
     assert [each["address"] for each in page["items"]] == ["10.0.0.2"]
     page = (await client.ask("GET", f"{BASE}/vms?limit=1&cursor={page['next_cursor']}")).json
     assert ([each["address"] for each in page["items"]], page["next_cursor"]) == (["fd00::1"], None)
+
+
+async def test_fetches(client: Client) -> None:
+    got = await client.ask("GET", f"{BASE}/fetches?module=example.com/a&version=v1.0.0&since=7d")
+    client.valid("FetchPage", got.json)
+    (_, sought) = client.operations.asked[-1]
+    assert (sought.module, sought.client, sought.since) == ("example.com/a", "", 7 * 86400)
+    assert "v1.0.0" in sought.versions
+    assert "v1.1.0" not in sought.versions
+    assert (got.json["ledger"], got.json["trusted_proxies"], got.json["total"]) == ("on", False, 2)
+    assert got.json["items"][0] == {
+        "module": "example.com/a",
+        "version": "v1.0.0",
+        "client": "10.0.0.7",
+        "name": "build-7",
+        "first": "2025-06-15T15:05:40.000Z",
+        "last": "2025-06-15T15:06:40.000Z",
+        "count": 12,
+        "refused": 3,
+    }
+    assert got.json["items"][1]["name"] is None
+    page = (await client.ask("GET", f"{BASE}/fetches?module=example.com/a&limit=2")).json
+    assert (len(page["items"]), page["next_cursor"], page["total"]) == (2, "2", 3)
+    page = (await client.ask("GET", f"{BASE}/fetches?module=example.com/a&limit=2&cursor=2")).json
+    assert (len(page["items"]), page["next_cursor"]) == (1, None)
+    page = (await client.ask("GET", f"{BASE}/fetches?client=build-7")).json
+    assert [each["version"] for each in page["items"]] == ["v1.0.0", "v1.1.0"]
+    await client.ask("GET", f"{BASE}/fetches?client=fd00:0::0001")
+    assert client.operations.asked[-1][1].client == "fd00::1"
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,85 @@ def test_vms(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) 
     assert command("vms") == ["0 of 0 VMs"]
 
 
+def test_who(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = command("who", "example.com/a@v1.0.0", "--since", "7d")
+    assert [" ".join(line.split()) for line in lines] == [
+        "CLIENT NAME VERSION FIRST LAST COUNT REFUSED",
+        "10.0.0.7 build-7 v1.0.0 2025-06-15 15:05:40 +0000 2025-06-15 15:06:40 +0000 12 3",
+        "10.0.0.8 v1.0.0 2025-06-15 15:05:10 +0000 2025-06-15 15:05:10 +0000 1",
+        "2 of 2 pairs of client and version, 2 clients",
+    ]
+    ((_, sought),) = asked(api)
+    assert (sought.since, sought.limit, "v1.0.0" in sought.versions) == (7 * 86400, 1000, True)
+    lines = command("who", "example.com/a")
+    assert lines[-1] == "3 of 3 pairs of client and version, 2 clients"
+    assert command("who", "example.com/a", "--limit", "1")[-1].startswith("1 of 3 pairs")
+    asked(api)
+    monkeypatch.setattr(commands, "PAGE", 2)
+    answer = command.json("who", "example.com/a")
+    assert [each["version"] for each in answer["items"]] == ["v1.0.0", "v1.0.0", "v1.1.0"]
+    assert "dns" not in answer["items"][0]
+    assert command("who", "example.com/c")[-1] == (
+        "0 of 0 pairs of client and version; did you mean example.com/a?"
+    )
+
+
+def test_what(api: ApiThread, command: Command) -> None:
+    lines = command("what", "build-7", "--since", "30d")
+    assert [" ".join(line.split()) for line in lines] == [
+        "VERSION CLIENT NAME FIRST LAST COUNT REFUSED",
+        "example.com/a@v1.0.0 10.0.0.7 build-7 2025-06-15 15:05:40 +0000 2025-06-15 15:06:40 +0000 12 3",
+        "example.com/a@v1.1.0 10.0.0.7 build-7 2025-06-15 15:05:01 +0000 2025-06-15 15:05:05 +0000 1,000",
+        "2 of 2 pairs of client and version",
+    ]
+    assert command("what", "10.9.9.9") == ["0 of 0 pairs of client and version"]
+    assert command.json("what", "10.0.0.8")["items"][0]["name"] is None
+
+
+def test_what_the_ledger_does_not_say(api: ApiThread, command: Command) -> None:
+    api.operations.fetched = api.operations.fetched[:1]
+    assert command("who", "example.com/a")[-2] == (
+        "behind a reverse proxy all VMs are one client, unless the setting trusted_proxies names it"
+    )
+    api.operations.proxies = True
+    assert len(command("who", "example.com/a")) == 3
+    api.operations.ledger = "hashed"
+    assert command("who", "example.com/a")[-2].startswith("addresses are not noted (setting ledger)")
+    api.operations.ledger, api.operations.fetched = "off", []
+    assert command("who", "x.y/z")[0] == "nothing is noted: the setting ledger is off"
+    assert command("what", "10.0.0.7")[0] == "nothing is noted: the setting ledger is off"
+
+
+def test_who_with_names_of_the_dns(api: ApiThread, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name_of(address: str) -> tuple[str, list[str], list[str]]:
+        return f"vm-{address.rpartition('.')[2]}.example", [], [address]
+
+    monkeypatch.setattr(socket, "gethostbyaddr", name_of)
+    lines = command("who", "example.com/a", "--dns")
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["10.0.0.7", "build-7"],
+        ["10.0.0.8", "vm-8.example"],
+        ["10.0.0.7", "build-7"],
+    ]
+    names = [each["dns"] for each in command.json("who", "example.com/a", "--dns")["items"]]
+    assert names == [None, "vm-8.example", None]
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["who", "nodots"], "nodots"),
+        (["who", "example.com/a@"], "expected MODULE@VERSION"),
+        (["who", "example.com/a@v1!"], "version"),
+        (["who", "example.com/a", "--since", "0"], "it must be more than 0"),
+        (["what"], "CLIENT"),
+    ],
+)
+def test_who_and_what_of_nothing(api: ApiThread, command: Command, argv: list[str], why: str) -> None:
+    assert why in command.fails(2, *argv)
+    assert asked(api) == []
+
+
 def test_show(api: ApiThread, command: Command) -> None:
     lines = command("show", "github.com/Azure/sdk/v2@v2.0.0+incompatible")
     assert lines[:3] == [

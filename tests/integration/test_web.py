@@ -187,6 +187,7 @@ async def test_who_has_left_causes_no_fetch(host: Host, upstream: FakeUpstream) 
         name="here",
         reader=None,  # type: ignore[arg-type]  # none is used
         access=None,  # type: ignore[arg-type]
+        notes=None,  # type: ignore[arg-type]
         forwarded=None,  # type: ignore[arg-type]
         toolchains=None,  # type: ignore[arg-type]
     )

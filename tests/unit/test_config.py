@@ -580,3 +580,24 @@ def test_a_pattern_that_no_module_has(key: str, pattern: str, why: str) -> None:
 @pytest.mark.parametrize("pattern", ["a.example/", "a.example/B", "[A-Za-z]*.example", r"\A.example", "*.x"])
 def test_a_pattern_that_some_module_may_have(pattern: str) -> None:
     assert setting("nosumdb", pattern) == pattern
+
+
+def test_names_of_clients_are_a_list_or_a_table(tmp_path: Path) -> None:
+    expected = load({"client_names": ["10.0.0.7=build-7", "10.1.0.0/24=ci"]}, HOME, None)
+    for text in (
+        'client_names = {"10.0.0.7" = "build-7", "10.1.0.0/24" = "ci"}',
+        '[client_names]\n"10.0.0.7" = "build-7"\n"10.1.0.0/24" = "ci"',
+        'client_names = ["10.0.0.7=build-7", "10.1.0.0/24=ci"]',
+    ):
+        loaded = from_file(tmp_path, text)
+        assert loaded.settings == expected.settings
+        assert loaded.origins["client_names"].value == ["10.0.0.7=build-7", "10.1.0.0/24=ci"]
+    assert from_file(tmp_path, "client_names = {}").settings.client_names.of("10.0.0.7") == ""
+    for text, why in (
+        ('client_names = {"10.0.0.7" = 7}', "expected a list of NETWORK=NAME"),
+        ('client_names = {"10.0.0.7" = "a,b"}', '"b" has no ='),
+        ('deny = {"a.b" = "c"}', "expected a list of rules"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            from_file(tmp_path, text)
+        assert why in caught.value.sentence

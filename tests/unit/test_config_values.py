@@ -10,6 +10,7 @@ from goproxy_vm.config import load
 from goproxy_vm.config.address import is_authority
 from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.config.values import (
+    CLIENT_NAMES,
     GLOBS,
     HOSTS,
     REPOSITORIES,
@@ -278,3 +279,43 @@ def test_no_vulndb(text: str) -> None:
         VULNDB.parse(text)
     with pytest.raises(ConfigError, match=r"vulndb.*http\(s\)://HOST"):
         load({"vulndb": text}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        ("10.0.0.7", "build-7"),
+        ("10.0.0.8", "ci"),
+        ("10.1.2.3", "all=of+them"),
+        ("11.0.0.1", ""),
+        ("fd00::7", "six"),
+        ("fd01::7", ""),
+        ("unix", ""),
+        ("~0a1b", ""),
+    ],
+)
+def test_the_smallest_network_names_a_client(client: str, name: str) -> None:
+    text = "10.0.0.0/8=all=of+them, 10.0.0.7=build-7,10.0.0.0/24 = ci,fd00::/16=six"
+    names = CLIENT_NAMES.parse(text)
+    assert names.of(client) == name
+    assert (name in names) == bool(name)
+    assert names == CLIENT_NAMES.parse(text)
+    assert CLIENT_NAMES.parse("") != names
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("10.0.0.7", '"10.0.0.7" has no ='),
+        ("10.0.0.7=", '"" is no name'),
+        ("10.0.0.7=a b", '"a b" is no name'),
+        ("10.0.0.7=ä", "is no name"),
+        (f"10.0.0.7={'a' * 101}", "is no name"),
+        ("10.0.0.7/24=a", "has host bits set"),
+        ("build=10.0.0.7", "does not appear to be"),
+        ("10.0.0.7=a,10.0.0.7/32=b", '"10.0.0.7/32" has a name already'),
+    ],
+)
+def test_names_of_clients_that_are_none(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        CLIENT_NAMES.parse(text)

@@ -30,6 +30,20 @@ def test_a_cache(tmp_path: Path) -> None:
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_ledger_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    ledger = tmp_path / "ledger.db"
+    ledger.touch()
+    assert directory(tmp_path).status == "ok"
+    ledger.unlink()
+    ledger.mkdir()
+    found = directory(tmp_path)
+    assert found.status == "warning"
+    assert found.found.startswith(f"{ledger} is no file that user {os.geteuid()} may write to")
+    assert found.remedy.startswith("remove it while the server is stopped")
+    assert check_directory(Settings(cache_dir=tmp_path, ledger="off"), 0).status == "ok"
+
+
 def test_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = directory(tmp_path / "file" / "cache" / "deeper")
