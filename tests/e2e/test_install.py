@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,39 +21,36 @@ FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "install.sh"
 VERSION = "1.26.8"
 H1 = "h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM="
 """What sum.golang.org has of it, for linux-amd64."""
-TEST = """
-set -e
-. /etc/profile.d/goproxy-vm.sh
-mkdir /tmp/m
-cd /tmp/m
-cat >m_test.go <<'END'
+PAGE = Path(__file__).parents[2] / "docs" / "vms.md"
+PROJECT = {
+    "go.mod": "module example.com/m\n\ngo 1.21\n\nrequire golang.org/x/mod v0.12.0\n",
+    "go.sum": """\
+golang.org/x/mod v0.12.0 h1:rmsUpXtvNzj340zd98LZ4KntptpfRHwpFOHG188oHXc=
+golang.org/x/mod v0.12.0/go.mod h1:iBbtSCu2XBx23ZKBPSOrRkjjQPZFPuis4dIYUhu/chs=
+""",
+    "m_test.go": """\
 package m
 
 import (
-    "testing"
+	"testing"
 
-    "golang.org/x/mod/semver"
+	"golang.org/x/mod/semver"
 )
 
 func TestOrder(t *testing.T) {
-    if semver.Compare("v1.10.0", "v1.9.0") != 1 {
-        t.Fatal("in the wrong order")
-    }
+	if semver.Compare("v1.10.0", "v1.9.0") != 1 {
+		t.Fatal("in the wrong order")
+	}
 }
-END
-go mod init example.com/m
-go get golang.org/x/mod@v0.12.0
-go vet ./...
-go test -v ./...
-go env GOPROXY GOSUMDB GOTOOLCHAIN
-"""
+""",
+}
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, real_upstream: str) -> Iterator[str]:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("its hash is known for linux-amd64")
-    env = {"GOPROXY_VM_UPSTREAM": real_upstream} | {
+    env = {"GOPROXY_VM_UPSTREAM": real_upstream, "GOPROXY_VM_VM_GO": VERSION} | {
         key: os.environ[key] for key in ("SSL_CERT_FILE",) if key in os.environ
     }
     with serving(tmp_path_factory.mktemp("cache"), env=env) as server:
@@ -80,14 +78,25 @@ def test_a_real_toolchain(url: str, tmp_path: Path) -> None:
         assert f"go version go{VERSION} linux/amd64" in done.stderr
 
 
+def one_line(url: str) -> str:
+    """What the page has for a machine that has nothing but busybox, to be run here."""
+    (line,) = re.findall(r"^# (wget .*/go test .*)$", PAGE.read_text(), re.MULTILINE)
+    return line.replace("http://HOST:8080", url).replace("go test", "go test -v")
+
+
 @pytest.mark.soak
-def test_from_busybox_to_go_test(url: str, tmp_path: Path) -> None:
+def test_from_busybox_to_go_test_in_one_line(url: str, tmp_path: Path) -> None:
+    """The script is the one that the host serves, and the version its own: the line says nothing of it."""
     bare = Bare(tmp_path / "root")
-    (bare.root / "tmp" / "install.sh").write_text(script(url))
-    bare.run(f"sh /tmp/install.sh --version {VERSION}", timeout=300)  # with --h1 it sets nothing up
-    done = bare.run(TEST, timeout=600)
+    project = bare.root / "root" / "m"
+    project.mkdir()
+    for name, text in PROJECT.items():
+        (project / name).write_text(text)
+    done = bare.run(f"cd /root/m; {one_line(url)}", timeout=600)
     assert "--- PASS: TestOrder" in done.stdout
-    assert done.stdout.splitlines()[-3:] == [url, "sum.golang.org", "auto"]
-    bare.run("sh /tmp/install.sh --uninstall")
+    go = "/usr/local/go/bin/go"
+    told = bare.run(f"{go} env GOVERSION GOPROXY GOSUMDB GOTOOLCHAIN; {go} vet -C /root/m .").stdout
+    assert told.splitlines() == [f"go{VERSION}", url, "sum.golang.org", f"go{VERSION}"]
+    bare.run(f"wget -qO- {url}/vm/install.sh | sh -s -- --uninstall")
     assert not (bare.root / "usr/local/go").is_symlink()
     assert not (bare.root / "usr/local/lib/goproxy-vm").exists()
