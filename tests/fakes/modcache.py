@@ -93,10 +93,11 @@ def _read(path: Path) -> bytes:
 def fake_gocache(top: Path, days: dict[str, float]) -> None:
     """A build cache; ``days``: for each path in it, how long it has not been used.
 
-    A path that ends in ``/x`` is that of an executable: it is its directory that counts.
+    A path that ends in ``/x`` is that of an executable: it is its directory that counts. Of the 256
+    directories that ``go`` makes it has the first and the last, and those of ``days``.
     """
-    for number in range(256):
-        (top / f"{number:02x}").mkdir(parents=True)
+    for name in ("00", "ff"):
+        (top / name).mkdir(parents=True)
     (top / "README").write_text("This directory holds cached build artifacts from the Go build system.\n")
     (top / "trim.txt").write_text("1")
     for name, unused in days.items():
