@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import graph
-from tests.e2e.gocommand import Vm, go_binary
+from tests.e2e.gocommand import Vm, go_binary, go_of
 from tests.e2e.outage import Script, Yesterday, assert_good, host, live
 
+GOS = ("1.21.13", "1.24.11", "1.26.6", "1.27.3")
+"""The oldest that knows toolchains, two between, and the newest."""
 PROBE = "golang.org/x/mod/@v/v0.12.0.info"
 
 
@@ -20,6 +22,12 @@ PROBE = "golang.org/x/mod/@v/v0.12.0.info"
 def gocache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One build cache for all: what ``go`` compiled once it need not compile again."""
     return tmp_path_factory.mktemp("gocache")
+
+
+@pytest.fixture(scope="session", params=GOS)
+def other_go(request: pytest.FixtureRequest) -> str:
+    """The ``go`` of each of several versions, kept from run to run."""
+    return go_of(request.param, request.config.cache.mkdir("go-bin"))
 
 
 @pytest.fixture(scope="session")

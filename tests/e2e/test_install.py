@@ -7,11 +7,13 @@ import platform
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.cleaning import make_writable
 from tests.e2e.gocommand import serving
 from tests.fakes.bare import Bare
 
@@ -100,3 +102,25 @@ def test_from_busybox_to_go_test_in_one_line(url: str, tmp_path: Path) -> None:
     bare.run(f"wget -qO- {url}/vm/install.sh | sh -s -- --uninstall")
     assert not (bare.root / "usr/local/go").is_symlink()
     assert not (bare.root / "usr/local/lib/goproxy-vm").exists()
+
+
+@pytest.mark.soak
+def test_every_go_is_the_one_of_all(url: str, tmp_path: Path, other_go: str) -> None:
+    """Older or newer, by ``setup.sh`` of a host with ``vm_go``; it reports as that, and takes no other."""
+    work = tmp_path / "work"
+    work.mkdir()
+    env = {"PATH": f"{Path(other_go).parent}:/usr/bin:/bin", "HOME": str(tmp_path), "GOTELEMETRY": "off"}
+
+    def run(*command: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, input=given, cwd=work, env=env, capture_output=True, text=True)
+
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/vm/setup.sh") as response:
+        done = run("sh", given=response.read().decode())
+    assert done.returncode == 0, done.stderr
+    assert run("go", "version").stdout == f"go version go{VERSION} linux/amd64\n"
+    assert f"/go-vm/go{VERSION}/mod" in run("go", "env", "GOMODCACHE").stdout
+    (work / "go.mod").write_text("module example.com/m\n\ngo 1.27\n")
+    refused = run("go", "list", "-m")
+    assert refused.returncode != 0
+    assert f"requires go >= 1.27 (running go {VERSION}; GOTOOLCHAIN=go{VERSION})" in refused.stderr
+    make_writable(tmp_path / ".cache")
