@@ -72,6 +72,12 @@ async def test_hostile_queries(serve: Serve, upstream: FakeUpstream) -> None:
         ),
         *(f"?{REPORT.replace('linux', bad)}" for bad in ("a\\b", "a'b", "{", "$(x)", "\x7f", "\xe9", "a?b")),
         *(f"?{REPORT.replace('409', bad)}" for bad in ("", "-1", "1" * 10, "1" * 5000, "1.5", "%31")),
+        *(f"?{REPORT.replace('409', bad)}" for bad in ("+1", "1e3", "0x1", "1_0", "\xd9\xa3", "\xb2", "nan")),
+        *(
+            f"?{REPORT.replace('go1.26.8', bad)}"
+            for bad in ("../..", "go1.26.8%0a", "go1.26.8;os=x", "~", "*")
+        ),
+        *(f"?{REPORT}{bad}" for bad in ("&&", "&__proto__=x", "&g%6f=x", "&go[]=x", ";x=y", "&=", "&script")),
         f"?{'go=a&' * 5000}",
     ]
     for query in hostile:
