@@ -99,6 +99,13 @@ def test_from_busybox_to_go_test_in_one_line(url: str, tmp_path: Path) -> None:
     go = "/usr/local/go/bin/go"
     told = bare.run(f"{go} env GOVERSION GOPROXY GOSUMDB GOTOOLCHAIN; {go} vet -C /root/m .").stdout
     assert told.splitlines() == [f"go{VERSION}", url, "sum.golang.org", f"go{VERSION}"]
+    caches = bare.root / "root/.cache/go-vm"
+    assert len(list(caches.rglob("x/mod/@v/*.zip"))) == 1
+    environment = "export PATH=/usr/local/go/bin:$PATH; cd /root/m"
+    cleaned = bare.run(f"{environment}; wget -qO- {url}/vm/clean.sh | sh -s -- --zips --build-age 1")
+    assert "  - zip " in cleaned.stdout
+    assert not list(caches.rglob("x/mod/@v/*.zip"))
+    assert bare.run(f"{environment}; GOPROXY=off go test .").stdout.startswith("ok ")
     bare.run(f"wget -qO- {url}/vm/install.sh | sh -s -- --uninstall")
     assert not (bare.root / "usr/local/go").is_symlink()
     assert not (bare.root / "usr/local/lib/goproxy-vm").exists()
