@@ -42,6 +42,7 @@ from goproxy_vm.observe.traffic import Traffic
 from goproxy_vm.protocol.loop import new_name
 from goproxy_vm.prover import Repacker, ZipProver
 from goproxy_vm.proxy.advisories import AdvisoryWatch, open_advisories
+from goproxy_vm.proxy.agelimit import AgeLimit
 from goproxy_vm.proxy.ages import Ages
 from goproxy_vm.proxy.gate import Gate
 from goproxy_vm.proxy.mirror import SumdbMirror
@@ -196,8 +197,8 @@ class Server:
             logs.set_level(settings.log_level)  # from here on nothing waits
             for guard in self._guards:
                 guard.change(token)
-            self._gate.change(settings, tokens)
             self.ages.change(settings)
+            self._gate.change(settings, tokens)
             self._handler.networks = settings.allow_clients
             if self._front is not None:
                 self._front.networks = settings.allow_clients
@@ -206,6 +207,14 @@ class Server:
             told = {name: each for name, each in (origins or {}).items() if name not in kept}
             self.in_force = replace(self.in_force, settings={**self.in_force.settings, **told})
             return Reloaded([name for name in changed if name in RELOADED], list(kept))
+
+    async def _info(self, module: str, version: str) -> bytes:
+        return await self.proxy.info(module, version)
+
+    async def _fixed(self, module: str, version: str) -> bool:
+        """Whether an advisory names a version as one that fixes something."""
+        known = await self.advisories.learn(module, version) if self.advisories is not None else None
+        return known is not None and known.fixed(module, version) is not None
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
@@ -228,8 +237,11 @@ class Server:
         self._upstreams_in_use = upstreams = sources.upstreams
         database, direct = sources.database, sources.direct
         proofs = Proofs(settings, store, database, self.metrics)
+        self.database = database
+        history = database.history if database else None
+        self.ages = Ages(settings, store, proofs, self._clock, history, info=self._info)
         self._gate = gate = Gate(
-            settings, await asyncio.to_thread(private_tokens, settings.private_tokens_file)
+            settings, await asyncio.to_thread(private_tokens, settings.private_tokens_file), self.ages
         )
 
         def ruled() -> None:
@@ -241,9 +253,8 @@ class Server:
         rulebook = Rulebook(settings.cache_dir.absolute(), gate.rule)
         await asyncio.to_thread(rulebook.load)
         stack.push_async_callback(cancel, asyncio.create_task(supervised(rulebook.run), name="rulebook"))
-        self.database = database
-        self.ages = Ages(settings, store, proofs, self._clock, database.history if database else None)
-        proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots, sources.private)
+        limit = AgeLimit(gate, self.ages, self._fixed)
+        proxy = Proxy(settings, gate, store, upstreams, prover, proofs, slots, sources.private, limit)
         stack.push_async_callback(proxy.close)
         self.proxy = proxy
         store.recover(proxy.intake.prove_stray)

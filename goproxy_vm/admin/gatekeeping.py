@@ -12,6 +12,7 @@ from goproxy_vm.cache.facts import Listing, Selection
 if TYPE_CHECKING:
     from goproxy_vm.admin.operations import Operations
     from goproxy_vm.protocol.policy import GateRule, Rule
+    from goproxy_vm.proxy.ages import Age
     from goproxy_vm.proxy.gate import Gate, Refusal
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.proxy.rulebook import Rulebook
@@ -36,6 +37,8 @@ class Passing:
 
     refusal: Refusal | None
     newest: str | None
+    age: Age | None = None
+    """How old the version is, where that counts."""
 
 
 class Gatekeeping:
@@ -103,5 +106,9 @@ class Gatekeeping:
                 return
 
     async def check(self, module: str, version: str) -> Passing:
-        """Whether a version, or "" for a module, passes for everyone who may ask for it."""
-        return Passing(self._gate.refusal(module, version), await self._proxy.newest_allowed(module))
+        """Whether a version, or "" for a module, passes for everyone who may ask for it.
+
+        NoRecord, Unproven, Unavailable: its age cannot be told now.
+        """
+        refusal, age = await self._proxy.check(module, version)
+        return Passing(refusal, await self._proxy.newest_allowed(module), age)

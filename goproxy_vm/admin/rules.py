@@ -15,11 +15,13 @@ from goproxy_vm.admin import bodies
 from goproxy_vm.admin.call import BASE, Call, Route, answer, body_of, no_body
 from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.admin.rendering import timestamp, timestamp_or_none
+from goproxy_vm.errors import NoRecord, UpstreamError
 from goproxy_vm.protocol.policy import GateRule, Rule
 from goproxy_vm.proxy import rulebook
 
 if TYPE_CHECKING:
     from goproxy_vm.admin.gatekeeping import Gatekeeping, Passing, Stored
+    from goproxy_vm.proxy.ages import Age
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,13 @@ class RuleActions:
         call.query.finish()
         if not module:
             raise malformed("module", "is needed")
-        return answer(_passing(module, version, await self._gate.check(module, version)))
+        try:
+            found = await self._gate.check(module, version)
+        except UpstreamError as error:
+            raise Problem(503, f"how old it is cannot be told now: {error.sentence}") from None
+        except NoRecord as error:
+            raise Problem(404, error.sentence) from None
+        return answer(_passing(module, version, found))
 
     def _found(self, call: Call) -> GateRule:
         number = call.parts["number"]
@@ -193,4 +201,15 @@ def _passing(module: str, version: str, found: Passing) -> dict[str, Any]:
         "rule": None if refusal is None else refusal.rule,
         "reason": None if refusal is None else refusal.why,
         "newest_allowed": found.newest,
+        "age": None if found.age is None else _aged(found.age),
+    }
+
+
+def _aged(age: Age) -> dict[str, Any]:
+    return {
+        "seconds": None if age.seconds is None else round(age.seconds),
+        "evidence": age.evidence,
+        "number": age.number,
+        "noted": timestamp_or_none(age.noted),
+        "passes_after": timestamp_or_none(age.passes_after),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goproxy_vm.config.text import size
-from goproxy_vm.console.tables import facts, moment, plural, table
+from goproxy_vm.console.tables import age, facts, moment, plural, table
 
 Json = dict[str, Any]
 
@@ -53,6 +53,10 @@ def passing(answer: Json) -> list[str]:
     """Whether something passes."""
     pairs = [("verdict", answer["verdict"])]
     pairs += [(name, answer[name]) for name in ("rule", "reason") if answer[name]]
+    if answer["age"] is not None:
+        known = answer["age"]["seconds"]
+        old = "not proven" if known is None else age(known)
+        pairs.append(("age", f"{old} ({answer['age']['evidence']})"))
     if answer["newest_allowed"]:
         pairs.append(("newest allowed", answer["newest_allowed"]))
     return facts(pairs)

@@ -93,15 +93,16 @@ class Ages:
         kept: int = KEPT,
     ) -> None:
         """``history`` is that of the checksum database, None without one. ``anchors`` came with the release,
-        by default those of sum.golang.org where that is asked. ``info`` brings the ``.info`` of a version,
-        and may raise GoproxyError; by default what is stored. So many versions are ``kept`` in memory."""
+        by default those of sum.golang.org where that is asked. ``info`` brings the ``.info`` of a version
+        that is not stored, and may raise GoproxyError; by default nobody does. So many versions are ``kept``
+        in memory."""
         self._store = store
         self._proofs = proofs
         self._clock = clock
         self._history = history
         googles = settings.sumdb is not None and settings.sumdb.vkey == GOOGLE_KEY
         self._anchors = anchors if anchors is not None else shipped() if googles else Growth()
-        self._info = info or self._stored_info
+        self._info = info
         self._old: Lru[tuple[str, str], None] = Lru(kept)
         self._numbers: Lru[tuple[str, str], int] = Lru(kept)
         self._sights: Lru[tuple[str, str], Sight] = Lru(kept)
@@ -133,15 +134,16 @@ class Ages:
         """Whether a version is known to pass, which costs nothing; False says nothing."""
         return not self.on or (module, version) in self._old or self.exempt(module, version)
 
-    async def judge(self, module: str, version: str) -> Age:
-        """How old a version is. What was old enough once stays so.
+    async def judge(self, module: str, version: str, *, bring: bool = False) -> Age:
+        """How old a version is. What was old enough once stays so. ``bring`` its ``.info`` where all depends
+        on its commit's time.
 
         NoRecord: the checksum database has no record of it. Unproven: it could not be looked up now.
         Unavailable: the index cannot be read.
         """
         if self.passes(module, version):
             return Age(True, "exempt" if self.exempt(module, version) else "seen")
-        age = await self._judged(module, version)
+        age = await self._judged(module, version, bring=bring)
         if age.passes:
             self._old.keep((module, version), None)
         return age
@@ -187,16 +189,16 @@ class Ages:
             return True
         return await self._proofs.number_at_hand(module, version) is not None
 
-    async def _judged(self, module: str, version: str) -> Age:
+    async def _judged(self, module: str, version: str, *, bring: bool) -> Age:
         known = await self._store.known(module, version)
         then = self._clock.earliest() - self._least
         seen = known.zip_seen if known.zip_seen is not None and known.zip_seen >= EARLIEST else None
         if seen is not None and seen <= then:
             return self._age("seen", seen)
         if self._history is None or not self._proofs.recorded(module):
-            return await self._by_sight(module, version, seen)
+            return await self._by_sight(module, version, seen, bring=bring)
         number = await self._number(module, version)
-        return await self._by_log(module, version, number, seen, self._history.growth)
+        return await self._by_log(module, version, number, seen, self._history.growth, bring=bring)
 
     async def _number(self, module: str, version: str) -> int:
         number = self._numbers.get((module, version))
@@ -206,7 +208,7 @@ class Ages:
         return number
 
     async def _by_log(
-        self, module: str, version: str, number: int, seen: float | None, growth: Growth
+        self, module: str, version: str, number: int, seen: float | None, growth: Growth, *, bring: bool
     ) -> Age:
         places: list[tuple[float, Evidence]] = []
         if (noted := growth.logged_before(number)) is not None:
@@ -223,11 +225,12 @@ class Ages:
             since, evidence = min(places)
             if since <= then:
                 return self._age(evidence, since, number=number)
-        committed = await self._committed(module, version)
         before_us = _before_us(growth, number, now)
         new_here = growth.first is None or growth.first > then
         unproven = before_us and new_here and number >= self._anchors.size
-        if committed is not None and unproven and self._settings.min_age_unproven == "time":
+        by_time = unproven and self._settings.min_age_unproven == "time"
+        committed = await self._committed(module, version, bring=bring and by_time)
+        if committed is not None and by_time:
             age = self._age("time", min(committed, now), number=number, committed=committed)
             if age.passes or since is None or committed < since:
                 return age
@@ -236,7 +239,7 @@ class Ages:
             evidence = "unlogged"
         return self._age(evidence, since, number=number, committed=committed, bounded=bounded)
 
-    async def _by_sight(self, module: str, version: str, seen: float | None) -> Age:
+    async def _by_sight(self, module: str, version: str, seen: float | None, *, bring: bool) -> Age:
         """Of what no checksum database knows: since when it is known here."""
         sight = self._sights.get((module, version))
         if sight is None:
@@ -247,7 +250,7 @@ class Ages:
         now = self._clock.earliest()
         if age.passes or self._settings.min_age_unproven != "time" or sight.since <= now - self._least:
             return age
-        committed = await self._committed(module, version)
+        committed = await self._committed(module, version, bring=bring)
         return age if committed is None else self._age("time", min(first, committed), committed=committed)
 
     def _age(
@@ -266,20 +269,20 @@ class Ages:
         seconds = max(0.0, now - since) if bounded or passes else None
         return Age(passes, evidence, seconds, number, since, since + self._least, committed)
 
-    async def _committed(self, module: str, version: str) -> float | None:
+    async def _committed(self, module: str, version: str, *, bring: bool) -> float | None:
         if semver.pseudo(version):
             return commit_time(minimal_info(version))
         try:
-            return commit_time(await self._info(module, version))
+            return commit_time(await self._info_of(module, version, bring=bring))
         except GoproxyError:
             return None
 
-    async def _stored_info(self, module: str, version: str) -> bytes:
+    async def _info_of(self, module: str, version: str, *, bring: bool) -> bytes:
         stored = await self._store.get(Artifact.of(module, version, Kind.INFO), asked=False)
-        if stored is None:
-            return b""
-        with stored:
-            return await asyncio.to_thread(stored.pread, 0, LONGEST_INFO)
+        if stored is not None:
+            with stored:
+                return await asyncio.to_thread(stored.pread, 0, LONGEST_INFO)
+        return await self._info(module, version) if bring and self._info is not None else b""
 
 
 def _before_us(growth: Growth, number: int, now: float) -> bool:

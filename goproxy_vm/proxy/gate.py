@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from goproxy_vm.config.token import Tokens
     from goproxy_vm.protocol.policy import Rule
     from goproxy_vm.protocol.request import ModuleResource
+    from goproxy_vm.proxy.ages import Ages
     from goproxy_vm.proxy.asker import Asker
 
 
@@ -47,7 +48,9 @@ class Refusal:
 class Gate:
     """This server's rules; :meth:`change` and :meth:`rule` put others into force while it serves."""
 
-    def __init__(self, settings: Settings, tokens: Tokens | None = None) -> None:
+    def __init__(self, settings: Settings, tokens: Tokens | None = None, ages: Ages | None = None) -> None:
+        """``ages`` are to have the new settings before :meth:`change` has them."""
+        self._ages = ages
         self._private = settings.private
         self.offline = settings.offline
         """Whether nothing is fetched for anybody."""
@@ -98,7 +101,11 @@ class Gate:
     @property
     def open(self) -> bool:
         """Whether everything passes, to everyone: nothing need be known of what is asked for then."""
-        return not (self._blocks or self._allow or self._restricted)
+        return not (self._blocks or self._allow or self._restricted or self._aging)
+
+    @property
+    def _aging(self) -> bool:
+        return self._ages is not None and self._ages.on
 
     @property
     def _restricted(self) -> bool:
@@ -116,13 +123,23 @@ class Gate:
         """Whether a version passes whatever its age."""
         return self._exempt.find(module, version) is not None
 
+    def old_enough(self, module: str, version: str) -> bool:
+        """Whether a version is known to be, or need not be; False says nothing."""
+        return self._ages is None or self._ages.passes(module, version) or self.exempt(module, version)
+
     def passes(self, artifact: Artifact) -> bool:
-        """Whether a file may be given to everyone who may ask."""
-        return self.refusal_of(artifact) is None and not self.reserved(artifact.module)
+        """Whether a file is known to be for everyone who may ask; False says nothing."""
+        return (
+            self.refusal_of(artifact) is None
+            and not self.reserved(artifact.module)
+            and (artifact.kind is not Kind.ZIP or self.old_enough(artifact.module, artifact.version))
+        )
 
     def selects(self, module: str) -> bool:
         """Whether some versions of a module may be refused where others pass: its lists are looked at."""
-        return bool(self._allow) or any(each.rule.versions for each in self._blocks.about(module))
+        return (
+            bool(self._allow) or self._aging or any(each.rule.versions for each in self._blocks.about(module))
+        )
 
     def refusal(self, module: str, version: str = "", *, code: bool = True) -> Refusal | None:
         """Why a version ("": all of the module) may not pass, if so; without ``code`` only what means more

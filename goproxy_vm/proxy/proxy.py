@@ -13,7 +13,9 @@ from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import Absent, Denied, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.request import ModuleResource, parse
+from goproxy_vm.proxy.agelimit import AgeLimit
 from goproxy_vm.proxy.answer import RESERVED, Answer, Result, file_answer
+from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.intake import Intake
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from goproxy_vm.cache.store import Store
     from goproxy_vm.config import Settings
     from goproxy_vm.prover import ZipProver
-    from goproxy_vm.proxy.asker import Asker
-    from goproxy_vm.proxy.gate import Gate
+    from goproxy_vm.proxy.ages import Age
+    from goproxy_vm.proxy.gate import Gate, Refusal
     from goproxy_vm.sumdb.proof import Proofs
     from goproxy_vm.traffic.slots import Claim
     from goproxy_vm.upstream.chain import Upstreams
@@ -50,11 +52,13 @@ class Proxy:
         proofs: Proofs,
         slots: FairSlots,
         private: Upstreams | None = None,
+        limit: AgeLimit | None = None,
         *,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``private``: where modules of the setting of that name come from, in place of ``upstreams``."""
+        """``private``: where modules of the setting of that name come from, in place of ``upstreams``;
+        ``limit`` says what is too young."""
         self._gate = gate
         self._store = store
         self._watchers: list[Callable[[], None]] = []
@@ -86,7 +90,8 @@ class Proxy:
             # For clients it is the version's .info, which they ask for no more, and others will.
             named=self._prefetch.complete,
         )
-        self._offers = Offers(gate, self._documents, self._file)
+        self._limit = limit or AgeLimit(gate)
+        self._offers = Offers(gate, self._limit, self._documents, self._file)
 
     async def close(self) -> None:
         """Cancel the flights under way."""
@@ -127,8 +132,10 @@ class Proxy:
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
 
     async def _check(self, artifact: Artifact) -> None:
-        """Barred: a file may not be given."""
+        """Barred: a file may not be given. Raises as :meth:`AgeLimit.refusal`."""
         refusal = self._gate.refusal_of(artifact)
+        if refusal is None and artifact.kind is Kind.ZIP:
+            refusal = await self._limit.refusal(artifact.module, artifact.version)
         if refusal is not None:
             raise await self._offers.refused(refusal, artifact.module)
 
@@ -252,8 +259,13 @@ class Proxy:
         """Fetch an announced file, unless it is there or others would have to go for it; whether it was."""
         if artifact.path in self._files or self._absences.recent.has(artifact.path):
             return False
-        if artifact.kind is Kind.ZIP and (not self._store.roomy or self._upstreams(artifact).resting):
-            return False
+        if artifact.kind is Kind.ZIP:
+            if not self._store.roomy or self._upstreams(artifact).resting:
+                return False
+            try:
+                await self._check(artifact)
+            except GoproxyError:  # who asks for it is told
+                return False
         claim, fetched = self.routing.of(artifact.module).slots.claim("prefetch"), False
 
         async def bring() -> StoredFile:
@@ -288,6 +300,21 @@ class Proxy:
     def watch(self, forget: Callable[[], None]) -> None:
         """Have ``forget`` called when lists and queries may be older than what is known."""
         self._watchers.append(forget)
+
+    async def info(self, module: str, version: str) -> bytes:
+        """The ``.info`` of a version, for our own use. Raises as :meth:`get`."""
+        answer = await self._file(Artifact.of(module, version, Kind.INFO), Asker("ages"))
+        with contextlib.closing(answer):
+            body = answer.body
+            return body if isinstance(body, bytes) else await asyncio.to_thread(body.pread, 0, body.length)
+
+    async def check(self, module: str, version: str) -> tuple[Refusal | None, Age | None]:
+        """Why a version's code may not be given, if so, and its age, where that counts. Raises as
+        :meth:`AgeLimit.refusal`."""
+        refusal = self._gate.refusal(module, version)
+        if refusal is not None or not version:
+            return refusal, None
+        return await self._limit.refusal(module, version), await self._limit.age(module, version)
 
     async def newest_allowed(self, module: str) -> str | None:
         """The newest version of a module that passes the gate, of those that are known here."""

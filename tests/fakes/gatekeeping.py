@@ -12,7 +12,8 @@ from goproxy_vm.admin.routes import routes
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import RULES
 from goproxy_vm.protocol.policy import GateRule, Rule
-from goproxy_vm.proxy.gate import Gate
+from goproxy_vm.proxy.ages import Age
+from goproxy_vm.proxy.gate import Gate, Refusal
 from goproxy_vm.proxy.rulebook import Full
 
 DENIED = "example.com/denied@v9.*"
@@ -58,8 +59,15 @@ class FakeRulebook:
         return ended
 
 
-class FakeNewest:
-    """Knows one newest version."""
+class FakeProxy:
+    """Knows one newest version, and that one is young."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def check(self, module: str, version: str) -> tuple[Refusal | None, Age | None]:
+        age = Age(False, "log", 3600.0, 7, 1_750_000_000.0, 1_750_600_000.0) if version == "v1.1.0" else None
+        return self._gate.refusal(module, version), age
 
     async def newest_allowed(self, module: str) -> str | None:
         return "v1.1.0" if module == "example.com/a" else None
@@ -70,5 +78,5 @@ def every_route(operations: Any, most: int = 50) -> Any:
     gate = Gate(Settings(cache_dir=Path("/nowhere"), deny=RULES.parse(DENIED)))
     book = FakeRulebook(gate.rule, most)
     return routes(
-        operations, Gatekeeping(gate, cast("Any", book), cast("Any", FakeNewest()), operations), None
+        operations, Gatekeeping(gate, cast("Any", book), cast("Any", FakeProxy(gate)), operations), None
     )
