@@ -70,6 +70,20 @@ async def test_a_setting_names_the_repository_whatever_go_knows(bed: Bed, path: 
     assert not [seen.key for seen in bed.server.requests if "go-get" in seen.key]
 
 
+@pytest.mark.parametrize("tail", ["x.git", "x-mirror.git", "x"])
+async def test_a_setting_names_a_repository_whose_url_begins_with_the_modules_path(
+    bed: Bed, tail: str
+) -> None:
+    """As those of GitLab and Gitea do: git asks for that URL, not for one with a part of it twice."""
+    module = f"{HOST}/acme/x"
+    repository = bed.repositories.add(f"acme/{tail.removesuffix('.git')}")
+    repository.commit({"go.mod": gomod(module), "m.go": "package m\n"}, "v1.0.0")
+    source = await bed.source(private=HOST, repos=(Mapped(f"{HOST}/acme/x", f"https://{HOST}/acme/{tail}"),))
+    assert await h1(source, module, "v1.0.0")
+    asked = {seen.key.partition("#")[0] for seen in bed.server.requests}
+    assert {each.partition("/info/")[0] for each in asked if "info/refs" in each} == {f"{HOST}/acme/{tail}"}
+
+
 @pytest.mark.parametrize("known", ["same", "other"])
 async def test_a_zip_has_to_agree_with_the_mod_that_is_stored(bed: Bed, known: str) -> None:
     made = bed.repositories.shape("root")

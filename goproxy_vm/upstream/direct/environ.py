@@ -126,12 +126,15 @@ class Surroundings:
 
     def _instead(self) -> list[tuple[str, str]]:
         """Configuration by which git goes to the repository that a setting names where go asks for no page:
-        github.com's and some others', and those whose path says .git, it knows by itself."""
+        github.com's and some others', and those whose path says .git, it knows by itself. git replaces
+        beginnings, the longest that fits: a URL that begins like the module stands for itself."""
         if self.page is None:
             return []
         root, url = self.page
-        known = dict.fromkeys((root, root.removesuffix(".git")))
-        return [(f"url.{url}.insteadOf", f"https://{each}") for each in known]
+        known = dict.fromkeys(f"https://{each}" for each in (root, root.removesuffix(".git")))
+        if url.startswith(tuple(known)):
+            known[url] = None
+        return [(f"url.{url}.insteadOf", each) for each in known]
 
     def _ssh(self) -> str:
         """What git calls for ssh, as words for the shell. ssh itself takes its home from the password
