@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import ssl
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from goproxy_vm.config.text import printable
+from goproxy_vm.config.token import private_tokens
 from goproxy_vm.doctor.check import Finding, merged
-from goproxy_vm.errors import Absent, StartError
+from goproxy_vm.errors import Absent, ConfigError, StartError
 from goproxy_vm.traffic.slots import FairSlots
 from goproxy_vm.upstream.direct.dial import Dial, Roads
 from goproxy_vm.upstream.direct.direct import Direct, check_home
@@ -48,20 +51,31 @@ async def check_version_control(
 
     ``environ`` names the proxies; ``roads`` lead there, by default as this host's do.
     """
+    tokens = await asyncio.to_thread(_tokens, settings.private_tokens_file)
     if not (settings.private or parse_upstreams(settings.upstream).direct):
-        return Finding("ok", "not used: private is empty, and upstream does not end in direct")
+        unused = Finding("ok", "not used: private is empty, and upstream does not end in direct")
+        return merged([unused, *tokens])
     try:
         git = await asyncio.to_thread(find_git)
         options = await asyncio.to_thread(Options.of, settings)
     except StartError as error:
         remedy = "install it, or set go; pip install 'goproxy-vm[direct]' brings go"
         return Finding("failed", error.sentence, remedy)
-    findings = [Finding("ok", f"{git}; {options.go}"), _confinement()]
+    findings = [Finding("ok", f"{git}; {options.go}"), _confinement(), *tokens]
     if settings.git_home is not None:
         findings += await asyncio.to_thread(_home, settings.git_home, options)
     if not settings.offline:
         findings += await _asked(options, environ, roads or Roads())
     return merged(findings)
+
+
+def _tokens(file: Path | None) -> list[Finding]:
+    """What is wrong with ``private_tokens_file`` (blocking): with that no server starts."""
+    try:
+        private_tokens(file)
+    except ConfigError as error:
+        return [Finding("failed", error.sentence, "correct that file")]
+    return []
 
 
 def _confinement() -> Finding:
@@ -141,12 +155,18 @@ async def _reached(options: Options, environ: Mapping[str, str], roads: Roads) -
     trust = await asyncio.to_thread(trusted, options.ca_file)
     dial = Dial(Environment(environ), trust, options.connect, roads)
     mapped = {each.prefix.partition("/")[0] for each in options.repos}
-    targets = {f"{host}:443" for host in Rules(options).private_hosts if host not in mapped}
-    targets |= options.hosts | {each.target for each in options.repos}
-    return list(await asyncio.gather(*(_connect(dial, each) for each in sorted(targets)[:MOST_ASKED])))
+    pages = {f"{host}:443" for host in Rules(options).private_hosts if host not in mapped}
+    by_tls = pages | {each.target for each in options.repos if urlsplit(each.url).scheme == "https"}
+    targets = pages | options.hosts | {each.target for each in options.repos}
+    asked = sorted(targets)[:MOST_ASKED]
+    found = await asyncio.gather(*(_connect(dial, each, trust if each in by_tls else None) for each in asked))
+    if len(targets) > len(asked):
+        found.append(Finding("skipped", f"{len(targets) - len(asked)} more hosts are not asked"))
+    return found
 
 
-async def _connect(dial: Dial, target: str) -> Finding:
+async def _connect(dial: Dial, target: str, trust: ssl.SSLContext | None) -> Finding:
+    """Connect, and where certificates are given, for TLS."""
     host, _, port = target.rpartition(":")
     whom = Target(host, True, host, frozenset({target}))
     try:
@@ -155,7 +175,17 @@ async def _connect(dial: Dial, target: str) -> Finding:
         why = {"dns": "its name cannot be resolved", "timeout": "no connection in time"}
         remedy = "check the name in private, private_hosts and private_repos, the network and the firewall"
         return Finding("failed", f"{target}: {why.get(blocked.trouble, 'it takes no connection')}", remedy)
-    writer.close()
+    try:
+        if trust is not None:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await writer.start_tls(trust, server_hostname=host.strip("[]"))
+    except ssl.SSLCertVerificationError as error:
+        untrusted = f"{target}: its certificate is not trusted: {printable(error.verify_message)}"
+        return Finding("failed", untrusted, "name its authority's certificate in upstream_ca_file")
+    except (OSError, TimeoutError):
+        return Finding("failed", f"{target}: it does not speak TLS", "check what listens there")
+    finally:
+        writer.close()
     return Finding("ok", f"{target} takes connections")
 
 

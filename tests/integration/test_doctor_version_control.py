@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from goproxy_vm.config import Settings
 from goproxy_vm.config.mapped import Mapped
 from goproxy_vm.doctor.check import Finding
-from goproxy_vm.doctor.version_control import check_version_control
+from goproxy_vm.doctor.version_control import MOST_ASKED, check_version_control
 from tests.integration.direct import HOST, Bed, bed
 
 __all__ = ["bed"]
@@ -82,3 +83,40 @@ async def test_what_is_wrong_with_a_home(bed: Bed, mode: int, file: str | None, 
     found = await look(bed, git_home=home, private_repos=repos)
     assert found.status == "failed"
     assert words in found.found
+
+
+async def test_a_certificate_that_is_not_trusted(bed: Bed) -> None:
+    found = await look(bed, upstream_ca_file=None)
+    assert (found.status, f"{HOST}:443: its certificate is not trusted" in found.found) == ("failed", True)
+    assert "upstream_ca_file" in found.remedy
+
+
+async def test_a_server_that_speaks_no_tls(bed: Bed) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-none\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        bed.names.lead("ssh.corp.test", 443, server.sockets[0].getsockname()[1])
+        found = await look(bed, private="ssh.corp.test")
+        repos = (Mapped("ssh.corp.test/*", "ssh://git@ssh.corp.test:443/{1}"),)
+        by_ssh = await look(bed, private="ssh.corp.test", private_repos=repos)
+    assert (found.status, "ssh.corp.test:443: it does not speak TLS" in found.found) == ("failed", True)
+    assert "ssh.corp.test:443 takes connections" in by_ssh.found
+
+
+@pytest.mark.parametrize("private", ["", HOST])
+async def test_a_file_of_tokens_with_which_no_server_starts(bed: Bed, tmp_path: Path, private: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("short\n")
+    file.chmod(0o600)
+    found = await look(bed, private=private, private_tokens_file=file)
+    assert (found.status, "line 1: no token" in found.found) == ("failed", True)
+
+
+async def test_more_hosts_than_are_asked(bed: Bed) -> None:
+    hosts = [f"h{number}.corp.test" for number in range(MOST_ASKED + 2)]
+    found = await look(bed, private=",".join(hosts))
+    assert "2 more hosts are not asked" in found.found
