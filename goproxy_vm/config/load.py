@@ -158,6 +158,12 @@ def load(
             "private: whoever reaches this server may have private modules: "
             "name the VMs' networks in private_clients, or tokens in private_tokens_file"
         )
+    warnings += [
+        f"private_repos: {each.prefix}: private names no such modules, so the proxies are asked for them: "
+        "name them in private"
+        for each in settings.private_repos
+        if not each.within(settings.private)
+    ]
     return Loaded(settings, origins, tuple(warnings), file)
 
 

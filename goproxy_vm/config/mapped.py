@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from goproxy_vm.config.address import is_authority
 from goproxy_vm.config.text import quoted
+from goproxy_vm.protocol.names import match_prefix_patterns
 
 PORTS = {"https": 443, "ssh": 22}
 """How a repository may be reached, and the port where a URL names none."""
@@ -64,6 +65,17 @@ class Mapped:
     def leads_on(self, elements: list[str]) -> bool:
         """Whether the path agrees with the prefix, as far as both go."""
         return all(want in ("*", have) for want, have in zip(self.prefix.split("/"), elements, strict=False))
+
+    def within(self, patterns: str) -> bool:
+        """Whether Go's patterns, as of ``private``, name any of its modules."""
+        prefix = self.prefix.split("/")
+        return any(
+            all(
+                have == "*" or match_prefix_patterns(want, have)
+                for want, have in zip(pattern.split("/"), prefix, strict=False)
+            )
+            for pattern in patterns.split(",")
+        )
 
 
 def parse_mapped(items: list[str]) -> tuple[Mapped, ...]:

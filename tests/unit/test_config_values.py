@@ -253,6 +253,30 @@ def test_private_for_everyone_is_warned_about() -> None:
 
 
 @pytest.mark.parametrize(
+    ("private", "prefix", "named"),
+    [
+        ("", "git.corp/*", False),
+        ("git.corp", "git.corp/*", True),
+        ("other.corp,*.corp", "git.corp/*/*", True),
+        ("other.corp", "git.corp/*/*", False),
+        ("git.corp/team", "git.corp/*/*", True),
+        ("git.corp/team/x", "git.corp/*", True),
+        ("git.corp/team", "git.corp/group/*", False),
+        ("git.corp/t*m", "git.corp/team", True),
+    ],
+)
+def test_repositories_of_modules_that_are_not_private_are_warned_about(
+    private: str, prefix: str, named: bool
+) -> None:
+    """The setting would do nothing, and the proxies would learn the names."""
+    given = {"private": private, "private_clients": "10.0.0.0/8", "cache_dir": "/c"}
+    warnings = load({**given, "private_repos": f"{prefix}=https://git.corp/x"}, {}, None).warnings
+    assert [each.partition(": private names")[0] for each in warnings] == (
+        [] if named else [f"private_repos: {prefix}"]
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("off", ""),
