@@ -92,7 +92,7 @@ class Settings:
         secret=True,
     )
     upstream_ca_file: Path | None = _key(
-        values.CA_FILE, "", "certificates to trust for upstreams, besides the system's"
+        values.CA_FILE, "", "certificates to trust for upstreams and version control, besides the system's"
     )
     offline: bool = _key(values.BOOLEAN, "false", "serve what is stored, never ask an upstream")
     allow_clients: tuple[Network, ...] = _key(

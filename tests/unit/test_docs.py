@@ -150,6 +150,25 @@ def test_every_command_is_in_the_docs() -> None:
             assert flag == "--help" or f"{flag}" in section
 
 
+def test_no_page_names_a_flag_that_a_command_does_not_have() -> None:
+    parsers = argparse.ArgumentParser().add_subparsers()
+    Commands(parsers, lambda _: 0).add()
+    known = {
+        name: set(re.findall(r"--[a-z-]+", each.format_help())) for name, each in parsers.choices.items()
+    }
+    known["serve"] = {flag_name(name) for name, _ in KEYS}
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    named = [
+        (page.name, command, flag)
+        for page in pages
+        for command, rest in re.findall(r"goproxy-vm ([a-z]+)\b([^`|;\n]*)", page.read_text())
+        for flag in re.findall(r"(?<=[\s[])--[a-z-]+", rest)
+        if command in known
+    ]
+    assert len({command for _, command, _ in named}) > 5
+    assert [each for each in named if each[2] not in known[each[1]]] == []
+
+
 def test_memory_is_what_was_measured() -> None:
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     sizing = (ROOT / "docs" / "sizing.md").read_text()
