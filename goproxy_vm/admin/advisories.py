@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from goproxy_vm.admin import bodies
 from goproxy_vm.admin.call import BASE, Call, Route, answer
 from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.admin.rendering import timestamp
-from goproxy_vm.errors import Unavailable
+from goproxy_vm.errors import Absent, GoproxyError, Unavailable
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -19,13 +20,34 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+ADVISORY = re.compile(r"GO-[0-9]{4}-[0-9]{4,8}", re.ASCII)
+
 
 class AdvisoryActions:
     """``watch`` is None where no vulnerability database is mirrored."""
 
     def __init__(self, watch: AdvisoryWatch | None) -> None:
         self._watch = watch
-        self.routes = (Route(f"{BASE}/vulnerabilities", {"GET": ("vulns", self._vulnerabilities)}),)
+        self.routes = (
+            Route(f"{BASE}/vulnerabilities", {"GET": ("vulns", self._vulnerabilities)}),
+            Route(f"{BASE}/advisories/{{id}}", {"GET": ("advisory", self._advisory)}),
+        )
+
+    async def _advisory(self, call: Call) -> web.Response:
+        bodies.nothing(call.query)
+        if self._watch is None:
+            raise Problem(404, "no vulnerability database is mirrored here (setting vulndb)")
+        id_ = call.parts["id"]
+        if not ADVISORY.fullmatch(id_):
+            raise malformed("id", "expected one like GO-2026-1234")
+        try:
+            found = await self._watch.advisory(id_)
+        except Absent:
+            raise Problem(404, f"there is no advisory {id_}") from None
+        except GoproxyError as error:
+            raise Problem(503, error.sentence) from None
+        members = {"id": found.id, "summary": found.summary, "aliases": list(found.aliases)}
+        return answer({**members, "withdrawn": found.withdrawn, "rules": found.rules()})
 
     async def _vulnerabilities(self, call: Call) -> web.Response:
         limit, cursor = bodies.page(call.query)

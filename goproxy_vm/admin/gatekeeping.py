@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.facts import Listing, Selection
+from goproxy_vm.errors import Unavailable
+from goproxy_vm.ledger.facts import Sought
 
 if TYPE_CHECKING:
     from goproxy_vm.admin.operations import Operations
     from goproxy_vm.protocol.policy import GateRule, Rule
     from goproxy_vm.proxy.ages import Age
     from goproxy_vm.proxy.gate import Gate, Refusal
+    from goproxy_vm.proxy.needs import Need
     from goproxy_vm.proxy.proxy import Proxy
     from goproxy_vm.proxy.rulebook import Rulebook
 
+LISTED = 10_000
+"""Fetches that are looked at for the clients that a rule is about."""
 PAGE = 1000
 """Stored versions that are looked at, and removed, at a time."""
 
@@ -104,6 +109,33 @@ class Gatekeeping:
             asked = page.next_cursor
             if asked is None:
                 return
+
+    async def needs(self, module: str, version: str) -> tuple[list[Need], bool]:
+        """What a version requires that is too young, and whether there may be more. GoproxyError: its go.mod
+        cannot be had, or an age cannot be told."""
+        return await self._proxy.needs(module, version)
+
+    async def clients(self, rule: Rule) -> int | None:
+        """How many different clients are known to have been sent what a rule means: of one module, among the
+        ``LISTED`` that asked last; None of others, and where the ledger is off or cannot be read."""
+        if not rule.exact:
+            return None
+        found: set[str] = set()
+        cursor: str | None = None
+        for _ in range(LISTED // PAGE):
+            try:
+                page = await self._operations.fetches(
+                    Sought(rule.pattern, rule.versions, limit=PAGE, cursor=cursor)
+                )
+            except Unavailable:
+                return None
+            if page.ledger == "off":
+                return None
+            found.update(each.client for each in page.items if each.count)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return len(found)
 
     async def check(self, module: str, version: str) -> Passing:
         """Whether a version, or "" for a module, passes for everyone who may ask for it.

@@ -15,8 +15,9 @@ from goproxy_vm.admin import bodies
 from goproxy_vm.admin.call import BASE, Call, Route, answer, body_of, no_body
 from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.admin.rendering import timestamp, timestamp_or_none
-from goproxy_vm.errors import NoRecord, UpstreamError
+from goproxy_vm.errors import Absent, GoproxyError, NoRecord, UpstreamError
 from goproxy_vm.protocol.policy import GateRule, Rule
+from goproxy_vm.protocol.semver import agrees, is_canonical
 from goproxy_vm.proxy import rulebook
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class RuleActions:
                 f"{BASE}/gate/rules/{{number}}", {"GET": ("rule", self._one), "DELETE": ("end", self._end)}
             ),
             Route(f"{BASE}/gate/check", {"GET": ("check", self._check)}),
+            Route(f"{BASE}/gate/needs", {"GET": ("needs", self._needs)}),
         )
 
     async def _rules(self, call: Call) -> web.Response:
@@ -82,6 +84,7 @@ class RuleActions:
             **_rendered(given),
             "purged": purged,
             "stored": {"versions": stored.versions, "bytes": stored.bytes},
+            "clients": await self._gate.clients(given.rule),
         }
 
     async def _end(self, call: Call) -> web.Response:
@@ -107,6 +110,26 @@ class RuleActions:
         except NoRecord as error:
             raise Problem(404, error.sentence) from None
         return answer(_passing(module, version, found))
+
+    async def _needs(self, call: Call) -> web.Response:
+        module = call.query.take("module", bodies.module, "")
+        version = call.query.take("version", bodies.version, "")
+        call.query.finish()
+        for name, value in (("module", module), ("version", version)):
+            if not value:
+                raise malformed(name, "is needed")
+        if not (is_canonical(version) and agrees(module, version)):
+            raise malformed("version", "a whole version of that module is needed")
+        try:
+            needs, more = await self._gate.needs(module, version)
+        except (Absent, NoRecord) as error:
+            raise Problem(404, error.sentence) from None
+        except GoproxyError as error:
+            raise Problem(503, f"what it requires cannot be told now: {error.sentence}") from None
+        items = [
+            {"module": each.module, "version": each.version, "reason": each.refusal.why} for each in needs
+        ]
+        return answer({"module": module, "version": version, "items": items, "truncated": more})
 
     def _found(self, call: Call) -> GateRule:
         number = call.parts["number"]

@@ -93,6 +93,7 @@ class Commands:
         _limit(self._command("vms", "VMs that have told of themselves, those seen last first"), 1_000_000)
         vulns = self._command("vulns", "stored versions that advisories are about (setting vulndb)")
         _limit(vulns, 1_000_000)
+        vulns.add_argument("--who", action="store_true", help="and the clients that got them, by the ledger")
         refresh = self._command("refresh", "forget a module's cached list, @latest, queries and absences")
         refresh.add_argument("module", metavar="MODULE", type=_module)
         self._add_pins()
@@ -145,9 +146,13 @@ class Commands:
             ("exempt", "let versions pass that are too young"),
         ):
             giving = self._command(name, what)
-            giving.add_argument("rule", metavar="RULE", type=_rule, help=_RULE)
+            blocks = name == "block"
+            giving.add_argument("rule", metavar="RULE", type=_rule, nargs="?" if blocks else None, help=_RULE)
             giving.add_argument(
-                "--reason", required=True, metavar="TEXT", help="what clients are told, and the list of rules"
+                "--reason",
+                required=not blocks,
+                metavar="TEXT",
+                help="what clients are told, and the list of rules",
             )
             giving.add_argument("--by", metavar="NAME", help="who gives it (default: the user who asks)")
             giving.add_argument(
@@ -155,21 +160,33 @@ class Commands:
                 dest="lasting",
                 type=lasting,
                 metavar="DURATION",
-                required=name == "exempt",
+                required=not blocks,
                 help="until then alone",
             )
             giving.add_argument("--dry-run", action="store_true", help="only say what it would mean")
-            if name == "block":
+            if blocks:
+                giving.add_argument(
+                    "--from",
+                    dest="advisory",
+                    metavar="ID",
+                    help="block what an advisory is about, GO-2026-1234; its summary is the reason",
+                )
                 giving.add_argument(
                     "--whole",
                     action="store_true",
                     help="refuse .mod and .info of the versions, too: every go.mod that names one breaks",
                 )
                 giving.add_argument("--purge", action="store_true", help="remove what is stored of it, too")
+            else:
+                giving.add_argument(
+                    "--deep",
+                    action="store_true",
+                    help="and what MODULE@VERSION requires that is too young, each version by itself",
+                )
         unblock = self._command("unblock", "take back a block or an exemption")
         unblock.add_argument("rule", metavar="ID|RULE", help="its number, or the rule as it was given")
-        blocks = self._command("blocks", "the gate's rules")
-        blocks.add_argument("--all", action="store_true", help="also those that ended in the last 90 days")
+        listed = self._command("blocks", "the gate's rules")
+        listed.add_argument("--all", action="store_true", help="also those that ended in the last 90 days")
         check = self._command("check", "whether a module or a version passes the gate (exit 5: it does not)")
         check.add_argument("version", metavar="MODULE[@VERSION]", type=_module_or_version)
 

@@ -97,8 +97,12 @@ class Console:
         self._show(self._paged("vms", given.limit), tables.vms)
 
     def vulns(self, given: argparse.Namespace) -> None:
-        """Stored versions that advisories are about."""
-        self._show(self._paged("vulnerabilities", given.limit), tables.vulns)
+        """Stored versions that advisories are about; with ``--who`` also the clients that got them."""
+        answer = self._paged("vulnerabilities", given.limit)
+        for each in answer["items"] if given.who else ():
+            got = self._client.get("fetches", module=each["module"], version=each["version"], limit=PAGE)
+            each["clients"] = [one["name"] or one["client"] for one in got["items"] if one["count"]]
+        self._show(answer, tables.vulns)
 
     def who(self, given: argparse.Namespace) -> None:
         """Which clients got a module."""
@@ -177,25 +181,50 @@ class Console:
         self._show(answer, tables.refreshed, () if answer["forgotten"] else [given.module])
 
     def block(self, given: argparse.Namespace) -> None:
-        """Refuse what a rule means."""
-        self._give("block", given, whole=given.whole or None, purge=given.purge or None)
+        """Refuse what a rule means, or what an advisory is about."""
+        if (given.rule is None) == (given.advisory is None):
+            raise ConfigError("block needs a RULE, or --from ID of an advisory, and not both")
+        rules, reason = [given.rule], given.reason
+        if given.advisory is not None:
+            advisory = self._client.get("advisories", given.advisory)
+            rules, reason = advisory["rules"], reason or f"{advisory['id']} {advisory['summary']}"[:200]
+            if not rules:
+                raise NotDone(f"{given.advisory} is about nothing that a rule could mean", {})
+        elif not reason:
+            raise ConfigError("block needs --reason TEXT: clients are told why")
+        more = {"whole": given.whole or None, "purge": given.purge or None}
+        self._show_given([self._give("block", rule, reason, given, **more) for rule in rules])
 
     def exempt(self, given: argparse.Namespace) -> None:
-        """Let what a rule means pass whatever its age."""
-        self._give("exempt", given)
+        """Let what a rule means pass whatever its age; with ``--deep`` also what it requires."""
+        needs: Json = {"items": [], "truncated": False}
+        if given.deep:
+            module, _, version = given.rule.partition("@")
+            needs = self._client.get("gate", "needs", module=module, version=version)
+        rules = [given.rule, *(f"{each['module']}@{each['version']}" for each in needs["items"])]
+        self._show_given([self._give("exempt", rule, given.reason, given) for rule in rules])
+        if needs["truncated"]:
+            raise NotDone("it requires more that may be too young: give the same again", {})
 
-    def _give(self, kind: str, given: argparse.Namespace, **more: object) -> None:
-        answer = self._client.post(
+    def _give(self, kind: str, rule: str, reason: str, given: argparse.Namespace, **more: object) -> Json:
+        return self._client.post(
             "gate/rules",
             kind=kind,
-            rule=given.rule,
-            reason=given.reason,
+            rule=rule,
+            reason=reason,
             by=given.by,
             **{"for": given.lasting},
             dry_run=given.dry_run or None,
             **more,
         )
-        self._show(answer, gate_tables.given)
+
+    def _show_given(self, answers: list[Json]) -> None:
+        """One rule as the API's answer, several as a list of them."""
+        if self._as_json and len(answers) > 1:
+            self._print(json.dumps(answers, indent=2))
+            return
+        for answer in answers:
+            self._show(answer, gate_tables.given)
 
     def unblock(self, given: argparse.Namespace) -> None:
         """Take back a rule, by its number or as it was given."""

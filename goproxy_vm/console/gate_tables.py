@@ -22,6 +22,8 @@ def given(answer: Json) -> list[str]:
         lines.append(f"stored: {what}; to remove it as well, give the same again with --purge")
     else:
         lines.append(f"stored: {what}")
+    if answer["clients"] and answer["kind"] == "block":
+        lines.append(f"{plural(answer['clients'], 'client')} got it: goproxy-vm who '{answer['rule']}'")
     return lines
 
 

@@ -294,6 +294,9 @@ def vulns(answer: Json) -> list[str]:
         for one in each["advisories"]
     ]
     lines = table(("VERSION", "ADVISORY", "FIXED IN", "SUMMARY"), rows) if rows else []
+    for each in answer["items"]:
+        if each.get("clients"):
+            lines.append(f"{each['module']}@{each['version']} went to {', '.join(each['clients'])}")
     shown, total = len(answer["items"]), answer["total"]
     listed = f"; {shown:,} of them listed" if shown < total else ""
     unread = f", of which {answer['unread']:,} could not be read," if answer["unread"] else ""

@@ -1,4 +1,5 @@
-"""go.mod files, as far as they matter here: whether it is one, and what it retracts (go.dev/ref/mod)."""
+"""go.mod files, as far as they matter here: whether it is one, what it retracts and requires
+(go.dev/ref/mod)."""
 
 from __future__ import annotations
 
@@ -14,12 +15,16 @@ from goproxy_vm.protocol.lines import Steps, blocks
 
 MOST_RETRACTED = 1_000
 """Lines of a go.mod that retract something. Real ones have some dozens."""
+MOST_REQUIRED = 10_000
+"""Requirements of a go.mod: ten times as many as the longest real ones have."""
 LOOKED_AT = 1 << 20
 """Bytes of a go.mod that are read for them: the longest real ones have a tenth of it."""
 
 # No version that is stored is longer: each is part of a file's name.
 _QUOTED = r"""["`]?(v[^\s,\]"`]{1,254})["`]?"""
 _RETRACTED = re.compile(rf"\s*(?:\[\s*{_QUOTED}\s*,\s*{_QUOTED}\s*\]|{_QUOTED})")
+_REQUIRE_BLOCK = re.compile(r"require\s*\(")
+_REQUIRED = re.compile(rf"""\s*["`]?([\w.~/+-]{{1,800}})["`]?\s+{_QUOTED}""", re.ASCII)
 _RETRACT_BLOCK = re.compile(r"retract\s*\(")
 _DIRECTIVE = re.compile(r"[a-z][0-9a-z-]*+(?![^ \t\r()\[\]{},])")
 _PATH = re.compile(r"""(["`]?)(?!-)((?:[\w.~+-]*[\w~+-]/)*[\w.~+-]*[\w~+-])\1""", re.ASCII)
@@ -146,3 +151,27 @@ def not_retracted(versions: Iterable[str], retracted: Retractions) -> Steps[list
         if number % 100 == 0:
             yield
     return left
+
+
+def requirements(mod: bytes) -> Steps[list[tuple[str, str]]]:
+    """The modules that a go.mod requires, each with its version (go.dev/ref/mod#go-mod-file-require);
+    its other lines, and those that are malformed, do not matter. After ``MOST_REQUIRED`` no more are looked
+    for."""
+    found: list[tuple[str, str]] = []
+    within = cut = False
+    for block, whole in blocks(mod[:LOOKED_AT], 1024):
+        for line in block.decode("utf-8", "replace").split("\n")[cut:]:
+            code = line.partition("//")[0].strip()
+            if within and code == ")":
+                within = False
+            elif _REQUIRE_BLOCK.fullmatch(code):
+                within = True
+            elif within or code.startswith(("require ", "require\t")):
+                required = _REQUIRED.fullmatch(code if within else code.removeprefix("require"))
+                if required:
+                    found.append((required[1], required[2]))
+        if len(found) >= MOST_REQUIRED:
+            break
+        cut = not whole
+        yield
+    return found[:MOST_REQUIRED]

@@ -19,6 +19,7 @@ from goproxy_vm.proxy.asker import Asker
 from goproxy_vm.proxy.documents import Documents
 from goproxy_vm.proxy.fetching import Fallback, Fetching
 from goproxy_vm.proxy.intake import Intake
+from goproxy_vm.proxy.needs import Need, Needs
 from goproxy_vm.proxy.offers import Offers
 from goproxy_vm.proxy.prefetch import Prefetch
 from goproxy_vm.proxy.routing import Routing
@@ -315,6 +316,10 @@ class Proxy:
         if refusal is not None or not version:
             return refusal, None
         return await self._limit.refusal(module, version), await self._limit.age(module, version)
+
+    async def needs(self, module: str, version: str) -> tuple[list[Need], bool]:
+        """What a version requires that is too young, and whether there may be more; raises as :meth:`get`."""
+        return await Needs(self._offers.refusal, self._file).of(module, version)
 
     async def newest_allowed(self, module: str) -> str | None:
         """The newest version of a module that passes the gate, of those that are known here."""

@@ -11,9 +11,11 @@ from goproxy_vm.admin.gatekeeping import Gatekeeping
 from goproxy_vm.admin.routes import routes
 from goproxy_vm.config import Settings
 from goproxy_vm.config.values import RULES
+from goproxy_vm.errors import Absent
 from goproxy_vm.protocol.policy import GateRule, Rule
 from goproxy_vm.proxy.ages import Age
 from goproxy_vm.proxy.gate import Gate, Refusal
+from goproxy_vm.proxy.needs import Need
 from goproxy_vm.proxy.rulebook import Full
 
 DENIED = "example.com/denied@v9.*"
@@ -68,6 +70,11 @@ class FakeProxy:
     async def check(self, module: str, version: str) -> tuple[Refusal | None, Age | None]:
         age = Age(False, "log", 3600.0, 7, 1_750_000_000.0, 1_750_600_000.0) if version == "v1.1.0" else None
         return self._gate.refusal(module, version), age
+
+    async def needs(self, module: str, version: str) -> tuple[list[Need], bool]:
+        if module != "example.com/a":
+            raise Absent("not there")
+        return [Need("example.com/b", version, Refusal("age", "too young", whole=False))], True
 
     async def newest_allowed(self, module: str) -> str | None:
         return "v1.1.0" if module == "example.com/a" else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from goproxy_vm.protocol.growth import DAY, HOUR
+from goproxy_vm.proxy import needs
 from goproxy_vm.proxy.agelimit import span
 from tests.fakes.upstream import FakeUpstream, Reply
 from tests.integration.conftest import Got, Host, Serve
@@ -54,9 +56,8 @@ async def test_too_young(days: Days, *, fast_path: bool) -> None:
     assert (await given(host, LIST)).text.split() == ["v0.9.0", "v1.0.0"]
     assert json.loads((await given(host, LATEST)).body)["Version"] == "v1.0.0"
     said = await refused(host, file("v1.1.0"))
-    assert (
-        ": published 1 d 12 h ago, and this host offers nothing younger than 7 d (setting min_age); " in said
-    )
+    limit = "and this host offers nothing younger than 7 d (setting min_age)"
+    assert re.search(rf": published 1 d 1[12] h ago, {re.escape(limit)}; ", said)
     assert "newest version allowed: v1.0.0; passes after 2027-01-30 20:00 UTC, or: goproxy-vm exempt" in said
     for kind in ("mod", "info"):
         await given(host, file("v1.1.0", kind))
@@ -181,6 +182,42 @@ async def test_reload(days: Days) -> None:
         await given(host, file("v1.1.0"))
     await host.server.reload(replace(host.settings, min_age=WEEK))
     await refused(host, file("v1.1.0"))
+
+
+def require(days: Days, module: str, version: str, *others: str) -> None:
+    lines = "".join(f"\t{each}\n" for each in others)
+    gomod = f"module {module}\n\nrequire (\n{lines})\n".encode()
+    days.upstream.add_module(module, version, {"go.mod": gomod, "m.go": b"package m\n"}, gomod=gomod)
+    days.world.record(module, version)
+
+
+async def test_what_a_young_version_requires(days: Days) -> None:
+    """Only what is too young, and what that requires; for exempt --deep."""
+    host = await settled(days, admin_token=TOKEN)
+    require(days, "example.com/deep", "v1.0.0")
+    require(days, "example.com/mid", "v1.0.0", "example.com/deep v1.0.0", f"{MODULE} v1.0.0")
+    require(days, "example.com/top", "v1.0.0", "example.com/mid v1.0.0 // indirect", "example.com/top v1.0.0")
+    found = await api(host, "GET", "gate/needs?module=example.com/top&version=v1.0.0", status=200)
+    valid("Needs", found)
+    assert [(each["module"], each["version"]) for each in found["items"]] == [
+        ("example.com/mid", "v1.0.0"),
+        ("example.com/deep", "v1.0.0"),
+    ]
+    assert not found["truncated"]
+    for query in ("", "module=x", "module=example.com/top", "module=example.com/top&version=main"):
+        await api(host, "GET", f"gate/needs?{query}", status=400)
+    await api(host, "GET", "gate/needs?module=example.com/none&version=v1.0.0", status=404)
+
+
+async def test_requirements_without_end(days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "MOST", 3)
+    host = await settled(days, admin_token=TOKEN)
+    names = [f"example.com/r{number}" for number in range(5)]
+    for each in names:
+        require(days, each, "v1.0.0")
+    require(days, "example.com/top", "v1.0.0", *(f"{each} v1.0.0" for each in names))
+    found = await api(host, "GET", "gate/needs?module=example.com/top&version=v1.0.0", status=200)
+    assert (len(found["items"]), found["truncated"]) == (3, True)
 
 
 @pytest.mark.parametrize(

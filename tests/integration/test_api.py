@@ -124,6 +124,7 @@ ROUTES = [
             b="y",
             name="n",
             number="1",
+            id="GO-2026-0001",
             **{"pass": "1"},
         ),
     )

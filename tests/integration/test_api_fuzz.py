@@ -70,6 +70,7 @@ PARTS = {
     "b": st.sampled_from(["x", "now"]) | st.text(min_size=1),
     "pass": st.sampled_from(["1", "2", "0", "-1", "9223372036854775808", "x"]) | st.text(min_size=1),
     "name": st.sampled_from(["x", "now"]) | st.text(min_size=1),
+    "id": st.sampled_from(["GO-2026-0001", "CVE-1"]) | st.text(min_size=1),
     "number": st.sampled_from(["1", "2", "0", "-1", "9223372036854775808", "x"]) | st.text(min_size=1),
 }
 OPERATIONS = [

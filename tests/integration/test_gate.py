@@ -54,6 +54,7 @@ async def block(host: Host, rule: str, *, status: int = 201, **more: object) -> 
     body = {"kind": "block", "rule": rule, "reason": "INC-4711 malware", **more}
     answer = await api(host, "POST", "gate/rules", body, status=status)
     valid("Given", answer)
+    assert (answer["clients"] is None) == ("@" not in rule or "*" in rule.partition("@")[0])
     return answer
 
 

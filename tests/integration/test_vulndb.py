@@ -338,6 +338,42 @@ async def test_withdrawn(serve: Serve, upstream: FakeUpstream, database: FakeUps
     assert (await listed(host))["total"] == 0
 
 
+async def test_a_block_of_all_that_an_advisory_is_about(
+    serve: Serve,
+    upstream: FakeUpstream,
+    database: FakeUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host = await serve(upstream, vulndb=database.url)
+    await stored(host, "v0.9.0")
+    await looked(host)
+    monkeypatch.setenv("GOPROXY_VM_CACHE_DIR", str(host.settings.cache_dir))  # type: ignore[union-attr]
+
+    async def command(*argv: str, status: int = 0) -> tuple[str, str]:
+        given = ["--admin-url", host.server.admin_url, *argv]
+        assert await asyncio.to_thread(cli.main, given) == status
+        out, err = capsys.readouterr()
+        return out, err
+
+    out, _ = await command("vulns", "--who")
+    assert f"{M}@v0.9.0 went to 127.0.0.1" in out
+    out, _ = await command("block", "--from", ID)
+    assert out.startswith(f"block {M}@<v1.0.0 as rule 1")
+    assert "1 client got it: goproxy-vm who '" in out
+    refused = await host.get(f"/{M}/@v/v0.9.0.zip")
+    assert refused.status == 403
+    assert f"blocked on this host: {ID} Trouble {ID} (block 1); if a VM has it" in refused.text
+    assert (await host.get(f"/{M}/@v/v1.0.0.zip")).status == 200
+    assert (
+        "there is no advisory GO-2026-9999" in (await command("block", "--from", "GO-2026-9999", status=4))[1]
+    )
+    assert "expected one like" in (await command("block", "--from", "CVE-1", status=1))[1]
+    assert "block needs a RULE, or --from" in (await command("block", "--reason", "r", status=2))[1]
+    assert "not both" in (await command("block", M, "--from", ID, status=2))[1]
+    assert "needs --reason" in (await command("block", M, status=2))[1]
+
+
 async def test_the_command(
     serve: Serve,
     upstream: FakeUpstream,

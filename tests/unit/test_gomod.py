@@ -195,3 +195,36 @@ def test_each_version_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert finish(gomod.not_retracted(versions, retracted)) == versions
     assert sorted(seen) == sorted(versions)
     assert sum(1 for _ in gomod.not_retracted(versions, retracted)) == 10
+
+
+@pytest.mark.parametrize(
+    ("mod", "required"),
+    [
+        ("require a.b/c v1.0.0", [("a.b/c", "v1.0.0")]),
+        ("module m.n\nrequire (\n\ta.b/c v1.0.0 // indirect\n\n\tx.y/z/v2 v2.1.0+incompatible\n)\n", None),
+        ('require `a.b/c` "v1.0.0"', [("a.b/c", "v1.0.0")]),
+        ("// require a.b/c v1.0.0\nreplace a.b/c v1.0.0 => d.e/f v1.0.0\nexclude a.b/c v1.0.0", []),
+        ("exclude (\n\ta.b/c v1.0.0\n)\nrequire(\n\ta.b/d v1.0.0\n)", [("a.b/d", "v1.0.0")]),
+        ("require a.b/c\nrequire v1.0.0\nrequirea.b/c v1.0.0\n", []),
+        ("", []),
+    ],
+)
+def test_requirements(mod: str, required: list[tuple[str, str]] | None) -> None:
+    found = finish(gomod.requirements(mod.encode()))
+    expected = [("a.b/c", "v1.0.0"), ("x.y/z/v2", "v2.1.0+incompatible")] if required is None else required
+    assert found == expected
+
+
+def test_requirements_without_end() -> None:
+    lines = "".join(f"require a.b/m{number} v1.0.0\n" for number in range(gomod.MOST_REQUIRED + 5000))
+    assert len(finish(gomod.requirements(lines.encode()))) <= gomod.MOST_REQUIRED
+    assert finish(
+        gomod.requirements(b"require " + b"a" * (LONGEST_LINE + 9) + b" v1.0.0\nrequire a.b/c v1.0.0")
+    ) == [("a.b/c", "v1.0.0")]
+
+
+@given(st.binary(max_size=300))
+def test_requirements_of_anything(data: bytes) -> None:
+    for path, version in finish(gomod.requirements(b"require (\n" + data)):
+        assert path
+        assert version.startswith("v")
