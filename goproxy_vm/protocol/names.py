@@ -191,7 +191,8 @@ def exempt(nosumdb: str, module: str) -> bool:
     return module != TOOLCHAIN and match_prefix_patterns(nosumdb, module)
 
 
-@lru_cache(maxsize=256)
+# As many as settings and rules may have, and more: one that is made anew each time takes 50 µs.
+@lru_cache(maxsize=2048)
 def _compile_glob(pattern: str) -> re.Pattern[str] | None:
     """Go's path.Match as a regular expression; None where Go reports a bad pattern.
 

@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from goproxy_vm.errors import MalformedPath
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.lines import Steps
 from goproxy_vm.protocol.names import check_path, check_pattern, is_glob, match_prefix_patterns
-from goproxy_vm.protocol.semver import is_canonical, is_valid, order
+from goproxy_vm.protocol.semver import is_canonical, is_valid, order, rank
 
 LONGEST = 1000
 """Characters of a rule."""
 MOST_BOUNDS = 20
 """Bounds and globs in one rule."""
+REMEMBERED = 1000
+"""Modules of which it is remembered which rules are about them."""
+A_STEP = 10
+"""Versions that are held against rules at a time, of which there may be a thousand about one module."""
 
 _BOUND = re.compile(r"(>=|<=|>|<|=)?(v\S*)")
 _BARE_DATE = re.compile(r"[-.][0-9]{14}$")
@@ -88,6 +95,7 @@ def _bound(word: str, *, alone: bool) -> Holds:
     return compare[operator]
 
 
+@lru_cache(maxsize=64)  # a version is held against one bound after the other
 def _precedence(version: str) -> str:
     """Text by whose plain order versions compare; +incompatible does not count, as in Go."""
     return order(version).rpartition("\0")[0]
@@ -163,17 +171,34 @@ class RuleSet:
 
     def __init__(self, rulings: Iterable[GateRule] = ()) -> None:
         self._exact: dict[str, list[GateRule]] = {}
-        self._others: list[GateRule] = []
+        self._below: dict[str, list[GateRule]] = {}
+        self._globs: list[GateRule] = []
         for each in rulings:
-            (self._exact.setdefault(each.rule.pattern, []) if each.rule.exact else self._others).append(each)
+            pattern = each.rule.pattern
+            if is_glob(pattern):
+                self._globs.append(each)
+            else:
+                (self._exact if each.rule.exact else self._below).setdefault(pattern, []).append(each)
+        self._known: Lru[str, tuple[GateRule, ...]] = Lru(REMEMBERED)
 
     def __bool__(self) -> bool:
-        return bool(self._exact or self._others)
+        return bool(self._exact or self._below or self._globs)
 
-    def about(self, module: str) -> Iterator[GateRule]:
+    def about(self, module: str) -> tuple[GateRule, ...]:
         """Those that mean the module, or any of its versions."""
+        known = self._known.get(module)
+        if known is None:
+            known = tuple(self._found(module))
+            self._known.keep(module, known)
+        return known
+
+    def _found(self, module: str) -> Iterator[GateRule]:
         yield from self._exact.get(module, ())
-        for each in self._others:
+        if self._below:
+            elements = module.split("/")
+            for count in range(1, len(elements) + 1):
+                yield from self._below.get("/".join(elements[:count]), ())
+        for each in self._globs:
             if each.rule.names(module):
                 yield each
 
@@ -187,12 +212,29 @@ class RuleSet:
         return None
 
 
-def offered(versions: Iterable[str], may: Callable[[str], bool]) -> Steps[list[str]]:
-    """Those of a list that may be given."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What of a list may be given: ``passed``, ``newest`` by ``go``'s choice, and how many versions may not
+    for which reason."""
+
+    passed: list[str]
+    newest: str | None
+    refused: Counter[str]
+
+
+def offered(versions: Iterable[str], why: Callable[[str], str | None]) -> Steps[Offer]:
+    """What may be given of a list; ``why`` a version may not, None where it may."""
     passed: list[str] = []
-    for number, version in enumerate(versions):
-        if may(version):
+    refused: Counter[str] = Counter()
+    newest: tuple[tuple[int, str, str], str] | None = None
+    for number, version in enumerate(versions, 1):
+        reason = why(version)
+        if reason is None:
             passed.append(version)
-        if number % 100 == 99:
+            place = rank(version), version
+            newest = place if newest is None else max(newest, place)
+        else:
+            refused[reason] += 1
+        if number % A_STEP == 0:
             yield
-    return passed
+    return Offer(passed, newest and newest[1], refused)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from goproxy_vm.errors import Absent, Barred
 from goproxy_vm.lru import Lru
-from goproxy_vm.protocol import semver
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.content import check_latest, render_list
-from goproxy_vm.protocol.policy import offered
+from goproxy_vm.protocol.policy import Offer, offered
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.traffic.steps import in_turns
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from goproxy_vm.proxy.documents import Documents
     from goproxy_vm.proxy.gate import Gate, Refusal
 
-KEPT = 64
-"""Lists of which it is remembered what of them passes."""
+KEPT = 16
+"""Lists of which it is remembered what of them passes: the longest take five megabytes each."""
 
 TOLD = 3
 """Reasons that are told where a module has nothing left."""
@@ -47,22 +46,32 @@ class Offers:
         self._gate = gate
         self._documents = documents
         self._file = file
-        self._passed: Lru[str, tuple[bytes, int, list[str]]] = Lru(KEPT)
-        """By module: the list, the gate's generation, and what passed."""
+        self._offers: Lru[str, tuple[bytes, int, Offer]] = Lru(KEPT)
+        """By module: the list, the gate's generation, and what may be offered."""
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request. Barred: nothing of what it asks for may pass. Raises as the documents do."""
-        answer = await self._documents.get(resource, asker)
-        if not self._gate.selects(resource.module) or not isinstance(answer.body, bytes):
+        try:
+            answer = await self._documents.get(resource, asker)
+        except Absent:
+            if resource.endpoint is Endpoint.LATEST and self._gate.selects(resource.module):
+                await self._check_left(resource, asker)
+            raise
+        if not self._gate.selects(resource.module):  # asked now: it may have waited for long
             return answer
         if resource.endpoint is Endpoint.LIST:
-            versions = answer.body.decode().split()
-            passed = await self._pass(resource.module, answer.body, versions)
-            return answer if len(passed) == len(versions) else replace(answer, body=render_list(passed))
-        version = check_latest(answer.body, resource.module)
-        refusal = self._gate.refusal(resource.module, version)
-        if refusal is None:
-            return answer
+            listed = _read(answer)
+            offer = await self._offer(resource.module, listed)
+            return answer if not offer.refused else replace(answer, body=render_list(offer.passed))
+        try:
+            version = check_latest(_read(answer), resource.module)
+            refusal = self._gate.refusal(resource.module, version)
+            if refusal is None:
+                return answer
+        except BaseException:
+            answer.close()
+            raise
+        answer.close()
         if resource.endpoint is Endpoint.INFO:
             error = await self.refused(refusal, resource.module)
             raise Barred(f"{resource.version} is {version} now, which is {error.sentence}", error.rule)
@@ -74,7 +83,7 @@ class Offers:
 
     async def newest(self, module: str) -> str | None:
         """The newest version that passes, of those that are known here."""
-        return semver.latest(await self._pass(module, None, await self._documents.known(module)))
+        return (await self._offer(module, await self._documents.known(module))).newest
 
     async def _next_best(
         self, resource: ModuleResource, asker: Asker, named: str, refusal: Refusal, answer: Answer
@@ -82,40 +91,54 @@ class Offers:
         """The newest version that passes, by ``go``'s choice, in place of the one that ``@latest`` named."""
         module = resource.module
         try:
-            listed = await self._documents.get(ModuleResource(module, Endpoint.LIST), asker)
+            listed = _read(await self._documents.get(ModuleResource(module, Endpoint.LIST), asker))
         except Absent:
-            versions: list[str] = []
-        else:
-            versions = listed.body.decode().split() if isinstance(listed.body, bytes) else []
-        passed = await self._pass(module, None, versions)
-        newest = semver.latest(passed)
-        if newest is None:
-            raise self._nothing_left(module, {*versions, named}, refusal)
-        info = await self._file(Artifact.of(module, newest, Kind.INFO), asker)
+            listed = b""
+        offer = await self._offer(module, listed)
+        if offer.newest is None:
+            unlisted = Counter[str]() if named in listed.decode().split() else Counter([refusal.why])
+            raise _nothing_left(offer.refused + unlisted, refusal)
+        try:
+            info = await self._file(Artifact.of(module, offer.newest, Kind.INFO), asker)
+        except Absent:  # 404 would send VMs on to the next proxy, which may give what is refused here
+            raise refusal.error() from None
         info.cache_control, info.until = answer.cache_control, answer.until
         if info.until is None:
             info.until = time.monotonic()  # what it stands for may change: it is not to be kept
         return info
 
-    def _nothing_left(self, module: str, versions: set[str], last: Refusal) -> Barred:
-        refusals = Counter(
-            refusal.why
-            for version in versions
-            if (refusal := self._gate.refusal(module, version)) is not None
-        )
-        counts = ", ".join(f"{count} {why}" for why, count in refusals.most_common(TOLD))
-        return Barred(f"every version is refused here: {counts}{last.then}", last.rule)
+    async def _check_left(self, resource: ModuleResource, asker: Asker) -> None:
+        """Barred: a module without ``@latest`` has a list, and nothing of it passes."""
+        listed = _read(await self._documents.get(ModuleResource(resource.module, Endpoint.LIST), asker))
+        offer = await self._offer(resource.module, listed)
+        last = next(reversed(listed.decode().split()), None)
+        if offer.newest is None and last is not None:
+            refusal = self._gate.refusal(resource.module, last)
+            if refusal is not None:
+                raise _nothing_left(offer.refused, refusal)
 
-    async def _pass(self, module: str, data: bytes | None, versions: list[str]) -> list[str]:
-        """Those versions that may be offered; of a list that was given before, remembered."""
-        generation = self._gate.generation
-        if data is not None:
-            known = self._passed.get(module)
-            if known is not None and known[0] == data and known[1] == generation:
+    async def _offer(self, module: str, listed: bytes) -> Offer:
+        """What of a list may be offered; of one that was given before, remembered."""
+
+        def why(version: str) -> str | None:
+            refusal = self._gate.refusal(module, version)
+            return None if refusal is None else refusal.why
+
+        while True:
+            generation = self._gate.generation
+            known = self._offers.get(module)
+            if known is not None and known[0] == listed and known[1] == generation:
                 return known[2]
-        passed = await in_turns(
-            offered(versions, lambda version: self._gate.refusal(module, version) is None)
-        )
-        if data is not None:
-            self._passed.keep(module, (data, generation, passed))
-        return passed
+            offer = await in_turns(offered(listed.decode().split(), why))
+            if generation == self._gate.generation:  # else some were held against other rules than the rest
+                self._offers.keep(module, (listed, generation, offer))
+
+
+def _nothing_left(refused: Counter[str], last: Refusal) -> Barred:
+    counts = ", ".join(f"{count} {why}" for why, count in refused.most_common(TOLD))
+    return Barred(f"every version is refused here: {counts}{last.then}", last.rule)
+
+
+def _read(answer: Answer) -> bytes:
+    """What a short document says."""
+    return answer.body if isinstance(answer.body, bytes) else answer.body.pread(0, answer.body.length)

@@ -74,7 +74,7 @@ class Proxy:
             fetching(private, FairSlots(max(2, settings.max_misses))) if private else None,
         )
         """Which upstreams a module comes from, by which slots and with which memory."""
-        self._substitutes = Substitutes(store)
+        self._substitutes = Substitutes(store, gate.blocked)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
             settings,

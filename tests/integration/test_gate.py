@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +408,74 @@ async def test_two_that_are_given_at_once(serve: Serve, upstream: FakeUpstream) 
     assert sorted(each["id"] for each in answers) == list(range(1, 21))
     kept = json.loads((Path(str(host.settings and host.settings.cache_dir)) / NAME).read_text())
     assert len(kept["rules"]) == 20
+
+
+@pytest.mark.parametrize("way", ["offline", "down"])
+async def test_latest_of_what_is_stored(serve: Serve, upstream: FakeUpstream, way: str) -> None:
+    """Where no upstream ever said which is the latest, it is the newest that is stored and passes."""
+    first = await serve(upstream, admin_token=TOKEN)
+    for path in FILES.values():
+        assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    upstream.on("*", Reply(status=503))
+    host = await serve(upstream, admin_token=TOKEN, offline=way == "offline")
+    assert json.loads((await host.get(LATEST)).body)["Version"] == BAD
+    await block(host, f"{M}@{BAD}")
+    client = Client(host, way)
+    assert json.loads((await client.get(LATEST, 200)).body)["Version"] == "v1.1.0"
+    await block(host, f"{M}@*")
+    assert "every version is refused here: 1 blocked" in (await client.get(LATEST, 403)).text
+
+
+async def test_nothing_is_left_where_there_is_no_latest(serve: Serve, upstream: FakeUpstream) -> None:
+    """404 would send VMs on to the next proxy, which gives what is blocked."""
+    upstream.on(LATEST, Reply(b"not found", 404))
+    host = await world("miss", serve, upstream)
+    client = Client(host, "miss")
+    await client.get(LATEST, 404)
+    await block(host, f"{M}@{BAD}")
+    await client.get(LATEST, 404)  # the list says what there is
+    await block(host, f"{M}@*")
+    assert (await client.get(LIST, 200)).body == b""
+    assert "every version is refused here: 2 blocked" in (await client.get(LATEST, 403)).text
+
+
+async def test_the_next_best_without_its_info(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.on(FILES["v1.1.0.info"], Reply(b"not found", 404))
+    upstream.on(FILES["v1.1.0.mod"], Reply(b"not found", 404))
+    host = await world("miss", serve, upstream)
+    await block(host, f"{M}@{BAD}")
+    said = (await Client(host, "miss").get(LATEST, 403)).text
+    assert "blocked on this host: INC-4711 malware (block 1)" in said
+
+
+async def test_what_a_blocked_version_retracts(serve: Serve, upstream: FakeUpstream) -> None:
+    """Nothing: whoever publishes a bad version does not take the good ones away by its go.mod."""
+    gomod = f"module {M}\n\nretract [v0.0.0, v1.1.9]\n".encode()
+    upstream.add_module(M, BAD, gomod=gomod)
+    first = await serve(upstream, admin_token=TOKEN)
+    for path in (FILES["v1.1.0.zip"], FILES["v1.1.0.mod"], FILES[f"{BAD}.mod"]):
+        assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    host = await serve(upstream, admin_token=TOKEN, offline=True)
+    await Client(host, "offline").get(LIST, 404)
+    await block(host, f"{M}@{BAD}")
+    client = Client(host, "offline")
+    assert (await client.get(LIST, 200)).text == "v1.1.0\n"
+    assert json.loads((await client.get(LATEST, 200)).body)["Version"] == "v1.1.0"
+
+
+async def test_who_may_not_know(serve: Serve, upstream: FakeUpstream) -> None:
+    """What a rule says of a private module is for those who may have it."""
+    elsewhere = (ip_network("192.0.2.1"),)
+    host = await serve(upstream, admin_token=TOKEN, private="example.com/m", private_clients=elsewhere)
+    before = (await host.get(LIST)).text.partition(" [request")[0]
+    for rule in (M, f"{M}@{BAD}"):
+        await block(host, rule)
+        for path in (LIST, LATEST, QUERY, *FILES.values()):
+            said = (await host.get(path)).text
+            assert "module example.com/m is not for clients at 127.0.0.1" in said, said
+            assert "INC-4711" not in said
+    assert (await host.get(LIST)).text.partition(" [request")[0] == before

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy_vm.protocol.policy import LONGEST, MOST_BOUNDS, GateRule, Rule, RuleSet, Versions, offered
-from goproxy_vm.protocol.semver import order
+from goproxy_vm.protocol import names
+from goproxy_vm.protocol.lines import Steps
+from goproxy_vm.protocol.policy import (
+    A_STEP,
+    LONGEST,
+    MOST_BOUNDS,
+    REMEMBERED,
+    GateRule,
+    Offer,
+    Rule,
+    RuleSet,
+    Versions,
+    offered,
+)
+from goproxy_vm.protocol.semver import latest, order
 
 M = "github.com/x/y"
 
@@ -128,12 +143,67 @@ def test_find_code_alone() -> None:
 
 
 def test_offered_in_steps() -> None:
-    steps = offered([f"v1.0.{n}" for n in range(250)], lambda version: version != "v1.0.7")
-    next(steps)
-    next(steps)
-    with pytest.raises(StopIteration) as done:
+    versions = [f"v1.0.{n}" for n in range(250)]
+    steps = offered(versions, lambda version: "bad" if version in ("v1.0.7", "v1.0.249") else None)
+    turns = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            offer = done.value
+            break
+        turns += 1
+    assert turns == 250 // A_STEP
+    assert offer == Offer(
+        [each for each in versions if each not in ("v1.0.7", "v1.0.249")], "v1.0.248", Counter(bad=2)
+    )
+
+
+def test_offered_newest_is_latests_choice() -> None:
+    every = ["v1.0.0-rc.1", "v0.0.0-20260102000000-abcdef123456", "v0.9.0", "v0.10.0"]
+    for count in range(len(every) + 1):
+        (offer,) = _ends(offered(every[:count], lambda _: None))
+        assert offer.newest == latest(every[:count])
+
+
+def _ends(steps: Steps[Offer]) -> list[Offer]:
+    try:
         next(steps)
-    assert len(done.value.value) == 249
+    except StopIteration as done:
+        return [done.value]
+    return []
+
+
+@pytest.mark.parametrize(
+    "text", ["x.example/m{}", "x.example/*/m{}", "x.example/*/m{}@>=v1.2.0", "x.example/m@<v1.0.{}"]
+)
+def test_what_a_rule_costs(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rules as may be in force are looked through once for a module, and not for each version; and
+    none of their patterns is made anew for it."""
+    rules = RuleSet(GateRule("block", Rule.parse(text.format(n)), n) for n in range(1000))
+    assert rules.find("x.example/other/m", "v0.0.1") is None
+    misses = names._compile_glob.cache_info().misses
+    asked = 0
+    named = Rule.names
+
+    def counted(rule: Rule, module: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return named(rule, module)
+
+    monkeypatch.setattr(Rule, "names", counted)
+    for module in ("x.example/a/b", "x.example/c/d"):
+        for n in range(100):
+            assert rules.find(module, f"v0.0.{n}") is None
+    assert names._compile_glob.cache_info().misses == misses
+    assert asked <= 2 * 1000
+
+
+def test_modules_remembered_are_bounded() -> None:
+    rules = RuleSet([GateRule("block", Rule.parse(M))])
+    for n in range(REMEMBERED + 10):
+        assert rules.find(f"a.example/m{n}", "v1.0.0") is None
+    assert len(rules._known) == REMEMBERED
 
 
 NUMBERS = st.integers(0, 30)
