@@ -15,7 +15,9 @@ from goproxy_vm.admin import bodies
 from goproxy_vm.admin.call import BASE, Call, Route, answer, body_of, no_body
 from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.admin.rendering import timestamp, timestamp_or_none
+from goproxy_vm.errors import Overloaded, Unavailable
 from goproxy_vm.protocol.policy import GateRule, Rule
+from goproxy_vm.protocol.semver import agrees, is_canonical
 from goproxy_vm.proxy import rulebook
 
 if TYPE_CHECKING:
@@ -71,8 +73,13 @@ class RuleActions:
             raise Problem(
                 409, f"{rulebook.MOST} rules are in force, and no more may be: end some (see blocks)"
             ) from None
-        # From here on it is in force, whatever becomes of the rest.
-        stored = await (self._gate.purge if asked.purge else self._gate.stored)(asked.rule)
+        try:
+            stored = await (self._gate.purge if asked.purge else self._gate.stored)(asked.rule)
+        except (Unavailable, Overloaded) as error:
+            error.sentence = (
+                f"rule {given.number} is in force, but what is stored of it is not known: {error.sentence}"
+            )
+            raise
         return answer(await self._told(given, stored, purged=asked.purge), status=201 if new else 200)
 
     async def _told(self, given: GateRule, stored: Stored, *, purged: bool = False) -> dict[str, Any]:
@@ -98,6 +105,8 @@ class RuleActions:
         call.query.finish()
         if not module:
             raise malformed("module", "is needed")
+        if version and not (is_canonical(version) and agrees(module, version)):
+            raise malformed("version", f"{module} has no such version, whole and of its major, like v1.2.3")
         return answer(_passing(module, version, await self._gate.check(module, version)))
 
     def _found(self, call: Call) -> GateRule:

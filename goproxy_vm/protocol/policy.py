@@ -8,7 +8,6 @@ every project whose graph only mentions the version needs them, and so does the 
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +17,8 @@ from functools import lru_cache
 from goproxy_vm.errors import MalformedPath
 from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.lines import Steps
-from goproxy_vm.protocol.names import check_path, check_pattern, is_glob, match_prefix_patterns
-from goproxy_vm.protocol.semver import is_canonical, is_valid, order, rank
+from goproxy_vm.protocol.names import check_path, check_pattern, compile_glob, is_glob, match_prefix_patterns
+from goproxy_vm.protocol.semver import agrees, is_canonical, is_valid, order, rank
 
 LONGEST = 1000
 """Characters of a rule."""
@@ -33,6 +32,8 @@ A_STEP = 10
 _BOUND = re.compile(r"(>=|<=|>|<|=)?(v\S*)")
 _BARE_DATE = re.compile(r"[-.][0-9]{14}$")
 _WILD = re.compile(r"[*?\[]")
+_SET = re.compile(r"\[[^]]*\]")
+_IN_NO_PATH = re.compile(r"[^A-Za-z0-9._~/*?\\-]")
 
 Holds = Callable[[str], bool]
 
@@ -66,8 +67,10 @@ def _bound(word: str, *, alone: bool) -> Holds:
     if _WILD.search(word):
         if not alone or not word.startswith(("v", "*")):
             raise ValueError(f"{word!r}: a glob stands alone, and begins with v or *")
-        glob = re.compile(fnmatch.translate(word))
-        return lambda version: glob.match(version) is not None
+        glob = compile_glob(word)
+        if glob is None or "[!" in word:
+            raise ValueError(f"{word!r}: a malformed glob; [^0-9] is what is none of a set")
+        return lambda version: glob.fullmatch(version) is not None
     found = _BOUND.fullmatch(word)
     if found is None or not is_valid(found[2]):
         raise ValueError(
@@ -122,6 +125,11 @@ class Rule:
         if not pattern or "," in text or not text.isascii():
             raise ValueError("expected MODULE or MODULE@VERSIONS, without commas")
         check_pattern(pattern)
+        pattern = pattern.removesuffix("/")
+        alien = _IN_NO_PATH.search(_SET.sub("", pattern))
+        if alien is not None:
+            capital = ": write the capital that it stands for" if alien[0] == "!" else ""
+            raise ValueError(f"holds {alien[0]!r}, which no module path does{capital}")
         if not at:
             return cls(pattern, pattern, None, whole=True)
         if not is_glob(pattern):
@@ -130,6 +138,9 @@ class Rule:
             except MalformedPath as error:
                 raise ValueError(error.sentence) from None
         parsed = Versions.parse(versions)
+        if not is_glob(pattern):
+            for version in re.findall(r"[^\s|]+", versions):
+                _check_major(pattern, version.removeprefix("="))
         return cls(f"{pattern}@{parsed.text}", pattern, parsed, whole)
 
     @property
@@ -146,6 +157,19 @@ class Rule:
         if self.versions is None:
             return match_prefix_patterns(self.pattern, module)
         return module.count("/") == self.pattern.count("/") and match_prefix_patterns(self.pattern, module)
+
+
+def _check_major(module: str, version: str) -> None:
+    """ValueError, with the way out, for a version that the module cannot have: the rule would be a hole."""
+    if not is_canonical(version) or agrees(module, version):
+        return
+    other = f"{version}+incompatible"
+    way = (
+        f"write {other}, or name {module}/{version.partition('.')[0]}"
+        if agrees(module, other)
+        else "its path says which it has"
+    )
+    raise ValueError(f"{module} has no version {version}, by its major: {way}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,8 @@ async def test_check(serve: Serve, upstream: FakeUpstream) -> None:
     valid("Passing", passes)
     assert (passes["verdict"], passes["reason"]) == ("passes", None)
     assert (await check(f"module={M}"))["verdict"] == "passes"
-    for wrong in ("", "module=x", f"module={M}&version=a!b", f"module={M}&more=1"):
+    wrongs = ("", "module=x", *(f"module={M}&{more}" for more in ("version=a!b", "more=1", "version=v1.2")))
+    for wrong in (*wrongs, f"module={M}&version=v2.0.0", f"module={M}&version=master"):
         await check(wrong, 400)
 
 

@@ -36,6 +36,8 @@ M = "github.com/x/y"
         ("*-rc*", "v1.0.0-rc.1 v2.0.0-rc1", "v1.0.0 v1.0.0-beta"),
         ("*", "v0.0.0-20260102000000-abcdef123456 v1.0.0", ""),
         ("v1.[02].*", "v1.0.9 v1.2.0", "v1.1.0"),
+        ("v1.[^2].*", "v1.0.9 v1.3.0", "v1.2.0"),
+        ("v1.2.0-RC*", "v1.2.0-RC1", "v1.2.0-rc1"),
         # Go's order: v1.2.0-rc.1 comes before v1.2.0, v1.2.7-rc.1 before v1.2.7.
         (">=v1.2.0 <v1.2.7", "v1.2.0 v1.2.6 v1.2.7-rc.1", "v1.2.0-rc.1 v1.2.7 v1.1.9"),
         (">v1.2.0 <=v1.3", "v1.2.1 v1.3.0 v1.3.0-rc.1", "v1.2.0 v1.3.1"),
@@ -72,6 +74,8 @@ def test_versions(text: str, holds: str, others: str) -> None:
         (">=v1.2.*", "a glob stands alone"),
         ("v1.* <v1.5.0", "a glob stands alone"),
         ("1.*", "a glob stands alone, and begins with v"),
+        ("v1.[2", "a malformed glob"),
+        ("v1.[!2].*", r"a malformed glob; \[\^0-9\]"),
         ("<v1.2.3+meta", r"expected a version without \+"),
         ("<v0.0.0-20260102000000", "write v0.0.0-20260102000000-0"),
         ("<v1.2.4-0.20260102000000", "write v1.2.4-0.20260102000000-0"),
@@ -97,6 +101,13 @@ def test_versions_malformed(text: str, why: str) -> None:
         ("github.com/[x", "malformed"),
         ("nodomain/x@v1.0.0", "no domain name"),
         ("a.b/" + "c" * LONGEST, f"longer than {LONGEST}"),
+        # What no module can be is a rule that never holds.
+        ("github.com/!burnt!sushi/toml", "holds '!', which no module path does: write the capital"),
+        ("github.com/!azure/*", "holds '!'"),
+        ("github.com/x/y#v1.2.3", "holds '#'"),
+        (f"{M}@v2.1.0", r"no version v2.1.0, by its major: write v2.1.0\+incompatible, or name .*/v2"),
+        (f"{M}@<v1.2.0 ||=v2.1.0", r"no version v2.1.0, by its major"),
+        (f"{M}/v3@v2.1.0", "no version v2.1.0, by its major"),
     ],
 )
 def test_rule_malformed(text: str, why: str) -> None:
@@ -112,6 +123,10 @@ def test_rule_malformed(text: str, why: str) -> None:
         # A version says nothing of submodules, nor of another major.
         (f"{M}@v1.0.0", f"{M}@v1.0.0", f"{M}/sub@v1.0.0 {M}/v2@v1.0.0 {M}@v1.0.1"),
         ("github.com/*/y@*", f"{M}@v1.0.0", "github.com/x/z@v1.0.0 github.com/z/y/sub@v1.0.0"),
+        ("github.com/*/y/@*", f"{M}@v1.0.0", "github.com/x/z@v1.0.0 github.com/z/y/sub@v1.0.0"),
+        ("github.com/*/", f"{M}@v1.0.0 github.com/x@v1.0.0", "gitlab.com/x@v1.0.0"),
+        (f"{M}@v2.1.0+incompatible", f"{M}@v2.1.0+incompatible", f"{M}@v2.1.1+incompatible"),
+        (f"{M}@>=v2.1.0 <v3", f"{M}@v2.1.0+incompatible", f"{M}@v1.0.0"),
     ],
 )
 def test_rule_covers(text: str, covers: str, others: str) -> None:
@@ -119,7 +134,7 @@ def test_rule_covers(text: str, covers: str, others: str) -> None:
     every = [each.split("@") for each in (covers + " " + others).split()]
     assert ["@".join(each) for each in every if rule.covers(*each)] == covers.split()
     # Kept with others, those of one module by its name, it means the same.
-    rules = RuleSet([GateRule("block", Rule.parse("z.example/z@v9.9.9")), GateRule("block", rule)])
+    rules = RuleSet([GateRule("block", Rule.parse("z.example/z@v1.9.9")), GateRule("block", rule)])
     assert ["@".join(each) for each in every if rules.find(*each)] == covers.split()
 
 
@@ -182,7 +197,7 @@ def test_what_a_rule_costs(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     none of their patterns is made anew for it."""
     rules = RuleSet(GateRule("block", Rule.parse(text.format(n)), n) for n in range(1000))
     assert rules.find("x.example/other/m", "v0.0.1") is None
-    misses = names._compile_glob.cache_info().misses
+    misses = names.compile_glob.cache_info().misses
     asked = 0
     named = Rule.names
 
@@ -195,7 +210,7 @@ def test_what_a_rule_costs(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("x.example/a/b", "x.example/c/d"):
         for n in range(100):
             assert rules.find(module, f"v0.0.{n}") is None
-    assert names._compile_glob.cache_info().misses == misses
+    assert names.compile_glob.cache_info().misses == misses
     assert asked <= 2 * 1000
 
 
