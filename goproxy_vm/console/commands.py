@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from goproxy_vm.console import gate_tables, tables
 from goproxy_vm.console.meant import Meant
 from goproxy_vm.console.progress import Progress
 from goproxy_vm.errors import ConfigError, NotDone, NotFound, NotPassing
+from goproxy_vm.protocol.policy import Rule
 
 if TYPE_CHECKING:
     import argparse
@@ -181,6 +183,8 @@ class Console:
 
     def _number_of(self, rule: str) -> int:
         """The number of a rule in force. NotFound; NotDone: the settings have it."""
+        with contextlib.suppress(ValueError):  # one that is none is not there
+            rule = Rule.parse(rule).text
         same = [each for each in self._client.get("gate", "rules")["items"] if each["rule"] == rule]
         numbers = [each["id"] for each in same if each["id"] is not None]
         if len(numbers) == 1:

@@ -101,12 +101,11 @@ class Proxy:
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
-        self._gate.admit(resource.module, asker)
+        await self.admit(resource, asker)
         artifact = resource.artifact
         reserved = self._gate.reserved(resource.module)
         try:
             if artifact is not None:
-                await self._check(artifact)
                 answer = await self._file(artifact, asker)
             else:
                 answer = await self._offers.get(resource, asker)
@@ -114,9 +113,7 @@ class Proxy:
             error.reserved = reserved
             raise
         try:
-            if artifact is not None:
-                await self._check(artifact)  # asked again: it may have waited for long
-            self._gate.admit(resource.module, asker)
+            await self.admit(resource, asker)  # asked again: it may have waited for long
         except Denied:
             answer.close()
             raise
@@ -124,13 +121,19 @@ class Proxy:
             answer.cache_control, answer.until = RESERVED, None
         return answer
 
+    async def admit(self, resource: ModuleResource, asker: Asker) -> None:
+        """Denied: it may not be given, or not any more, or not to that one."""
+        self._gate.admit(resource.module, asker)
+        artifact = resource.artifact
+        refusal = None if artifact is None else self._gate.refusal_of(artifact)
+        if refusal is not None:
+            raise await self._offers.refused(refusal, resource.module)
+
     # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
 
-    async def _check(self, artifact: Artifact) -> None:
-        """Barred: a file may not be given."""
-        refusal = self._gate.refusal_of(artifact)
-        if refusal is not None:
-            raise await self._offers.refused(refusal, artifact.module)
+    def passes(self, artifact: Artifact) -> bool:
+        """Whether a file may be given to everyone who may ask."""
+        return self._gate.passes(artifact)
 
     async def stored(self, artifact: Artifact) -> Answer | None:
         """The answer to a request for a file of a version if it is a hit, else None; the request may have

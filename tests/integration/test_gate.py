@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import threading
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import StartError
 from goproxy_vm.proxy.rulebook import NAME
 from tests.fakes.lines import logged
@@ -401,6 +404,36 @@ async def test_a_block_while_many_ask(serve: Serve, upstream: FakeUpstream, *, f
         blocked.set()
         await asyncio.gather(*tasks)
     assert (given[1], refused) == (0, 200)
+
+
+async def test_a_block_while_a_file_is_read(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short cut has opened it by then; it is not given all the same."""
+    first = await serve(upstream, admin_token=TOKEN)
+    path = FILES[f"{BAD}.zip"]
+    assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    host = await serve(upstream, admin_token=TOKEN)
+    begun, goes_on = threading.Event(), threading.Event()
+    pread = StoredFile.pread
+
+    def slowly(stored: StoredFile, offset: int, n: int) -> bytes:
+        begun.set()
+        assert goes_on.wait(30)
+        return pread(stored, offset, n)
+
+    def cold(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(StoredFile, "pread", slowly)
+    asked = asyncio.create_task(host.get(path))
+    await eventually(begun.is_set)
+    await block(host, f"{M}@{BAD}")
+    goes_on.set()
+    assert (await asked).status == 403
 
 
 async def test_two_that_are_given_at_once(serve: Serve, upstream: FakeUpstream) -> None:
