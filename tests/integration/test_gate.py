@@ -252,6 +252,19 @@ async def test_purged_versions_stay_away(serve: Serve, upstream: FakeUpstream) -
     assert (again["id"], again["stored"]["versions"]) == (answer["id"], 0)
 
 
+async def test_a_purge_while_it_is_fetched(serve: Serve, upstream: FakeUpstream) -> None:
+    """What comes after it is neither given nor stored."""
+    host = await world("miss", serve, upstream)
+    gate = upstream.hold(f"/{M}/@v/{BAD}.*")
+    asked = asyncio.create_task(host.get(FILES[f"{BAD}.zip"]))
+    await gate.arrived.wait()
+    await block(host, f"{M}@>v1.1.0", purge=True)
+    gate.open()
+    assert (await asked).status == 403
+    await host.quiet()
+    assert list((Path(str(host.settings and host.settings.cache_dir)) / "modules").rglob(f"{BAD}.zip")) == []
+
+
 async def test_stored_counts_what_a_rule_means(serve: Serve, upstream: FakeUpstream) -> None:
     host = await world("front", serve, upstream)
     await host.get(f"/example.com/single/@v/{BAD}.zip")
