@@ -84,6 +84,7 @@ class Gatekeeping:
 
     async def purge(self, rule: Rule) -> Stored:
         """Remove what is stored of what a rule means; the hashes seen first stay. Unavailable."""
+        self._operations.keep_out(rule.covers)  # what is being fetched: it is not stored yet
         # Of all first: to remove while going from page to page might pass some over.
         names = [name async for found in self._stored(rule) for name, _ in found]
         versions = size = 0

@@ -139,6 +139,11 @@ class Operations:
         )
         return await self._purge(purge, dry_run=dry_run)
 
+    def keep_out(self, matches: Callable[[str, str], bool]) -> None:
+        """What is being fetched of versions that match is not stored."""
+        self._store.fences.add(matches)
+        self._proxy.forget(matches)
+
     async def _purge(self, purge: PurgePlan, *, dry_run: bool) -> Removal:
         if dry_run:
             return await self._store.purges.foretell(purge)

@@ -15,7 +15,7 @@ from goproxy_vm.admin import bodies
 from goproxy_vm.admin.call import BASE, Call, Route, answer, body_of, no_body
 from goproxy_vm.admin.details import Problem, malformed
 from goproxy_vm.admin.rendering import timestamp, timestamp_or_none
-from goproxy_vm.errors import Absent, GoproxyError, NoRecord, UpstreamError
+from goproxy_vm.errors import Absent, GoproxyError, NoRecord, Overloaded, Unavailable, UpstreamError
 from goproxy_vm.protocol.policy import GateRule, Rule
 from goproxy_vm.protocol.semver import agrees, is_canonical
 from goproxy_vm.proxy import rulebook
@@ -75,8 +75,13 @@ class RuleActions:
             raise Problem(
                 409, f"{rulebook.MOST} rules are in force, and no more may be: end some (see blocks)"
             ) from None
-        # From here on it is in force, whatever becomes of the rest.
-        stored = await (self._gate.purge if asked.purge else self._gate.stored)(asked.rule)
+        try:
+            stored = await (self._gate.purge if asked.purge else self._gate.stored)(asked.rule)
+        except (Unavailable, Overloaded) as error:
+            error.sentence = (
+                f"rule {given.number} is in force, but what is stored of it is not known: {error.sentence}"
+            )
+            raise
         return answer(await self._told(given, stored, purged=asked.purge), status=201 if new else 200)
 
     async def _told(self, given: GateRule, stored: Stored, *, purged: bool = False) -> dict[str, Any]:
@@ -103,6 +108,7 @@ class RuleActions:
         call.query.finish()
         if not module:
             raise malformed("module", "is needed")
+        _check_whole(module, version)
         try:
             found = await self._gate.check(module, version)
         except UpstreamError as error:
@@ -118,8 +124,7 @@ class RuleActions:
         for name, value in (("module", module), ("version", version)):
             if not value:
                 raise malformed(name, "is needed")
-        if not (is_canonical(version) and agrees(module, version)):
-            raise malformed("version", "a whole version of that module is needed")
+        _check_whole(module, version)
         try:
             needs, more = await self._gate.needs(module, version)
         except (Absent, NoRecord) as error:
@@ -137,6 +142,12 @@ class RuleActions:
         if found is None:
             raise Problem(404, f"there is no rule {number}")
         return found
+
+
+def _check_whole(module: str, version: str) -> None:
+    """Problem for what is no version of the module; "" stands for all of them."""
+    if version and not (is_canonical(version) and agrees(module, version)):
+        raise malformed("version", f"{module} has no such version, whole and of its major, like v1.2.3")
 
 
 def _giving(members: bodies.Members) -> Giving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -13,6 +14,7 @@ from goproxy_vm.console.meant import Meant
 from goproxy_vm.console.progress import Progress
 from goproxy_vm.console.reverse import Reverse
 from goproxy_vm.errors import ConfigError, NotDone, NotFound, NotPassing
+from goproxy_vm.protocol.policy import Rule
 
 if TYPE_CHECKING:
     import argparse
@@ -235,6 +237,8 @@ class Console:
 
     def _number_of(self, rule: str) -> int:
         """The number of a rule in force. NotFound; NotDone: the settings have it."""
+        with contextlib.suppress(ValueError):  # one that is none is not there
+            rule = Rule.parse(rule).text
         same = [each for each in self._client.get("gate", "rules")["items"] if each["rule"] == rule]
         numbers = [each["id"] for each in same if each["id"] is not None]
         if len(numbers) == 1:

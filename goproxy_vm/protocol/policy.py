@@ -8,24 +8,32 @@ every project whose graph only mentions the version needs them, and so does the 
 
 from __future__ import annotations
 
-import fnmatch
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from goproxy_vm.errors import MalformedPath
+from goproxy_vm.lru import Lru
 from goproxy_vm.protocol.lines import Steps
-from goproxy_vm.protocol.names import check_path, check_pattern, is_glob, match_prefix_patterns
-from goproxy_vm.protocol.semver import is_canonical, is_valid, order
+from goproxy_vm.protocol.names import check_path, check_pattern, compile_glob, is_glob, match_prefix_patterns
+from goproxy_vm.protocol.semver import agrees, is_canonical, is_valid, order, rank
 
 LONGEST = 1000
 """Characters of a rule."""
 MOST_BOUNDS = 20
 """Bounds and globs in one rule."""
+REMEMBERED = 1000
+"""Modules of which it is remembered which rules are about them."""
+A_STEP = 10
+"""Versions that are held against rules at a time, of which there may be a thousand about one module."""
 
 _BOUND = re.compile(r"(>=|<=|>|<|=)?(v\S*)")
 _BARE_DATE = re.compile(r"[-.][0-9]{14}$")
 _WILD = re.compile(r"[*?\[]")
+_SET = re.compile(r"\[[^]]*\]")
+_IN_NO_PATH = re.compile(r"[^A-Za-z0-9._~/*?\\-]")
 
 Holds = Callable[[str], bool]
 
@@ -59,8 +67,10 @@ def _bound(word: str, *, alone: bool) -> Holds:
     if _WILD.search(word):
         if not alone or not word.startswith(("v", "*")):
             raise ValueError(f"{word!r}: a glob stands alone, and begins with v or *")
-        glob = re.compile(fnmatch.translate(word))
-        return lambda version: glob.match(version) is not None
+        glob = compile_glob(word)
+        if glob is None or "[!" in word:
+            raise ValueError(f"{word!r}: a malformed glob; [^0-9] is what is none of a set")
+        return lambda version: glob.fullmatch(version) is not None
     found = _BOUND.fullmatch(word)
     if found is None or not is_valid(found[2]):
         raise ValueError(
@@ -88,6 +98,7 @@ def _bound(word: str, *, alone: bool) -> Holds:
     return compare[operator]
 
 
+@lru_cache(maxsize=64)  # a version is held against one bound after the other
 def _precedence(version: str) -> str:
     """Text by whose plain order versions compare; +incompatible does not count, as in Go."""
     return order(version).rpartition("\0")[0]
@@ -114,6 +125,11 @@ class Rule:
         if not pattern or "," in text or not text.isascii():
             raise ValueError("expected MODULE or MODULE@VERSIONS, without commas")
         check_pattern(pattern)
+        pattern = pattern.removesuffix("/")
+        alien = _IN_NO_PATH.search(_SET.sub("", pattern))
+        if alien is not None:
+            capital = ": write the capital that it stands for" if alien[0] == "!" else ""
+            raise ValueError(f"holds {alien[0]!r}, which no module path does{capital}")
         if not at:
             return cls(pattern, pattern, None, whole=True)
         if not is_glob(pattern):
@@ -122,6 +138,9 @@ class Rule:
             except MalformedPath as error:
                 raise ValueError(error.sentence) from None
         parsed = Versions.parse(versions)
+        if not is_glob(pattern):
+            for version in re.findall(r"[^\s|]+", versions):
+                _check_major(pattern, version.removeprefix("="))
         return cls(f"{pattern}@{parsed.text}", pattern, parsed, whole)
 
     @property
@@ -138,6 +157,19 @@ class Rule:
         if self.versions is None:
             return match_prefix_patterns(self.pattern, module)
         return module.count("/") == self.pattern.count("/") and match_prefix_patterns(self.pattern, module)
+
+
+def _check_major(module: str, version: str) -> None:
+    """ValueError, with the way out, for a version that the module cannot have: the rule would be a hole."""
+    if not is_canonical(version) or agrees(module, version):
+        return
+    other = f"{version}+incompatible"
+    way = (
+        f"write {other}, or name {module}/{version.partition('.')[0]}"
+        if agrees(module, other)
+        else "its path says which it has"
+    )
+    raise ValueError(f"{module} has no version {version}, by its major: {way}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +195,34 @@ class RuleSet:
 
     def __init__(self, rulings: Iterable[GateRule] = ()) -> None:
         self._exact: dict[str, list[GateRule]] = {}
-        self._others: list[GateRule] = []
+        self._below: dict[str, list[GateRule]] = {}
+        self._globs: list[GateRule] = []
         for each in rulings:
-            (self._exact.setdefault(each.rule.pattern, []) if each.rule.exact else self._others).append(each)
+            pattern = each.rule.pattern
+            if is_glob(pattern):
+                self._globs.append(each)
+            else:
+                (self._exact if each.rule.exact else self._below).setdefault(pattern, []).append(each)
+        self._known: Lru[str, tuple[GateRule, ...]] = Lru(REMEMBERED)
 
     def __bool__(self) -> bool:
-        return bool(self._exact or self._others)
+        return bool(self._exact or self._below or self._globs)
 
-    def about(self, module: str) -> Iterator[GateRule]:
+    def about(self, module: str) -> tuple[GateRule, ...]:
         """Those that mean the module, or any of its versions."""
+        known = self._known.get(module)
+        if known is None:
+            known = tuple(self._found(module))
+            self._known.keep(module, known)
+        return known
+
+    def _found(self, module: str) -> Iterator[GateRule]:
         yield from self._exact.get(module, ())
-        for each in self._others:
+        if self._below:
+            elements = module.split("/")
+            for count in range(1, len(elements) + 1):
+                yield from self._below.get("/".join(elements[:count]), ())
+        for each in self._globs:
             if each.rule.names(module):
                 yield each
 
@@ -187,12 +236,29 @@ class RuleSet:
         return None
 
 
-def offered(versions: Iterable[str], may: Callable[[str], bool]) -> Steps[list[str]]:
-    """Those of a list that may be given."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What of a list may be given: ``passed``, ``newest`` by ``go``'s choice, and how many versions may not
+    for which reason."""
+
+    passed: list[str]
+    newest: str | None
+    refused: Counter[str]
+
+
+def offered(versions: Iterable[str], why: Callable[[str], str | None]) -> Steps[Offer]:
+    """What may be given of a list; ``why`` a version may not, None where it may."""
     passed: list[str] = []
-    for number, version in enumerate(versions):
-        if may(version):
+    refused: Counter[str] = Counter()
+    newest: tuple[tuple[int, str, str], str] | None = None
+    for number, version in enumerate(versions, 1):
+        reason = why(version)
+        if reason is None:
             passed.append(version)
-        if number % 100 == 99:
+            place = rank(version), version
+            newest = place if newest is None else max(newest, place)
+        else:
+            refused[reason] += 1
+        if number % A_STEP == 0:
             yield
-    return passed
+    return Offer(passed, newest and newest[1], refused)

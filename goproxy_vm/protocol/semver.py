@@ -94,12 +94,14 @@ def latest(versions: Iterable[str]) -> str | None:
     """The one that ``latest`` means: the highest release, else the highest prerelease, else the newest
     pseudo-version (go.dev/ref/mod#version-queries); None of none."""
 
-    def rank(version: str) -> tuple[int, str, str]:
-        commit = pseudo(version)
-        place = order(version)
-        return (0, commit.time, place) if commit else (2 - is_prerelease(version), "", place)
-
     return max(versions, key=rank, default=None)
+
+
+def rank(version: str) -> tuple[int, str, str]:
+    """What grows with how much ``latest`` prefers a version."""
+    commit = pseudo(version)
+    place = order(version)
+    return (0, commit.time, place) if commit else (2 - is_prerelease(version), "", place)
 
 
 def agrees(path: str, version: str) -> bool:

@@ -82,11 +82,12 @@ class Documents:
         get = self._get if self._gate.may_fetch(asker) else self._stored
         return await get(resource, asker)
 
-    async def known(self, module: str) -> list[str]:
-        """The versions that are known here without asking anybody."""
+    async def known(self, module: str) -> bytes:
+        """A list of the versions that are known here without asking anybody."""
         cached = await self._store.answers.get(ModuleResource(module, Endpoint.LIST).path)
-        listed = [] if cached is None else cached.data.decode().split()
-        return listed or await self._substitutes.versions(module)
+        if cached is not None and cached.data:
+            return cached.data
+        return render_list(await self._substitutes.versions(module))
 
     async def _get(self, resource: ModuleResource, asker: Asker) -> Answer:
         fetching = self._routing.of(resource.module)

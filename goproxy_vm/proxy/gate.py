@@ -10,7 +10,7 @@ version needs them, and so does whoever goes back to an older one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,11 @@ from goproxy_vm.config.networks import within
 from goproxy_vm.errors import Absent, Barred, Denied
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.names import match_prefix_patterns
-from goproxy_vm.protocol.policy import GateRule, RuleSet
+from goproxy_vm.protocol.policy import GateRule, Rule, RuleSet
 
 if TYPE_CHECKING:
     from goproxy_vm.config import Settings
     from goproxy_vm.config.token import Tokens
-    from goproxy_vm.protocol.policy import Rule
     from goproxy_vm.protocol.request import ModuleResource
     from goproxy_vm.proxy.ages import Ages
     from goproxy_vm.proxy.asker import Asker
@@ -64,7 +63,13 @@ class Gate:
         """From now on ``deny``, ``allow`` and ``private_clients`` count as they are in ``settings``;
         ``tokens`` are those of ``private_tokens_file``."""
         self._deny = tuple(GateRule("deny", rule) for rule in settings.deny)
-        self._allow = settings.allow
+        self._allow = RuleSet(GateRule("allow", rule) for rule in settings.allow)
+        self._allowed = len(settings.allow)
+        # About a module, or one that it may be a package of: go get asks for longer paths first, and stops
+        # where one of them is refused.
+        self._leading = RuleSet(
+            GateRule("allow", replace(rule, versions=None, whole=True)) for rule in settings.allow
+        )
         self._clients = settings.private_clients
         self._tokens = tokens
         self.rule(self._rules)
@@ -85,7 +90,7 @@ class Gate:
     def count(self, kind: str) -> int:
         """How many rules of a kind are in force: block, exempt, deny or allow."""
         if kind == "allow":
-            return len(self._allow)
+            return self._allowed
         return sum(each.kind == kind for each in (*self._rules, *self._deny))
 
     @property
@@ -147,19 +152,20 @@ class Gate:
         given = self._blocks.find(module, version, code=code)
         if given is not None:
             return _refused(given)
-        if self._allow and not self._allowed(module, version if code else ""):
-            named = any(_leads_to(rule, module) for rule in self._allow)
-            return Refusal("allow", NOT_ALLOWED, whole=not named, then=ASK_TO_ADD)
-        return None
+        if not self._allow:
+            return None
+        named = bool(self._leading.about(module))
+        if named and (not (version and code) or self._allow.find(module, version) is not None):
+            return None
+        return Refusal("allow", NOT_ALLOWED, whole=not named, then=ASK_TO_ADD)
+
+    def blocked(self, module: str, version: str) -> bool:
+        """Whether a rule refuses the version for what it is: nothing that it says of others counts then."""
+        return self._blocks.find(module, version) is not None
 
     def refusal_of(self, artifact: Artifact) -> Refusal | None:
         """As :meth:`refusal`, of one file."""
         return self.refusal(artifact.module, artifact.version, code=artifact.kind is Kind.ZIP)
-
-    def _allowed(self, module: str, version: str) -> bool:
-        if not version:
-            return any(_leads_to(rule, module) for rule in self._allow)
-        return any(rule.covers(module, version) for rule in self._allow)
 
     def check(self, resource: ModuleResource | Artifact) -> None:
         """Barred: nobody may have it."""
@@ -171,11 +177,13 @@ class Gate:
     def admit(self, module: str, asker: Asker) -> None:
         """Denied: nothing of that module may be given, or not to that one. Whether there is such a module
         does not show."""
+        if self.reserved(module):  # before anything is said of it, a rule's reason too
+            self._admit(module, asker)
         refusal = self.refusal(module)
         if refusal is not None:
             raise refusal.error()
-        if not self.reserved(module):
-            return
+
+    def _admit(self, module: str, asker: Asker) -> None:
         # Who comes by a Unix socket, a reverse proxy perhaps, has no address that says anything.
         if self._clients and asker.client != "unix" and within(self._clients, asker.client):
             return
@@ -203,12 +211,6 @@ class Gate:
 
 NOT_ALLOWED = "not on this host's allow list (setting allow)"
 ASK_TO_ADD = "; ask the host's operators to add it"
-
-
-def _leads_to(rule: Rule, module: str) -> bool:
-    """Whether a rule of ``allow`` is about a module, or about one that it may be a package of: ``go get``
-    asks for longer paths first, and stops where one of them is refused."""
-    return match_prefix_patterns(rule.pattern, module)
 
 
 def _refused(given: GateRule) -> Refusal:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
-from goproxy_vm.errors import Absent, Denied, GoproxyError
+from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.agelimit import AgeLimit
@@ -79,7 +79,7 @@ class Proxy:
             fetching(private, FairSlots(max(2, settings.max_misses))) if private else None,
         )
         """Which upstreams a module comes from, by which slots and with which memory."""
-        self._substitutes = Substitutes(store)
+        self._substitutes = Substitutes(store, gate.blocked)
         self._prefetch = Prefetch(self._fetch_ahead, zips=settings.prefetch)
         self._documents = Documents(
             settings,
@@ -107,12 +107,11 @@ class Proxy:
 
     async def get(self, resource: ModuleResource, asker: Asker) -> Answer:
         """Answer one request; raises RequestError, UpstreamError, Unavailable, Overloaded and UnderWay."""
-        self._gate.admit(resource.module, asker)
+        await self.admit(resource, asker)
         artifact = resource.artifact
         reserved = self._gate.reserved(resource.module)
         try:
             if artifact is not None:
-                await self._check(artifact)
                 answer = await self._file(artifact, asker)
             else:
                 answer = await self._offers.get(resource, asker)
@@ -120,25 +119,34 @@ class Proxy:
             error.reserved = reserved
             raise
         try:
-            if artifact is not None:
-                await self._check(artifact)  # asked again: it may have waited for long
-            self._gate.admit(resource.module, asker)
-        except Denied:
+            await self.admit(resource, asker)  # asked again: it may have waited for long
+        except GoproxyError:
             answer.close()
             raise
         if reserved:
             answer.cache_control, answer.until = RESERVED, None
         return answer
 
-    # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
+    async def admit(self, resource: ModuleResource, asker: Asker) -> None:
+        """Denied: it may not be given, or not any more, or not to that one. Raises as
+        :meth:`AgeLimit.refusal`."""
+        self._gate.admit(resource.module, asker)
+        if resource.artifact is not None:
+            await self._check(resource.artifact)
 
     async def _check(self, artifact: Artifact) -> None:
-        """Barred: a file may not be given. Raises as :meth:`AgeLimit.refusal`."""
+        """Barred: nobody may have a file. Raises as :meth:`AgeLimit.refusal`."""
         refusal = self._gate.refusal_of(artifact)
         if refusal is None and artifact.kind is Kind.ZIP:
             refusal = await self._limit.refusal(artifact.module, artifact.version)
         if refusal is not None:
             raise await self._offers.refused(refusal, artifact.module)
+
+    # Files: canonical .info, .mod and .zip, kept until they are evicted or purged.
+
+    def passes(self, artifact: Artifact) -> bool:
+        """Whether a file is known to be for everyone who may ask."""
+        return self._gate.passes(artifact)
 
     async def stored(self, artifact: Artifact) -> Answer | None:
         """The answer to a request for a file of a version if it is a hit, else None; the request may have

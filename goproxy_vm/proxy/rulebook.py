@@ -73,7 +73,7 @@ class Rulebook:
             raise StartError(f"{file}: the gate's rules cannot be read: {error.strerror}") from None
         try:
             self._next, self._rules = _parsed(data)
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise StartError(
                 f"{file}: this is no file of the gate's rules ({error}); put a backup of it in its place, or "
                 "move it away to start without any rule that was given by block or exempt"
@@ -147,13 +147,22 @@ class Rulebook:
         self._changed(self.in_force())
 
     def _expire(self) -> bool:
-        """Whether the time of any has come. The file need not say so: it says until when."""
+        """Whether the time of any has come, or is to come again, for the clock was ahead: a block must not be
+        over for that. The file need not say so: it says until when."""
         now = self._wall()
+        again = [
+            each
+            for each in self._rules.values()
+            if each.ended is not None and each.ended == each.until and now < each.ended
+        ]
+        for each in again:
+            self._rules[each.number] = replace(each, ended=None)
+            log.warning("rule in force again", rule=each.rule.text, number=each.number, kind=each.kind)
         due = [each for each in self.in_force() if each.until is not None and each.until <= now]
         for each in due:
             self._rules[each.number] = replace(each, ended=each.until)
             log.info("rule expired", rule=each.rule.text, number=each.number, kind=each.kind)
-        return bool(due)
+        return bool(due or again)
 
 
 def _kept(rules: dict[int, GateRule], now: float) -> dict[int, GateRule]:
@@ -190,16 +199,16 @@ def _parsed(data: bytes) -> tuple[int, dict[int, GateRule]]:
     for each in found["rules"]:
         rule = GateRule(
             kind=_one_of(each["kind"]),
-            rule=Rule.parse(each["rule"], whole=each["whole"] is True),
-            number=int(each["number"]),
-            reason=str(each["reason"]),
-            by=str(each["by"]),
-            at=float(each["at"]),
-            until=None if each["until"] is None else float(each["until"]),
-            ended=None if each["ended"] is None else float(each["ended"]),
+            rule=Rule.parse(each["rule"], whole=_flag(each["whole"])),
+            number=_number(each["number"]),
+            reason=_words(each["reason"]),
+            by=_words(each["by"]),
+            at=_moment(each["at"]),
+            until=None if each["until"] is None else _moment(each["until"]),
+            ended=None if each["ended"] is None else _moment(each["ended"]),
         )
         rules[rule.number] = rule
-    following = int(found["next"])
+    following = _number(found["next"])
     if len(rules) != len(found["rules"]) or following <= max(rules, default=0):
         raise ValueError("its numbers are not in order")
     return following, rules
@@ -209,3 +218,27 @@ def _one_of(kind: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"it has a rule of the kind {kind!r}")
     return kind
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"whole is {value!r:.50}")  # noqa: TRY004 (what is wrong with a file, not a bug)
+    return value
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"a number is {value!r:.50}")
+    return value
+
+
+def _moment(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LATEST:
+        raise ValueError(f"a time is {value!r:.50}")
+    return float(value)
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST_REASON:
+        raise ValueError(f"a text is {value!r:.50}")
+    return value

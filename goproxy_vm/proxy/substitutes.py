@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goproxy_vm.cache.files import StoredFile
@@ -29,8 +30,10 @@ class Substitutes:
     """Answers made of what is stored whole: never stored themselves as an upstream's, and marked in
     Cache-Status."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, blocked: Callable[[str, str], bool]) -> None:
+        """``blocked``: whether a version is refused for what it is; nothing that it retracts counts then."""
         self._store = store
+        self._blocked = blocked
         self._retracted: Lru[str, Retractions] = Lru(KEPT)
         """By the SHA-256 of a go.mod."""
         self._reading = Reading()
@@ -75,7 +78,9 @@ class Substitutes:
         listed, though its ``.mod`` is stored: what that retracts is left out, as it would be by ``go``.
         """
         versions = await self.versions(module)
-        newest = semver.latest(await self._with(module, Kind.MOD))
+        newest = semver.latest(
+            version for version in await self._with(module, Kind.MOD) if not self._blocked(module, version)
+        )
         if newest is None or newest in versions:
             return versions
         mod = await self._store.get(Artifact.of(module, newest, Kind.MOD), asked=False)

@@ -73,10 +73,12 @@ class Toolchains:
         and Unavailable where it cannot be repacked."""
         answer = await self._proxy.get(resource, asker)
         try:
-            return await (self._h1 if path.endswith(".h1") else self._tarball)(resource, asker, answer)
+            made = await (self._h1 if path.endswith(".h1") else self._tarball)(resource, asker, answer)
+            await self._proxy.admit(resource, asker)  # asked again: it may have waited for its plan for long
         except BaseException:
             answer.close()
             raise
+        return made
 
     async def _tarball(self, resource: ModuleResource, asker: Asker, answer: Answer) -> Answer:
         zipped = answer.body

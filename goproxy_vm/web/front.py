@@ -264,6 +264,10 @@ class Front:
             connection.hand_over(data)
             return
         ready = Ready(artifact.path, artifact.kind.value, answer, body)
+        if not self._proxy.passes(artifact):  # any more, since it was opened
+            ready.close()
+            connection.hand_over(data)
+            return
         if forgotten == self._forgotten:
             self._keep(target, ready)
             await self._send(connection, ready, head_only=head_only, started=started)

@@ -34,7 +34,7 @@ from tests.e2e.cleaning import (
 from tests.e2e.gocommand import goroot
 from tests.e2e.upstream_thread import UpstreamThread
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ def test_the_commands(server: Running) -> None:
         server, "block", "example.com/other@*", "--reason", "for a test", "--for", "1h", "--by", "me"
     )
     assert ", until 20" in given
-    assert "(rule " in command(server, "unblock", "example.com/other@*")
+    assert "(rule " in command(server, "unblock", "example.com/other@ * ")
     command(server, "unblock", "example.com/other@*", status=4)
     command(server, "unblock", "99999", status=4)
     exempt = command(server, "exempt", "example.com/other@v1.0.0", "--reason", "a fix", "--for", "14d")

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "incident.md").read_text()
-MODULE, BAD, GOOD = "example.com/Upper/lib", "v1.2.3", "v1.2.2"
+MODULE, BAD, GOOD = "example.com/Upper/lib", "v1.2.3-RC1", "v1.2.2"
 CODE = b'package lib\n\nfunc Name() string { return "lib" }\n'
 PROGRAM = {
     "go.mod": f"module example.com/program\n\ngo 1.21\n\nrequire {MODULE} {BAD}\n",
@@ -34,7 +34,7 @@ def commands() -> list[list[str]]:
 
 def run(server: Running, line: list[str]) -> tuple[int, str]:
     """One of them, about our module."""
-    text = " ".join(line).replace("github.com/x/y", MODULE).partition(" > ")[0]
+    text = " ".join(line).replace("github.com/x/y", MODULE).replace("v1.2.3", BAD).partition(" > ")[0]
     words = [re.sub(r"^'(.*)'$", r"\1", word) for word in re.findall(r"'[^']*'|\S+", text)]
     done = subprocess.run(
         [sys.executable, "-m", "goproxy_vm", words[0], "--admin-url", server.admin_url, *words[1:]],
@@ -96,12 +96,11 @@ def test_the_whole_procedure(tmp_path: Path) -> None:
             assert "127.0.0.1" in said["who", 0]
             assert "refused" in said["check", 0]
             assert "INC-4711 malware" in said["blocks", 0]
-            escaped = MODULE.replace("U", "!u")
-            assert not (vm.modcache / f"{escaped}@{BAD}").exists()
-            left = {
-                each.suffix for each in (vm.modcache / "cache/download" / escaped / "@v").glob(f"{BAD}.*")
-            }
-            assert left <= {".mod", ".info", ".lock"}, "go reads what the way out needs, and no code"
+            escaped, bad = MODULE.replace("U", "!u"), BAD.replace("RC", "!r!c")
+            assert (vm.modcache / f"{escaped}@{GOOD}").exists()
+            assert not (vm.modcache / f"{escaped}@{bad}").exists()
+            left = (vm.modcache / "cache/download" / escaped / "@v").glob(f"{bad}.*")
+            assert {each.suffix for each in left} <= {".mod", ".info", ".lock"}, "and no code"
             assert f"{MODULE} {GOOD}" in (vm.work / "go.mod").read_text()
             vm.go("build", "./...")
             assert vm.go("mod", "download", f"{MODULE}@{BAD}").returncode == 0, "it is taken back"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from goproxy_vm.admin.status import Activity, InForce, Status
@@ -211,6 +212,9 @@ class FakeOperations:
             selection.kinds,
             dry_run=dry_run,
         )
+
+    def keep_out(self, matches: Callable[[str, str], bool]) -> None:
+        self.asked.append(("keep_out", matches))
 
     async def purge_version(
         self, module: str, version: str, *, forget_hash: bool = False, dry_run: bool = False

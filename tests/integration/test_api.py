@@ -21,7 +21,7 @@ from goproxy_vm.admin.app import api_app
 from goproxy_vm.admin.auth import Guard
 from goproxy_vm.cache.facts import Selection
 from goproxy_vm.config import values
-from goproxy_vm.errors import NoRoom, Overloaded
+from goproxy_vm.errors import NoRoom, Overloaded, Unavailable
 from goproxy_vm.protocol.selector import normalize
 from tests.fakes.gatekeeping import every_route
 from tests.fakes.lines import logged
@@ -866,6 +866,20 @@ async def test_no_room(client: Client, error: NoRoom | Overloaded, seconds: int)
     got = await client.ask("POST", f"{BASE}/snapshots", {})
     assert problem(client, got, 503) == error.sentence
     assert got.headers["Retry-After"] == str(seconds)
+
+
+@pytest.mark.parametrize("purge", [False, True])
+async def test_a_rule_is_in_force_whatever_becomes_of_the_rest(client: Client, *, purge: bool) -> None:
+    client.operations.failure = Unavailable("this host cannot use its index now")
+    body = {"kind": "block", "rule": "example.com/a@v1.0.0", "reason": "r", "purge": purge}
+    got = await client.ask("POST", f"{BASE}/gate/rules", body)
+    said = problem(client, got, 503)
+    assert (
+        said
+        == "rule 1 is in force, but what is stored of it is not known: this host cannot use its index now"
+    )
+    rules = (await client.ask("GET", f"{BASE}/gate/rules")).json["items"]
+    assert [each["id"] for each in rules] == [1, None]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("inside"), ValueError("inside"), OSError(5, "inside")])

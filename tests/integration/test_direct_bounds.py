@@ -18,6 +18,7 @@ from tests.fakes.gitplain import go_command
 from tests.integration.direct import Bed, bed, failure, fetch, h1, info, listed, processes, until, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 MIB = 1 << 20
 PACK = "*/git-upload-pack#fetch"

@@ -16,6 +16,7 @@ from tests.fakes.gitssh import SshServer
 from tests.integration.direct import HOST, Bed, bed, failure, h1, listed, resolved
 
 __all__ = ["bed"]
+pytestmark = pytest.mark.direct
 SHELL = Path("/usr/share/gitolite3/gitolite-shell")
 """Where Debian has it."""
 

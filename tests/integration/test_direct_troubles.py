@@ -20,6 +20,7 @@ from tests.fakes.gitrepos import gomod
 from tests.integration.direct import HOST, Bed, bed, failure, fetch, h1, info, listed, zipped
 
 __all__ = ["bed"]  # fixture
+pytestmark = pytest.mark.direct
 
 
 def full(*_: object) -> bool:

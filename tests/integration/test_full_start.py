@@ -46,7 +46,13 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", MOUNT)
+SLOW = "ext4-1024"
+"""Its small blocks make the same of it as large ones, and a start takes longest."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.soak if kind == SLOW else ()) for kind in MOUNT]
+)
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_starts_and_serves(kind: str, end: str, tmp_path: Path) -> None:
     mount = tmp_path / "disk"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import threading
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import StartError
 from goproxy_vm.proxy.rulebook import NAME
 from tests.fakes.lines import logged
@@ -249,6 +253,19 @@ async def test_purged_versions_stay_away(serve: Serve, upstream: FakeUpstream) -
     assert (again["id"], again["stored"]["versions"]) == (answer["id"], 0)
 
 
+async def test_a_purge_while_it_is_fetched(serve: Serve, upstream: FakeUpstream) -> None:
+    """What comes after it is neither given nor stored."""
+    host = await world("miss", serve, upstream)
+    gate = upstream.hold(f"/{M}/@v/{BAD}.*")
+    asked = asyncio.create_task(host.get(FILES[f"{BAD}.zip"]))
+    await gate.arrived.wait()
+    await block(host, f"{M}@>v1.1.0", purge=True)
+    gate.open()
+    assert (await asked).status == 403
+    await host.quiet()
+    assert list((Path(str(host.settings and host.settings.cache_dir)) / "modules").rglob(f"{BAD}.zip")) == []
+
+
 async def test_stored_counts_what_a_rule_means(serve: Serve, upstream: FakeUpstream) -> None:
     host = await world("front", serve, upstream)
     await host.get(f"/example.com/single/@v/{BAD}.zip")
@@ -314,7 +331,8 @@ async def test_check(serve: Serve, upstream: FakeUpstream) -> None:
     valid("Passing", passes)
     assert (passes["verdict"], passes["reason"]) == ("passes", None)
     assert (await check(f"module={M}"))["verdict"] == "passes"
-    for wrong in ("", "module=x", f"module={M}&version=a!b", f"module={M}&more=1"):
+    wrongs = ("", "module=x", *(f"module={M}&{more}" for more in ("version=a!b", "more=1", "version=v1.2")))
+    for wrong in (*wrongs, f"module={M}&version=v2.0.0", f"module={M}&version=master"):
         await check(wrong, 400)
 
 
@@ -402,9 +420,110 @@ async def test_a_block_while_many_ask(serve: Serve, upstream: FakeUpstream, *, f
     assert (given[1], refused) == (0, 200)
 
 
+async def test_a_block_while_a_file_is_read(
+    serve: Serve, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short cut has opened it by then; it is not given all the same."""
+    first = await serve(upstream, admin_token=TOKEN)
+    path = FILES[f"{BAD}.zip"]
+    assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    host = await serve(upstream, admin_token=TOKEN)
+    begun, goes_on = threading.Event(), threading.Event()
+    pread = StoredFile.pread
+
+    def slowly(stored: StoredFile, offset: int, n: int) -> bytes:
+        begun.set()
+        assert goes_on.wait(30)
+        return pread(stored, offset, n)
+
+    def cold(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", cold)
+    monkeypatch.setattr(StoredFile, "pread", slowly)
+    asked = asyncio.create_task(host.get(path))
+    await eventually(begun.is_set)
+    await block(host, f"{M}@{BAD}")
+    goes_on.set()
+    assert (await asked).status == 403
+
+
 async def test_two_that_are_given_at_once(serve: Serve, upstream: FakeUpstream) -> None:
     host = await serve(upstream, admin_token=TOKEN)
     answers = await asyncio.gather(*(block(host, f"{M}@v1.0.{n}") for n in range(20)))
     assert sorted(each["id"] for each in answers) == list(range(1, 21))
     kept = json.loads((Path(str(host.settings and host.settings.cache_dir)) / NAME).read_text())
     assert len(kept["rules"]) == 20
+
+
+@pytest.mark.parametrize("way", ["offline", "down"])
+async def test_latest_of_what_is_stored(serve: Serve, upstream: FakeUpstream, way: str) -> None:
+    """Where no upstream ever said which is the latest, it is the newest that is stored and passes."""
+    first = await serve(upstream, admin_token=TOKEN)
+    for path in FILES.values():
+        assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    upstream.on("*", Reply(status=503))
+    host = await serve(upstream, admin_token=TOKEN, offline=way == "offline")
+    assert json.loads((await host.get(LATEST)).body)["Version"] == BAD
+    await block(host, f"{M}@{BAD}")
+    client = Client(host, way)
+    assert json.loads((await client.get(LATEST, 200)).body)["Version"] == "v1.1.0"
+    await block(host, f"{M}@*")
+    assert "every version is refused here: 1 blocked" in (await client.get(LATEST, 403)).text
+
+
+async def test_nothing_is_left_where_there_is_no_latest(serve: Serve, upstream: FakeUpstream) -> None:
+    """404 would send VMs on to the next proxy, which gives what is blocked."""
+    upstream.on(LATEST, Reply(b"not found", 404))
+    host = await world("miss", serve, upstream)
+    client = Client(host, "miss")
+    await client.get(LATEST, 404)
+    await block(host, f"{M}@{BAD}")
+    await client.get(LATEST, 404)  # the list says what there is
+    await block(host, f"{M}@*")
+    assert (await client.get(LIST, 200)).body == b""
+    assert "every version is refused here: 2 blocked" in (await client.get(LATEST, 403)).text
+
+
+async def test_the_next_best_without_its_info(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.on(FILES["v1.1.0.info"], Reply(b"not found", 404))
+    upstream.on(FILES["v1.1.0.mod"], Reply(b"not found", 404))
+    host = await world("miss", serve, upstream)
+    await block(host, f"{M}@{BAD}")
+    said = (await Client(host, "miss").get(LATEST, 403)).text
+    assert "blocked on this host: INC-4711 malware (block 1)" in said
+
+
+async def test_what_a_blocked_version_retracts(serve: Serve, upstream: FakeUpstream) -> None:
+    """Nothing: whoever publishes a bad version does not take the good ones away by its go.mod."""
+    gomod = f"module {M}\n\nretract [v0.0.0, v1.1.9]\n".encode()
+    upstream.add_module(M, BAD, gomod=gomod)
+    first = await serve(upstream, admin_token=TOKEN)
+    for path in (FILES["v1.1.0.zip"], FILES["v1.1.0.mod"], FILES[f"{BAD}.mod"]):
+        assert (await first.get(path)).status == 200
+    await first.quiet()
+    await first.server.stop()
+    host = await serve(upstream, admin_token=TOKEN, offline=True)
+    await Client(host, "offline").get(LIST, 404)
+    await block(host, f"{M}@{BAD}")
+    client = Client(host, "offline")
+    assert (await client.get(LIST, 200)).text == "v1.1.0\n"
+    assert json.loads((await client.get(LATEST, 200)).body)["Version"] == "v1.1.0"
+
+
+async def test_who_may_not_know(serve: Serve, upstream: FakeUpstream) -> None:
+    """What a rule says of a private module is for those who may have it."""
+    elsewhere = (ip_network("192.0.2.1"),)
+    host = await serve(upstream, admin_token=TOKEN, private="example.com/m", private_clients=elsewhere)
+    before = (await host.get(LIST)).text.partition(" [request")[0]
+    for rule in (M, f"{M}@{BAD}"):
+        await block(host, rule)
+        for path in (LIST, LATEST, QUERY, *FILES.values()):
+            said = (await host.get(path)).text
+            assert "module example.com/m is not for clients at 127.0.0.1" in said, said
+            assert "INC-4711" not in said
+    assert (await host.get(LIST)).text.partition(" [request")[0] == before

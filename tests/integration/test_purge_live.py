@@ -388,7 +388,7 @@ async def test_planted_pickles_are_refused(
 DAY = 86_400.0
 
 
-@pytest.mark.parametrize("years", [-20, 1])
+@pytest.mark.parametrize("years", [pytest.param(-20, marks=pytest.mark.soak), 1])
 async def test_a_jump_of_the_clock_neither_expires_nor_keeps_for_ever(
     serve: Serve, upstream: FakeUpstream, years: int
 ) -> None:

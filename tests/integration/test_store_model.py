@@ -352,7 +352,7 @@ class SegmentedMachine(StoreMachine):
 
 
 RUN = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

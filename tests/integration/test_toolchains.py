@@ -12,7 +12,7 @@ import pytest
 
 from goproxy_vm.admin.operations import Operations
 from goproxy_vm.config.values import NETWORKS
-from goproxy_vm.errors import Unavailable, UnderWay
+from goproxy_vm.errors import Barred, Unavailable, UnderWay
 from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.protocol.tarball import Tarball
 from goproxy_vm.prover import Repacker, TurnClaim
@@ -216,6 +216,23 @@ async def test_rules_of_zips_hold(serve: Serve, world: World) -> None:
     networks = NETWORKS.parse("192.0.2.0/24")
     closed = await serve(world.upstream, sumdb=world.spec, allow_clients=networks)
     await fails(closed, TARBALL, 403, "allow_clients")
+
+
+@pytest.mark.parametrize("rule", [MODULE, f"{MODULE}@{VERSION}"])
+async def test_a_block_while_it_is_planned(serve: Serve, world: World, rule: str) -> None:
+    """What is ready then is not given."""
+    host = await serve(world.upstream, sumdb=world.spec, admin_token="x" * 16)
+    own = Own(host)
+    asked = asyncio.create_task(own.get())
+    await own.repacker.begun.wait()
+    body = {"kind": "block", "rule": rule, "reason": "INC-4711"}
+    url, token = f"{host.server.admin_url}/api/v1/gate/rules", {"Authorization": f"Bearer {'x' * 16}"}
+    async with host.session.post(url, json=body, headers=token) as got:
+        assert got.status == 201
+    own.repacker.let.set()
+    with pytest.raises(Barred, match="INC-4711"):
+        await asked
+    await until(lambda: not host.server.store._core.holders.busy)
 
 
 async def test_many_at_once_are_one_fetch_and_one_plan(host: Host, world: World) -> None:

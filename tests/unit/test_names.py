@@ -153,7 +153,7 @@ def test_globs_match_what_trying_everything_matches(atoms: list[str], text: str)
         one = {"?": char != "/", "[ab]": char in "ab", "\\*": char == "*"}
         return one.get(atom, char == atom) and tries(others, rest[1:])
 
-    compiled = names._compile_glob("".join(atoms))
+    compiled = names.compile_glob("".join(atoms))
     assert compiled is not None
     assert (compiled.fullmatch(text) is not None) is tries(atoms, text)
 

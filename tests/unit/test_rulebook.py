@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,23 @@ async def test_it_expires(made: Book, tmp_path: Path, clock: Clock) -> None:
     assert Book(tmp_path, clock).told == [[kept.number]]
 
 
+async def test_a_clock_that_was_ahead(made: Book, tmp_path: Path, clock: Clock) -> None:
+    """What was over by a wrong clock alone is in force again; what was taken back is not."""
+    kept, _ = await made.give(until=clock.now + 10)
+    taken, _ = await made.give(until=clock.now + 10, reason="taken back")
+    await made.book.end(taken.number)
+    clock.now += 11
+    task = asyncio.create_task(made.book.run())
+    await eventually(lambda: made.told[-1] == [])
+    await made.give(reason="has the file written")
+    clock.now -= 10
+    await made.give(reason="has the clock looked at")
+    await eventually(lambda: made.told[-1] == [kept.number, 3, 4])
+    task.cancel()
+    await asyncio.wait([task])
+    assert Book(tmp_path, clock).told == [[kept.number, 3, 4]]
+
+
 async def test_one_that_cannot_be_written_is_not_in_force(made: Book, tmp_path: Path) -> None:
     first, _ = await made.give()
     (tmp_path / "tmp").rmdir()
@@ -169,7 +187,21 @@ GOOD = {
         (json.dumps({"format": 1, "next": 9, "rules": [GOOD, GOOD]}).encode(), "numbers are not in order"),
         (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "kind": "x"}]}).encode(), "of the kind 'x'"),
         (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "rule": "a b"}]}).encode(), "holds a space"),
-        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "at": "x"}]}).encode(), "could not convert"),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "at": "x"}]}).encode(), "a time is 'x'"),
+        (
+            json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "whole": "true"}]}).encode(),
+            "whole is 'true'",
+        ),
+        (
+            json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "until": 1e300}]}).encode(),
+            "a time is 1e+300",
+        ),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "until": nan}]}).encode(), "a time is nan"),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "at": 10**400}]}).encode(), "a time is 1000"),
+        (json.dumps({"format": 1, "next": inf, "rules": [GOOD]}).encode(), "a number is inf"),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "number": 0}]}).encode(), "a number is 0"),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "reason": "a\nb"}]}).encode(), "a text is"),
+        (json.dumps({"format": 1, "next": 2, "rules": [{**GOOD, "by": None}]}).encode(), "a text is None"),
         (b"\xff", "can't decode"),
         (b"{" + b" " * rulebook.LONGEST, "more than"),
     ],

@@ -49,7 +49,7 @@ async def versions(substitutes: Substitutes, name: str, client: str) -> object:
 async def test_a_long_go_mod_is_read_once_for_all(tmp_path: Path, read: list[int]) -> None:
     async with open_shop(tmp_path) as shop:
         await stock(shop, NAME, b"// retract\n" * SHORT)
-        substitutes = Substitutes(shop.store)
+        substitutes = Substitutes(shop.store, lambda _, __: False)
         got = await asyncio.gather(*(versions(substitutes, NAME, f"192.0.2.{n % 3}") for n in range(6)))
         assert got == [b"v1.1.0\n"] * 6
         assert len(read) == 1
@@ -60,7 +60,7 @@ async def test_what_is_kept_of_long_ones_is_bounded(tmp_path: Path, read: list[i
         names = [f"example.com/m{n}" for n in range(KEPT + 1)]
         for number, name in enumerate(names):
             await stock(shop, name, b"// %d\n" % number * SHORT)
-        substitutes = Substitutes(shop.store)
+        substitutes = Substitutes(shop.store, lambda _, __: False)
         for name in [*names, names[-1], names[0]]:
             assert await versions(substitutes, name, "192.0.2.1") == b"v1.1.0\n"
         assert len(read) == len(names) + 1, "the first one was read again, the last one was not"
@@ -70,7 +70,7 @@ async def test_who_leaves_has_nothing_read_on(tmp_path: Path, read: list[int]) -
     """No thread goes on with it, for which the end of the process would wait."""
     async with open_shop(tmp_path) as shop:
         await stock(shop, NAME, b"// retract\n" * SHORT)
-        substitutes = Substitutes(shop.store)
+        substitutes = Substitutes(shop.store, lambda _, __: False)
         task = asyncio.create_task(versions(substitutes, NAME, "192.0.2.1"))
         while not read:
             await asyncio.sleep(0)
