@@ -337,6 +337,8 @@ class Server:
                 connections=len(connections),
                 upstreams=[*upstreams.conditions(), *(direct.condition() if direct else [])],
                 database=None if database is None else (database.name, database.condition),
+                rules={kind: gate.count(kind) for kind in RULES},
+                aging=self.ages.aging,
             )
 
         operations = Operations(

@@ -71,6 +71,11 @@ def status(facts: Status) -> Json:
         "clients": {"addresses": activity.addresses, "connections": activity.connections},
         "upstreams": [_source(name, each, now) for name, each in activity.upstreams],
         "sumdb": None if activity.database is None else _source(*activity.database, now),
+        "gate": {
+            "rules": dict(activity.rules),
+            "min_age_seconds": activity.aging.min_age,
+            "head_age_seconds": activity.aging.head_age,
+        },
         "fetches_in_flight": facts.fetches_in_flight,
         "recovery": asdict(facts.recovery),
         "last_pass": None if facts.last_pass is None else one_pass(facts.last_pass),

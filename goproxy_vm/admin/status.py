@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from goproxy_vm.cache.facts import Recovery
+from goproxy_vm.observe.metrics import RULES
 from goproxy_vm.observe.traffic import Served
+from goproxy_vm.proxy.ages import Aging
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,9 @@ class Activity:
     connections: int = 0
     upstreams: Sequence[tuple[str, Condition]] = ()
     database: tuple[str, Condition] | None = None
+    rules: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
+    """How many of the gate's rules are in force, by their kind."""
+    aging: Aging = field(default_factory=lambda: Aging(0.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

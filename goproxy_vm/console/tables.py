@@ -95,6 +95,7 @@ def status(answer: Json) -> list[str]:
             ),
             *_sources("upstreams", answer["upstreams"], "none is asked"),
             *_database(answer),
+            ("gate", _gate(answer["gate"])),
             ("directory", cache["dir"]),
             ("used", f"{size(cache['used_bytes'])} of {bound(limit)}, {cache['used_bytes'] / limit:.1%}"),
             ("reserved", size(cache["reserved_bytes"])),
@@ -138,6 +139,12 @@ def _sources(title: str, every: Sequence[Json], none: str) -> list[tuple[str, st
     """A line for each upstream or database, the title beside the first."""
     told = [f"{each['name']}: {_condition(each)}" for each in every] or [none]
     return [(title if n == 0 else "", one) for n, one in enumerate(told)]
+
+
+def _gate(gate: Json) -> str:
+    rules = ", ".join(f"{count:,} {kind}" for kind, count in gate["rules"].items() if count)
+    least = f"; nothing younger than {age(gate['min_age_seconds'])}" if gate["min_age_seconds"] else ""
+    return f"{rules or 'no rules'}{least}"
 
 
 def _database(answer: Json) -> list[tuple[str, str]]:

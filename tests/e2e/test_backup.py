@@ -42,6 +42,13 @@ def run(command: str, cache: Path, backup: Path) -> None:
     subprocess.run(command.replace("python3", sys.executable), shell=True, check=True)
 
 
+def operate(server: Running, cache: Path, *arguments: str) -> str:
+    """What a command prints that asks the server."""
+    where = ("--admin-url", server.admin_url, "--token-file", str(cache / "admin.token"))
+    command = [sys.executable, "-m", "goproxy_vm", arguments[0], *where, *arguments[1:]]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("tool", ["sqlite3", "python3"])
 def test_backup_of_a_running_server(tool: str, tmp_path: Path, gocache: Path) -> None:
     if shutil.which(tool) is None:
@@ -62,16 +69,19 @@ def test_backup_of_a_running_server(tool: str, tmp_path: Path, gocache: Path) ->
         with serving(cache, *arguments) as server:
             first = vm("first", server)
             first.go("get", f"{M}@{V}", f"{PRIVATE}@{V}")
+            operate(server, cache, "block", "corp.example/bad@v1.0.0", "--reason", "INC-1")
             for command in COMMANDS:
-                if command.startswith((tool, "cp", "rm")):
+                if command.startswith((tool, "cp", "rm", "test ")):
                     run(command, cache, backup)
-        assert {each.name for each in backup.iterdir()} == {"modules", "sumdb", "admin.token", "index.db"}
+        names = {"modules", "sumdb", "admin.token", "gate.json", "index.db"}
+        assert {each.name for each in backup.iterdir()} == names
 
         # All of it: everything is there again, and needs nobody.
         whole = tmp_path / "whole"
         shutil.copytree(backup, whole)
         with serving(whole, *arguments, "--offline") as server:
             recovered(server, whole)
+            assert "corp.example/bad@v1.0.0" in operate(server, whole, "blocks")
             offline = vm("offline", server)
             offline.write({name: (first.work / name).read_text() for name in ("go.mod", "go.sum")})
             offline.go("mod", "download")

@@ -97,7 +97,7 @@ def asked(api: ApiThread) -> list[tuple[object, ...]]:
 def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     lines = command("status")
     assert lines[0] == "server       goproxy_vm 1.2.3, ready, up 1d 2h"
-    assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:12]] == [
+    assert [re.sub(r"\d{4}-\d\d-\d\d [\d:]{8} \+0000", "WHEN", line) for line in lines[1:13]] == [
         "served       1,300 requests since the start; 930 hits of 1,000 found (93.0%), 5.00 GiB saved",
         "             130 requests in the last 1d; 95 hits of 100 found (95.0%), 1.00 GiB saved",
         "requests     12.5/s",
@@ -106,6 +106,7 @@ def test_status(api: ApiThread, command: Command, capsys: pytest.CaptureFixture[
         "             two.example: failing since WHEN, backed off for 42s: 503",
         "             three.example: failing since WHEN: timed out",
         "database     sum.golang.org: not asked yet",
+        "gate         no rules",
         "directory    /var/cache/goproxy-vm",
         "used         448 KiB of 46.6 GiB (50.0 GB), 0.0%",
         "reserved     0 B",
