@@ -30,7 +30,7 @@ serve: $(INSTALLED)
 
 test: check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 

@@ -24,7 +24,7 @@ from tests.e2e.upstream_thread import UpstreamThread
 from tests.fakes.disk import allocated, under
 from tests.fakes.modules import build_zip
 
-ROUNDS = int(os.environ.get("GOPROXY_VM_KILLS", "25"))
+ROUNDS = int(os.environ.get("GOPROXY_VM_KILLS", "15"))
 LIMIT = 3 << 20
 MODULES = 48
 VERSION = "v1.0.0"

@@ -55,7 +55,14 @@ def test_a_good_day_is_as_without_a_proxy(tmp_path: Path, yesterday: Yesterday, 
     assert_same(directly, yesterday.day)
 
 
-@pytest.mark.parametrize("death", outage.DEATHS)
+OFTEN = {"403", "500"}
+"""Ways to die of which the integration tests have all; here others stand for them but in soaks."""
+
+
+@pytest.mark.parametrize(
+    "death",
+    [pytest.param(death, marks=pytest.mark.soak if death in OFTEN else ()) for death in outage.DEATHS],
+)
 def test_the_upstream_dies(
     tmp_path: Path, project: Script, world: graph.World, fresh: Fresh, yesterday: Yesterday, death: str
 ) -> None:

@@ -78,7 +78,7 @@ async def idle(host: Host) -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("policy", ["slru", "lru"])
+@pytest.mark.parametrize("policy", ["slru", pytest.param("lru", marks=pytest.mark.soak)])
 async def test_64_downloads_of_more_than_the_budget(
     serve: Serve, upstream: FakeUpstream, tmp_path: Path, policy: str, record_property: pytest.RecordProperty
 ) -> None:

@@ -96,7 +96,13 @@ def address(number: int) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [f"/sumdb/{NAME}/{LOOKUP}", f"/sumdb/{NAME}/latest", f"{M}/@v/v1.0.0.mod", f"{M}/@v/list"]
+    "path",
+    [
+        f"/sumdb/{NAME}/{LOOKUP}",
+        pytest.param(f"/sumdb/{NAME}/latest", marks=pytest.mark.soak),
+        pytest.param(f"{M}/@v/v1.0.0.mod", marks=pytest.mark.soak),
+        f"{M}/@v/list",
+    ],
 )
 async def test_ten_thousand_vms_cost_one_upstream_request(inside: Inside, world: World, path: str) -> None:
     gate = world.upstream.hold(path)

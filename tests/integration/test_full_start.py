@@ -53,7 +53,7 @@ SLOW = "ext4-1024"
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.soak if kind == SLOW else ()) for kind in MOUNT]
 )
-@pytest.mark.parametrize("end", ["stopped", "killed"])
+@pytest.mark.parametrize("end", [pytest.param("stopped", marks=pytest.mark.soak), "killed"])
 def test_starts_and_serves(kind: str, end: str, tmp_path: Path) -> None:
     mount = tmp_path / "disk"
     mount.mkdir()
