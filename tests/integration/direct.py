@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,7 +196,7 @@ def processes(root: Path) -> list[str]:
     return found
 
 
-def reap(orphans: list[int]) -> None:
+def reap(orphans: Iterable[int]) -> None:
     """Ask about what a server left when it was killed: it is left to us, if we had a Direct before."""
     for orphan in orphans:
         with contextlib.suppress(ChildProcessError):
