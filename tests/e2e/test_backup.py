@@ -49,7 +49,7 @@ def operate(server: Running, cache: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("tool", ["sqlite3", "python3"])
+@pytest.mark.parametrize("tool", [pytest.param("sqlite3", marks=pytest.mark.soak), "python3"])
 def test_backup_of_a_running_server(tool: str, tmp_path: Path, gocache: Path) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")

@@ -209,7 +209,13 @@ def deepen(top: Path, name: str, depth: int) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize(("name", "depth"), [("d" * 200, DEEP), ("d", 1_100)], ids=["too long", "many"])
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        pytest.param("d" * 200, DEEP, id="too long"),
+        pytest.param("d", 1_100, id="many", marks=pytest.mark.soak),
+    ],
+)
 async def test_deep_trees_end_neither_start_nor_recovery(
     root: Path, name: str, depth: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,6 +100,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_the_steps_run_as_they_stand(tmp_path: Path) -> None:
     """Build the image's files on top of this machine's, then serve from them, read-only, unprivileged."""
