@@ -191,13 +191,13 @@ class GateRule:
 
 
 class RuleSet:
-    """Some rulings, those about one module found by it. They do not change."""
+    """Some rules, those about one module found by it. They do not change."""
 
-    def __init__(self, rulings: Iterable[GateRule] = ()) -> None:
+    def __init__(self, rules: Iterable[GateRule] = ()) -> None:
         self._exact: dict[str, list[GateRule]] = {}
         self._below: dict[str, list[GateRule]] = {}
         self._globs: list[GateRule] = []
-        for each in rulings:
+        for each in rules:
             pattern = each.rule.pattern
             if is_glob(pattern):
                 self._globs.append(each)

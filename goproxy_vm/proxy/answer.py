@@ -6,6 +6,7 @@ hits send the same value (docs/decisions/0001-one-process-proves-and-serves.md).
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass
 
@@ -69,6 +70,15 @@ class Answer:
         if self.tarball is not None:
             return self.tarball.length
         return len(self.body) if isinstance(self.body, bytes) else self.body.length
+
+    async def read(self, most: int) -> bytes:
+        """So many bytes of the body at most; it is closed then. OSError."""
+        try:
+            if isinstance(self.body, bytes):
+                return self.body[:most]
+            return await asyncio.to_thread(self.body.pread, 0, min(self.body.length, most))
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Release the body's descriptor, if it has one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -65,12 +64,5 @@ class Needs:
 
     async def _required(self, module: str, version: str) -> list[tuple[str, str]]:
         answer = await self._file(Artifact.of(module, version, Kind.MOD), Asker("gate"))
-        body = answer.body
-        try:
-            if not isinstance(body, bytes):
-                body = await asyncio.to_thread(body.pread, 0, min(body.length, LOOKED_AT))
-        finally:
-            answer.close()
-        return [
-            each for each in await in_turns(requirements(body)) if is_canonical(each[1]) and agrees(*each)
-        ]
+        required = await in_turns(requirements(await answer.read(LOOKED_AT)))
+        return [each for each in required if is_canonical(each[1]) and agrees(*each)]

@@ -6,7 +6,6 @@ back, counts for the next request.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -26,7 +25,6 @@ from goproxy_vm.protocol.request import Endpoint, ModuleResource
 from goproxy_vm.traffic.steps import in_turns
 
 if TYPE_CHECKING:
-    from goproxy_vm.cache.files import StoredFile
     from goproxy_vm.proxy.agelimit import AgeLimit
     from goproxy_vm.proxy.answer import Answer
     from goproxy_vm.proxy.asker import Asker
@@ -180,11 +178,7 @@ class Offers:
         except GoproxyError as error:
             log.info("retractions not known", module=module, version=newest, reason=error.sentence)
             return ()
-        try:
-            data = mod.body if isinstance(mod.body, bytes) else await asyncio.to_thread(_first, mod.body)
-        finally:
-            mod.close()
-        return await in_turns(retractions(data))
+        return await in_turns(retractions(await mod.read(LOOKED_AT)))
 
     async def _offer(self, module: str, listed: bytes) -> Offer:
         """What of a list may be offered; of one that was given before, remembered."""
@@ -205,10 +199,6 @@ class Offers:
 
 def _but(young: str, why: str, version: str) -> str | None:
     return why if version == young else None
-
-
-def _first(mod: StoredFile) -> bytes:
-    return mod.pread(0, min(mod.length, LOOKED_AT))
 
 
 def _nothing_left(refused: Counter[str], last: Refusal) -> Barred:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from goproxy_vm.cache.files import StoredFile
 from goproxy_vm.errors import Absent, GoproxyError
 from goproxy_vm.protocol.artifact import Artifact, Kind
+from goproxy_vm.protocol.content import LONGEST_INFO
 from goproxy_vm.protocol.request import ModuleResource, parse
 from goproxy_vm.proxy.agelimit import AgeLimit
 from goproxy_vm.proxy.answer import RESERVED, Answer, Result, file_answer
@@ -120,7 +121,7 @@ class Proxy:
             raise
         try:
             await self.admit(resource, asker)  # asked again: it may have waited for long
-        except GoproxyError:
+        except BaseException:  # the client may be gone as well
             answer.close()
             raise
         if reserved:
@@ -313,9 +314,7 @@ class Proxy:
     async def info(self, module: str, version: str) -> bytes:
         """The ``.info`` of a version, for our own use. Raises as :meth:`get`."""
         answer = await self._file(Artifact.of(module, version, Kind.INFO), Asker("ages"))
-        with contextlib.closing(answer):
-            body = answer.body
-            return body if isinstance(body, bytes) else await asyncio.to_thread(body.pread, 0, body.length)
+        return await answer.read(LONGEST_INFO)
 
     async def check(self, module: str, version: str) -> tuple[Refusal | None, Age | None]:
         """Why a version's code may not be given, if so, and its age, where that counts. Raises as
